@@ -1,0 +1,269 @@
+"""The shared encoder: a packed forward for the BERT family, the padded Hugging Face path for the rest.
+
+Packed: the tokens of all texts lie end to end, so no matrix product sees padding; only attention works by sequence, in
+groups of near-equal length. Parameter names are Hugging Face's, so a checkpoint loads as it is.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.scoring import Ints
+
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+GROUP_WASTE_MAX = 0.15  # share of padding that an attention group may carry before a new group begins
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """Shape of an encoder. ``family`` is ``packed`` (BERT, RoBERTa, XLM-R, MiniLM) or ``padded`` (anything else)."""
+
+    family: str
+    vocab_size: int
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    positions: int
+    position_offset: int = 0
+    types: int = 2
+    eps: float = 1e-12
+    activation: str = "gelu"
+    pooling: str = "mean"  # or "cls"
+    foreign: dict[str, Any] = field(default_factory=dict)  # Hugging Face configuration of a padded encoder
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Texts end to end, longest first. T tokens, n texts.
+
+    tokens, positions, rows: int64 [T] (rows: which sorted text a token belongs to). starts: int64 [n]. lengths: int64 [n].
+    groups: for attention, pairs of token indices [g, L] (padding points at a text's own last token) and a key mask
+    [g, 1, 1, L], None where all lengths are equal. restore: int64 [n], sorted place of each original text.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    rows: Tensor
+    starts: Tensor
+    lengths: Tensor
+    groups: tuple[tuple[Tensor, Tensor | None, Tensor], ...]
+    restore: Tensor
+
+
+def pack(ids: Sequence[Ints], device: torch.device | str = "cpu") -> Packed:
+    """Lay token ids end to end, sorted by length. Every text must hold at least one token."""
+    lengths = np.array([len(i) for i in ids], np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    lengths = lengths[order]
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    rows = np.repeat(np.arange(len(ids)), lengths)
+    positions = np.arange(int(lengths.sum())) - starts[rows]
+
+    def tensor(array: Any) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
+
+    groups = []
+    for first, last in _group(lengths):
+        longest = int(lengths[first])
+        steps = np.arange(longest)
+        real = steps[None, :] < lengths[first:last, None]
+        index = starts[first:last, None] + np.minimum(steps[None, :], lengths[first:last, None] - 1)
+        mask = None if real.all() else torch.from_numpy(real)[:, None, None, :].to(device)
+        groups.append((tensor(index), mask, torch.from_numpy(np.flatnonzero(real)).to(device)))
+    return Packed(
+        tokens=tensor(np.concatenate([ids[i] for i in order])),
+        positions=tensor(positions),
+        rows=tensor(rows),
+        starts=tensor(starts),
+        lengths=tensor(lengths),
+        groups=tuple(groups),
+        restore=tensor(np.argsort(order, kind="stable")),
+    )
+
+
+def _group(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> list[tuple[int, int]]:
+    """Runs [first, last) of descending lengths whose padding stays within GROUP_WASTE_MAX."""
+    groups, first, total = [], 0, 0
+    for i, length in enumerate(lengths):
+        padded = (i - first + 1) * int(lengths[first])
+        if i > first and padded - (total + int(length)) > GROUP_WASTE_MAX * padded:
+            groups.append((first, i))
+            first, total = i, 0
+        total += int(length)
+    groups.append((first, len(lengths)))
+    return groups
+
+
+class _SelfAttention(nn.Module):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.query = nn.Linear(config.hidden, config.hidden)
+        self.key = nn.Linear(config.hidden, config.hidden)
+        self.value = nn.Linear(config.hidden, config.hidden)
+        self.heads = config.heads
+
+    def forward(self, x: Tensor, packed: Packed) -> Tensor:
+        """x [T, hidden] -> [T, hidden]."""
+        width = x.shape[1]
+        q, k, v = (m(x).view(-1, self.heads, width // self.heads) for m in (self.query, self.key, self.value))
+        outputs = []
+        for index, mask, real in packed.groups:  # groups cover the sorted tokens in order, so outputs concatenate
+            gathered = (t[index].transpose(1, 2) for t in (q, k, v))  # [g, heads, L, d]
+            out = F.scaled_dot_product_attention(*gathered, attn_mask=mask).transpose(1, 2).reshape(-1, width)
+            outputs.append(out if mask is None else out[real])
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
+
+class _Residual(nn.Module):
+    """Dense, add, normalise: Hugging Face's ``output`` modules."""
+
+    def __init__(self, inner: int, config: EncoderConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inner, config.hidden)
+        self.LayerNorm = nn.LayerNorm(config.hidden, eps=config.eps)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dense(x) + residual)  # type: ignore[no-any-return]
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.self = _SelfAttention(config)
+        self.output = _Residual(config.hidden, config)
+
+    def forward(self, x: Tensor, packed: Packed) -> Tensor:
+        return self.output(self.self(x, packed), x)  # type: ignore[no-any-return]
+
+
+class _Intermediate(nn.Module):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden, config.intermediate)
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.attention = _Attention(config)
+        self.intermediate = _Intermediate(config)
+        self.output = _Residual(config.intermediate, config)
+        self._activation = ACTIVATIONS[config.activation]
+
+    def forward(self, x: Tensor, packed: Packed) -> Tensor:
+        x = self.attention(x, packed)
+        return self.output(self._activation(self.intermediate.dense(x)), x)  # type: ignore[no-any-return]
+
+
+class _Embeddings(nn.Module):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden)
+        self.position_embeddings = nn.Embedding(config.positions, config.hidden)
+        self.token_type_embeddings = nn.Embedding(config.types, config.hidden)
+        self.LayerNorm = nn.LayerNorm(config.hidden, eps=config.eps)
+        self._offset = config.position_offset
+
+    def forward(self, packed: Packed) -> Tensor:
+        x = self.word_embeddings(packed.tokens) + self.position_embeddings(packed.positions + self._offset)
+        return self.LayerNorm(x + self.token_type_embeddings.weight[0])  # type: ignore[no-any-return]
+
+
+class _Stack(nn.Module):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(_Layer(config) for _ in range(config.layers))
+
+
+class PackedEncoder(nn.Module):
+    """The BERT family without padding. ``forward`` gives pooled rows, float32 [n, hidden], in the texts' own order."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = _Embeddings(config)
+        self.encoder = _Stack(config)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def states(self, packed: Packed) -> Tensor:
+        """Last hidden states of the sorted tokens, [T, hidden]."""
+        x = self.embeddings(packed)
+        for layer in self.encoder.layer:
+            x = layer(x, packed)
+        return x  # type: ignore[no-any-return]
+
+    def forward(self, packed: Packed) -> Tensor:
+        x = self.states(packed).float()
+        if self.config.pooling == "cls":
+            pooled = x[packed.starts]
+        else:
+            total = torch.zeros(len(packed.starts), x.shape[1], device=x.device).index_add(0, packed.rows, x)
+            pooled = total / packed.lengths[:, None]
+        return pooled[packed.restore]
+
+
+class PaddedEncoder(nn.Module):
+    """Any other Hugging Face encoder, from its configuration; same calling convention."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        from transformers import AutoConfig, AutoModel  # lazy: our own artifacts never need transformers to be scored
+
+        self.config = config
+        foreign = AutoConfig.for_model(**config.foreign)
+        self.model = AutoModel.from_config(foreign)
+
+    def forward(self, packed: Packed) -> Tensor:
+        n, longest = len(packed.lengths), int(packed.lengths.max())
+        ids = torch.zeros(n, longest, dtype=torch.int64, device=packed.tokens.device)
+        mask = torch.zeros_like(ids)
+        ids[packed.rows, packed.positions] = packed.tokens
+        mask[packed.rows, packed.positions] = 1
+        x = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+        if self.config.pooling == "cls":
+            pooled = x[:, 0]
+        else:
+            pooled = (x * mask[:, :, None]).sum(1) / packed.lengths[:, None]
+        return pooled[packed.restore]  # type: ignore[no-any-return]
+
+
+def build_encoder(config: EncoderConfig) -> PackedEncoder | PaddedEncoder:
+    """An encoder with random weights."""
+    return PackedEncoder(config) if config.family == "packed" else PaddedEncoder(config)
+
+
+def chunks(lengths: Sequence[int], texts_max: int, tokens_max: int) -> list[list[int]]:
+    """Indices in sub-batches of similar length that stay in cache: at most texts_max texts and tokens_max tokens each
+    (a single longer text stands alone)."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    count = max(1, math.ceil(len(order) / texts_max), math.ceil(sum(lengths) / tokens_max))
+    share = sum(lengths) / count
+    result: list[list[int]] = [[]]
+    total = 0
+    for i in order:
+        if result[-1] and (len(result[-1]) >= texts_max or total + lengths[i] > max(share * 1.05, lengths[i])):
+            result.append([])
+            total = 0
+        result[-1].append(i)
+        total += lengths[i]
+    return result

@@ -1,0 +1,42 @@
+"""``python -m schemas``: write the JSON Schemas of ``schemas/json`` from the types."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from schemas.events import ClickEvent, ReviewEvent, ServiceEvent
+from schemas.scores import Alert, CtrScore, IntentScore, Opinion, SentimentScore
+
+FOLDER = Path(__file__).parent / "json"
+TYPES: dict[str, type[msgspec.Struct]] = {
+    "events.click": ClickEvent,
+    "events.review": ReviewEvent,
+    "events.service": ServiceEvent,
+    "scores.ctr": CtrScore,
+    "scores.sentiment": SentimentScore,
+    "scores.intent": IntentScore,
+    "opinions": Opinion,
+    "alerts.opinion": Alert,
+}
+
+
+def json_schema(topic: str) -> dict[str, Any]:
+    """JSON Schema (2020-12) of what a topic carries."""
+    schema = msgspec.json.schema(TYPES[topic])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": topic, **schema}
+
+
+def main() -> None:
+    """Write every schema, one file a topic."""
+    FOLDER.mkdir(exist_ok=True)
+    for topic in TYPES:
+        text = json.dumps(json_schema(topic), ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+        (FOLDER / f"{topic}.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

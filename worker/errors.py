@@ -1,0 +1,64 @@
+"""Errors as a tree. Foreign errors become ours at the edge, ``raise ... from``.
+
+MillraceError               said to people in one line; the exit code is ``exit_code``
+├── ConfigError             (2) a key of the configuration is missing, unknown or wrong
+├── KafkaError              (3) the broker cannot be reached, or refuses
+│   ├── TopicError          a topic is missing, or has the wrong partitions
+│   └── OffsetLostError     a partition's next offset is gone: stopped rather than skipped
+├── StoreError              (4) Redis cannot be reached, or refuses
+│   └── FenceMovedError     another writer owns the shard now
+├── ModelLoadError          (5) the artifact is missing, damaged, or of a newer format
+└── InputError              (6) a file given on the command line cannot be used
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MillraceError(Exception):
+    """Something that a person can mend. The message says what, where, and what to do."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(MillraceError):
+    """The configuration is wrong; the message names the key."""
+
+    exit_code = 2
+
+
+class KafkaError(MillraceError):
+    """The broker cannot be reached, or refuses."""
+
+    exit_code = 3
+
+
+class TopicError(KafkaError):
+    """A topic is missing, or is not as the contract wants it."""
+
+
+class OffsetLostError(KafkaError):
+    """The next offset of a partition no longer exists: skipping would lose events unseen."""
+
+
+class StoreError(MillraceError):
+    """Redis cannot be reached, or refuses."""
+
+    exit_code = 4
+
+
+class FenceMovedError(StoreError):
+    """The fence is not where this writer left it: another writer owns the shard."""
+
+
+class ModelLoadError(MillraceError):
+    """The artifact cannot be used."""
+
+    exit_code = 5
+
+
+class InputError(MillraceError):
+    """A file or argument given by a person cannot be used."""
+
+    exit_code = 6
