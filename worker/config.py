@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 
-from schemas.topics import FOLD_SHARDS
+from schemas.topics import FOLD_SHARDS, TOPICS
 from worker.errors import ConfigError
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
@@ -34,7 +34,17 @@ class KafkaConfig(Section, frozen=True, kw_only=True):
     fold_shards: Positive = FOLD_SHARDS
     # The embedded broker has no controller: topics appear by asking for them, and have no ids.
     embedded: bool = False
+    # A shop's own topic names, by the contract's: {events.click: shop.clicks}. Unnamed ones keep the contract's.
+    topics: dict[str, str] = {}
     options: dict[str, str | int | float | bool] = {}
+
+    def topic(self, contract_name: str) -> str:
+        """The cluster's name of a topic of the contract, e.g. ``events.click``."""
+        return self.topics.get(contract_name, contract_name)
+
+    def contract_topic(self, cluster_name: str) -> str:
+        """The contract's name of a topic of the cluster; the inverse of `topic`."""
+        return {name: contract for contract, name in self.topics.items()}.get(cluster_name, cluster_name)
 
 
 class RedisConfig(Section, frozen=True, kw_only=True):
@@ -155,6 +165,11 @@ def load_config(file: Path | None = None, *, env: Mapping[str, str] | None = Non
 
 def _checked(config: Config) -> Config:
     worker = config.worker
+    unknown = set(config.kafka.topics) - set(TOPICS)
+    if unknown:
+        raise ConfigError(f"kafka.topics names {', '.join(sorted(unknown))}; the contract has {', '.join(TOPICS)}")
+    if len(set(config.kafka.topics.values())) < len(config.kafka.topics):
+        raise ConfigError("kafka.topics gives two topics of the contract the same name")
     if worker.queue_tokens_low >= worker.queue_tokens_high:
         raise ConfigError("worker.queue_tokens_low must be below worker.queue_tokens_high")
     if worker.max_batch_tokens > worker.queue_tokens_high:
