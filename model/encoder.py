@@ -4,24 +4,23 @@ Packed: the tokens of all texts lie end to end, so no matrix product sees paddin
 groups of near-equal length. Parameter names are Hugging Face's, so a checkpoint loads as it is.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from model.scoring import Ints
 
-ACTIVATIONS = {
-    "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": functional.relu,
+    "silu": functional.silu,
 }
 GROUP_WASTE_MAX = 0.15  # share of padding that an attention group may carry before a new group begins
 
@@ -52,7 +51,7 @@ class EncoderConfig:
 class Packed:
     """Texts end to end, longest first. T tokens, n texts.
 
-    tokens, positions, rows: int64 [T] (rows: which sorted text a token belongs to). starts: int64 [n]. lengths: int64 [n].
+    tokens, positions, rows: int64 [T] (rows: which sorted text a token belongs to). starts, lengths: int64 [n].
     groups: for attention, pairs of token indices [g, L] (padding points at a text's own last token) and a key mask
     [g, 1, 1, L], None where all lengths are equal. restore: int64 [n], sorted place of each original text.
     """
@@ -124,8 +123,8 @@ class _SelfAttention(nn.Module):
         q, k, v = (m(x).view(-1, self.heads, width // self.heads) for m in (self.query, self.key, self.value))
         outputs = []
         for index, mask, real in packed.groups:  # groups cover the sorted tokens in order, so outputs concatenate
-            gathered = (t[index].transpose(1, 2) for t in (q, k, v))  # [g, heads, L, d]
-            out = F.scaled_dot_product_attention(*gathered, attn_mask=mask).transpose(1, 2).reshape(-1, width)
+            gq, gk, gv = (t[index].transpose(1, 2) for t in (q, k, v))  # [g, heads, L, d]
+            out = functional.scaled_dot_product_attention(gq, gk, gv, attn_mask=mask).transpose(1, 2).reshape(-1, width)
             outputs.append(out if mask is None else out[real])
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
@@ -164,7 +163,7 @@ class _Layer(nn.Module):
         self.attention = _Attention(config)
         self.intermediate = _Intermediate(config)
         self.output = _Residual(config.intermediate, config)
-        self._activation = ACTIVATIONS[config.activation]
+        self._activation: Callable[[Tensor], Tensor] = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor, packed: Packed) -> Tensor:
         x = self.attention(x, packed)
@@ -240,10 +239,7 @@ class PaddedEncoder(nn.Module):
         ids[packed.rows, packed.positions] = packed.tokens
         mask[packed.rows, packed.positions] = 1
         x = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-        if self.config.pooling == "cls":
-            pooled = x[:, 0]
-        else:
-            pooled = (x * mask[:, :, None]).sum(1) / packed.lengths[:, None]
+        pooled = x[:, 0] if self.config.pooling == "cls" else (x * mask[:, :, None]).sum(1) / packed.lengths[:, None]
         return pooled[packed.restore]  # type: ignore[no-any-return]
 
 
@@ -256,12 +252,10 @@ def chunks(lengths: Sequence[int], texts_max: int, tokens_max: int) -> list[list
     """Indices in sub-batches of similar length that stay in cache: at most texts_max texts and tokens_max tokens each
     (a single longer text stands alone)."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    count = max(1, math.ceil(len(order) / texts_max), math.ceil(sum(lengths) / tokens_max))
-    share = sum(lengths) / count
-    result: list[list[int]] = [[]]
+    result: list[list[int]] = []
     total = 0
     for i in order:
-        if result[-1] and (len(result[-1]) >= texts_max or total + lengths[i] > max(share * 1.05, lengths[i])):
+        if not result or len(result[-1]) >= texts_max or total + lengths[i] > tokens_max:
             result.append([])
             total = 0
         result[-1].append(i)

@@ -1,0 +1,44 @@
+"""One encoder, a head per task. An encoded row is [pooled transformer output | n-gram columns]."""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from model.bag import GramBag
+from model.encoder import PackedEncoder, PaddedEncoder, pack
+from model.scoring import Prepared
+
+
+class Network(nn.Module):
+    """Encoder, optional n-gram channel and linear heads; ``heads`` maps a head's name to its number of labels."""
+
+    def __init__(self, encoder: PackedEncoder | PaddedEncoder, bag: GramBag | None, heads: Mapping[str, int]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.bag = bag
+        self.hidden = encoder.config.hidden + (bag.columns if bag else 0)
+        # Module names cannot hold dots, so intent.shop is kept as intent/shop.
+        self.heads = nn.ModuleDict({_key(name): nn.Linear(self.hidden, size) for name, size in heads.items()})
+        for name in heads:
+            head = self.head(name)
+            nn.init.normal_(head.weight, std=0.02)
+            nn.init.zeros_(head.bias)
+
+    def encode(self, texts: Sequence[Prepared], bag_values: Tensor | None = None) -> Tensor:
+        """Encoded rows, float32 [n, hidden]. ``bag_values`` [n, columns] replaces the channel's own (training)."""
+        device = next(self.encoder.parameters()).device
+        pooled = self.encoder(pack([text.ids for text in texts], device))
+        if self.bag is None:
+            return pooled  # type: ignore[no-any-return]
+        values = self.bag(list(texts)) if bag_values is None else bag_values
+        return torch.cat([pooled, values], dim=1)
+
+    def head(self, name: str) -> nn.Linear:
+        """The linear layer of a head. Raises KeyError for an unknown one."""
+        return cast(nn.Linear, self.heads[_key(name)])
+
+
+def _key(head: str) -> str:
+    return head.replace(".", "/")

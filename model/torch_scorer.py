@@ -1,0 +1,122 @@
+"""The scorer on torch: packed encoder, n-gram channel, calibrated heads, user-state vectors."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.artifact import Artifact
+from model.bag import GramBag
+from model.encoder import EncoderConfig, build_encoder, chunks
+from model.errors import ArtifactError
+from model.network import Network
+from model.scoring import Floats, Prepared
+from model.text import TextCodec, TextSpec
+
+CHUNK_TEXTS_MAX = 192  # texts and tokens of one sub-batch on CPU: more falls out of cache
+CHUNK_TOKENS_MAX = 6144
+
+
+class TorchScorer:
+    """An artifact folder ready to score. See ``model.scoring.Scorer`` for the meaning of each method."""
+
+    def __init__(self, folder: Path, *, device: str = "auto") -> None:
+        """Raises ArtifactError when the folder is damaged or the device is absent."""
+        artifact = Artifact.load(folder)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ArtifactError(f"device {device} was asked for, but torch sees no CUDA device; use --device cpu")
+        self.device = torch.device(device)
+        manifest = artifact.manifest
+        self.version: str = manifest["version"]
+        self.space: str = manifest["space"]
+        self.manifest = manifest
+        self.labels: Mapping[str, Sequence[str]] = {name: h["labels"] for name, h in manifest["heads"].items()}
+        self._heads = manifest["heads"]
+        self._codec = TextCodec(artifact.tokenizer_json, TextSpec.from_dict(manifest["text"]))
+        self._network = network_from(artifact).eval().to(self.device)
+        self.hidden = self._network.hidden
+        self._tensors = {name: t for name, t in artifact.tensors.items() if not name.startswith(("encoder.", "bag."))}
+        self._mean = self.tensor("space.mean")
+        self._projection = self.tensor("space.projection")
+        self._weights = {
+            name: (self.tensor(f"heads.{name}.weight").T.copy(), self.tensor(f"heads.{name}.bias"))
+            for name in self.labels
+        }
+
+    def prepare(self, texts: Sequence[str]) -> list[Prepared]:
+        return self._codec.prepare(texts)
+
+    def encode(self, prepared: Sequence[Prepared]) -> Floats:
+        result = np.zeros((len(prepared), self.hidden), np.float32)
+        whole = self.device.type != "cpu"
+        lengths = [text.tokens for text in prepared]
+        texts_max, tokens_max = (65536, 262144) if whole else (CHUNK_TEXTS_MAX, CHUNK_TOKENS_MAX)
+        with torch.inference_mode():
+            for part in chunks(lengths, texts_max, tokens_max):
+                rows = self._network.encode([prepared[i] for i in part])
+                result[part] = rows.float().cpu().numpy()
+        return result
+
+    def classify(self, head: str, encoded: Floats) -> Floats:
+        weight, bias = self._weights[head]
+        logits = (encoded @ weight + bias) / np.float32(self._heads[head]["temperature"])
+        exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return (exp / exp.sum(axis=1, keepdims=True)).astype(np.float32)  # type: ignore[no-any-return]
+
+    def vectors(self, encoded: Floats) -> Floats:
+        projected = (encoded - self._mean) @ self._projection
+        norm = np.linalg.norm(projected, axis=1, keepdims=True)
+        return (projected / np.maximum(norm, 1e-12)).astype(np.float32)  # type: ignore[no-any-return]
+
+    def threshold(self, head: str) -> float | None:
+        value = self._heads[head]["threshold"]
+        return None if value is None else float(value)
+
+    def tensor(self, name: str) -> npt.NDArray[Any]:
+        return self._tensors[name].astype(np.float32)
+
+
+def network_from(artifact: Artifact) -> Network:
+    """The network of an artifact, on CPU, float32. Raises ArtifactError when tensors are missing or misshaped."""
+    manifest, tensors = artifact.manifest, artifact.tensors
+    bag: GramBag | None = None
+    if manifest["bag_columns"]:
+        bag = GramBag(manifest["text"]["gram_buckets"], manifest["bag_columns"])
+    heads = {name: len(head["labels"]) for name, head in manifest["heads"].items()}
+    network = Network(build_encoder(EncoderConfig(**manifest["encoder"])), bag, heads)
+    state = {}
+    for name, array in tensors.items():
+        if name.startswith(("encoder.", "bag.", "heads.")):
+            value = torch.from_numpy(array)
+            keep = name.startswith("bag.") or not value.is_floating_point()
+            state[_module_name(name)] = value if keep else value.float()
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ArtifactError(f"{artifact.folder}: weights and manifest do not fit each other: {error}") from error
+    return network
+
+
+def tensors_from(network: Network) -> dict[str, npt.NDArray[Any]]:
+    """The network's tensors under their artifact names; encoder and heads in half precision, the bag as it is."""
+    result = {}
+    for name, value in network.state_dict().items():
+        half = value.is_floating_point() and not name.startswith("bag.")
+        result[_artifact_name(name)] = (value.half() if half else value).cpu().numpy()
+    return result
+
+
+def _artifact_name(name: str) -> str:
+    return name.replace("/", ".") if name.startswith("heads.") else name
+
+
+def _module_name(name: str) -> str:
+    if not name.startswith("heads."):
+        return name
+    head, _, kind = name.removeprefix("heads.").rpartition(".")
+    return f"heads.{head.replace('.', '/')}.{kind}"
