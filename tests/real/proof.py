@@ -1,0 +1,252 @@
+"""What the promises are proved with: read everything back from Kafka and Redis, and compare with plain arithmetic.
+
+Nothing here uses the code under test except the byte formats of `schemas`: the states are computed again in
+plain numpy from the folds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import redis
+import yaml
+from confluent_kafka import Consumer, Message, TopicPartition
+
+from schemas.folds import decode_block
+from schemas.redis_keys import state_key
+from schemas.states import decode_state
+
+SCORES = ("scores.ctr", "scores.sentiment", "scores.intent")
+FLUSH_DEADLINE_S = 240.0
+
+
+def write_config(folder: Path, **sections: dict[str, Any]) -> Path:
+    """A configuration file of the given sections."""
+    path = folder / "millrace.yaml"
+    path.write_text(yaml.safe_dump(sections), encoding="utf-8")
+    return path
+
+
+def millrace(*arguments: str, timeout_s: float = 300.0) -> str:
+    """Run one command to its end; its standard output. Fails with its standard error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.cli", *arguments], capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+    assert done.returncode == 0, f"millrace {' '.join(arguments)}: exit {done.returncode}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+class Role:
+    """A role as a process of its own, whose log is shown when it dies unasked."""
+
+    def __init__(self, name: str, config: Path) -> None:
+        self.name, self.log = name, config.parent / f"{name}-{uuid.uuid4().hex[:6]}.log"
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "worker.cli", name, "--config", str(config)], stdout=out, stderr=out
+            )
+
+    def kill(self) -> None:
+        """kill -9: nothing is flushed, committed or handed over."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(30)
+
+    def stop(self) -> None:
+        """SIGTERM and a clean end."""
+        self.process.terminate()
+        code = self.process.wait(60)
+        assert code == 0, f"{self.name} ended with {code}:\n{self.tail()}"
+
+    def check(self) -> None:
+        """Fail when the role has died."""
+        assert self.process.poll() is None, f"{self.name} died with {self.process.returncode}:\n{self.tail()}"
+
+    def tail(self) -> str:
+        """The end of the role's log."""
+        return self.log.read_text(errors="replace")[-4000:]
+
+
+def consumer(bootstrap: str) -> Consumer:
+    """A reader of committed records that belongs to no group."""
+    return Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": f"proof-{uuid.uuid4().hex}",
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            "enable.partition.eof": False,
+        }
+    )
+
+
+def partitions_of(reader: Consumer, topic: str) -> list[TopicPartition]:
+    """Every partition of a topic, from its beginning."""
+    metadata = reader.list_topics(topic, timeout=20).topics[topic]
+    return [TopicPartition(topic, partition, 0) for partition in metadata.partitions]
+
+
+def read_all(bootstrap: str, topic: str) -> Iterator[Message]:
+    """Every record of a topic up to the end it had when asked."""
+    reader = consumer(bootstrap)
+    try:
+        parts = partitions_of(reader, topic)
+        ends = {part.partition: reader.get_watermark_offsets(part, timeout=20)[1] for part in parts}
+        reader.assign(parts)
+        deadline = time.monotonic() + 60
+        while any(_position(reader, part) < ends[part.partition] for part in parts):
+            assert time.monotonic() < deadline, f"{topic}: could not be read to its end"
+            for message in reader.consume(1000, 0.2):
+                assert message.error() is None, message.error()
+                yield message
+    finally:
+        reader.close()
+
+
+def _position(reader: Consumer, part: TopicPartition) -> int:
+    return max(0, reader.position([part])[0].offset)
+
+
+def count(bootstrap: str, topic: str) -> int:
+    """How many records a topic without compaction holds."""
+    reader = consumer(bootstrap)
+    try:
+        return sum(reader.get_watermark_offsets(part, timeout=20)[1] for part in partitions_of(reader, topic))
+    finally:
+        reader.close()
+
+
+def wait_for_outputs(bootstrap: str, topics: dict[str, int], roles: list[Role]) -> None:
+    """Wait until every topic holds at least so many records, as long as every role lives."""
+    deadline = time.monotonic() + FLUSH_DEADLINE_S
+    while True:
+        held = {topic: count(bootstrap, topic) for topic in topics}
+        if all(held[topic] >= wanted for topic, wanted in topics.items()):
+            return
+        for role in roles:
+            role.check()
+        assert time.monotonic() < deadline, f"waited {FLUSH_DEADLINE_S} s for {topics}, have {held}\n{roles[0].tail()}"
+        time.sleep(0.5)
+
+
+def wait_until_folded(bootstrap: str, group: str, topics: list[str], roles: list[Role]) -> None:
+    """Wait until a group has committed the end of every partition of the topics."""
+    deadline = time.monotonic() + FLUSH_DEADLINE_S
+    reader = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False})
+    try:
+        while True:
+            parts = [part for topic in topics for part in partitions_of(reader, topic)]
+            ends = [reader.get_watermark_offsets(part, timeout=20)[1] for part in parts]
+            committed = [max(0, part.offset) for part in reader.committed(parts, timeout=20)]
+            if committed == ends:
+                return
+            for role in roles:
+                role.check()
+            behind = sum(ends) - sum(committed)
+            assert time.monotonic() < deadline, f"{group} is {behind} records behind\n{roles[-1].tail()}"
+            time.sleep(0.5)
+    finally:
+        reader.close()
+
+
+def scores_by_event(bootstrap: str, topics: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Every score of every event, by event id."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for topic in topics:
+        for message in read_all(bootstrap, topic):
+            score = json.loads(message.value())
+            found.setdefault(score["event_id"], []).append(score)
+    return found
+
+
+Row = tuple[int, np.ndarray, np.ndarray, np.ndarray]
+
+
+def folds_by_key(bootstrap: str, topic: str) -> tuple[dict[tuple[str, int, str], list[Row]], int]:
+    """Distinct folds by (space, shard, key), and how many were repeats of a source position.
+
+    A worker that was killed writes some folds again; the source position tells them, nothing else is trusted.
+    """
+    seen: set[tuple[int, str, int, int]] = set()
+    rows: dict[tuple[str, int, str], list[Row]] = {}
+    repeats = 0
+    for message in read_all(bootstrap, topic):
+        block = decode_block(message.value())
+        for i, key in enumerate(block.keys):
+            topic_id = block.topic_ids[block.topic_index[i]]
+            position = (block.shard, topic_id, int(block.partition[i]), int(block.offset[i]))
+            if position in seen:
+                repeats += 1
+                continue
+            seen.add(position)
+            row = (int(block.time_ms[i]), block.weights[i], block.counts[i], block.vectors[i])
+            rows.setdefault((block.space, block.shard, key), []).append(row)
+    return rows, repeats
+
+
+def plain_state(rows: list[Row], scales_s: tuple[float, ...]) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """Time, sums, weights and counts of a key from its folds: DESIGN's formulas, nothing clever."""
+    latest = max(row[0] for row in rows)
+    sums, weights = np.zeros((2, len(scales_s), 64)), np.zeros((2, len(scales_s)))
+    counts = np.zeros((len(scales_s), 3))
+    for time_ms, weight, amount, vector in rows:
+        for s, tau in enumerate(scales_s):
+            decay = np.exp(-(latest - time_ms) / 1000.0 / tau)
+            sums[:, s] += decay * weight[:, None].astype(float) * vector.astype(float)
+            weights[:, s] += decay * weight
+            counts[s] += decay * amount
+    return latest, sums, weights, counts
+
+
+def state_mismatches(
+    bootstrap: str, redis_url: str, topic: str, kind: str, scales_s: tuple[float, ...], tolerance: float = 1e-5
+) -> tuple[int, int, float]:
+    """Compare every state in Redis with plain arithmetic over the folds: (keys, mismatches, largest difference).
+
+    The tolerance is relative to the size of the state where that is over one (float32 at rest).
+    """
+    rows, _ = folds_by_key(bootstrap, topic)
+    client = redis.Redis.from_url(redis_url)
+    worst, wrong = 0.0, 0
+    for (space, shard, key), folds in rows.items():
+        data = client.get(state_key(space, kind, shard, key))  # type: ignore[arg-type]
+        if data is None:
+            wrong += 1
+            continue
+        state = decode_state(data)  # type: ignore[arg-type]
+        latest, sums, weights, counts = plain_state(folds, scales_s)
+        difference = max(
+            float(np.max(np.abs(found - wanted) / np.maximum(1.0, np.abs(wanted))))
+            for found, wanted in ((state.sums, sums), (state.weights, weights), (state.counts, counts))
+        )
+        worst = max(worst, difference)
+        wrong += state.key != key or state.time_ms != latest or difference > tolerance
+    client.close()
+    return len(rows), wrong, worst
+
+
+def repeats_of(found: dict[str, list[dict[str, Any]]]) -> Counter[int]:
+    """How often events have so many scores."""
+    return Counter(len(scores) for scores in found.values())
+
+
+def dump(path: Path, report: dict[str, Any]) -> None:
+    """Keep a report where a person asked for it (``MILLRACE_REPORT``), and print it."""
+    line = json.dumps(report, ensure_ascii=False)
+    print(line)
+    target = os.environ.get("MILLRACE_REPORT")
+    if target:
+        with Path(target).open("a", encoding="utf-8") as out:
+            out.write(line + "\n")
+    path.write_text(line, encoding="utf-8")
