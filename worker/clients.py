@@ -1,0 +1,111 @@
+"""Settings of every Kafka client in one place, and librdkafka's errors turned into ours."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+import confluent_kafka
+
+from worker.config import KafkaConfig
+from worker.errors import KafkaError, OffsetLostError, TopicError
+
+REQUEST_TIMEOUT_S: Final = 10.0
+"""How long a metadata or admin request may take before the broker counts as unreachable."""
+
+# Not librdkafka's settings but the Python client's: their names keep the underscore.
+_PYTHON_SETTINGS = frozenset({"logger", "error_cb", "stats_cb", "throttle_cb", "oauth_cb", "on_commit", "on_delivery"})
+
+_code = confluent_kafka.KafkaError
+_UNREACHABLE = frozenset(
+    {_code._TRANSPORT, _code._ALL_BROKERS_DOWN, _code._TIMED_OUT, _code._RESOLVE, _code._MSG_TIMED_OUT}
+    | {_code.NETWORK_EXCEPTION, _code.REQUEST_TIMED_OUT, _code.BROKER_NOT_AVAILABLE}
+)
+_NO_TOPIC = frozenset(
+    {_code.UNKNOWN_TOPIC_OR_PART, _code._UNKNOWN_TOPIC, _code._UNKNOWN_PARTITION, _code.TOPIC_EXCEPTION}
+)
+_REFUSED = frozenset(
+    {_code._AUTHENTICATION, _code.SASL_AUTHENTICATION_FAILED, _code.TOPIC_AUTHORIZATION_FAILED}
+    | {_code.GROUP_AUTHORIZATION_FAILED, _code.CLUSTER_AUTHORIZATION_FAILED, _code._SSL}
+    | {_code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED}
+)
+_OFFSET_LOST = frozenset({_code.OFFSET_OUT_OF_RANGE, _code._AUTO_OFFSET_RESET})
+
+
+def client_config(kafka: KafkaConfig, **extra: Any) -> dict[str, Any]:
+    """Settings that every client shares. ``kafka.options`` overrides them; ``extra`` overrides both.
+
+    Keys of ``extra`` may be written with underscores: ``linger_ms=5`` sets ``linger.ms``. The client's own log
+    lines go to the logger ``worker.kafka``; they are delivered while the client is polled.
+    """
+    config: dict[str, Any] = {
+        "bootstrap.servers": kafka.bootstrap,
+        "client.id": "millrace",
+        "log.connection.close": False,
+        "logger": logging.getLogger("worker.kafka"),
+        **kafka.options,
+    }
+    for name, value in extra.items():
+        config[name if name in _PYTHON_SETTINGS else name.replace("_", ".")] = value
+    return config
+
+
+def consumer_config(kafka: KafkaConfig, group: str, **extra: Any) -> dict[str, Any]:
+    """Settings of a consumer: reads committed records only, stores no offsets by itself, begins at the earliest.
+
+    ``group`` is the whole group id. A role that must stop when its next offset is gone passes
+    ``auto_offset_reset="error"`` and seeks to the beginning itself where nothing was committed.
+    """
+    own: dict[str, Any] = {
+        "group.id": group,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+        "allow.auto.create.topics": False,
+        "enable.partition.eof": False,
+    }
+    return client_config(kafka, **{**own, **kafka.options, **extra})
+
+
+def producer_config(kafka: KafkaConfig, **extra: Any) -> dict[str, Any]:
+    """Settings of a producer: idempotent, acknowledged by all in-sync replicas, never giving a record up silently.
+
+    ``message.timeout.ms`` 0 keeps a record until it is delivered or refused. Keys are partitioned as the Java
+    client does it. The queue is bounded: at the bound ``produce`` raises ``BufferError``, which is back-pressure.
+    """
+    own: dict[str, Any] = {
+        "enable.idempotence": True,
+        "acks": "all",
+        "message.timeout.ms": 0,
+        "compression.type": "lz4",
+        "linger.ms": 5,
+        "partitioner": "murmur2_random",
+        "message.max.bytes": 1024 * 1024 + 64 * 1024,
+        "queue.buffering.max.messages": 200_000,
+        "queue.buffering.max.kbytes": 256 * 1024,
+    }
+    return client_config(kafka, **{**own, **kafka.options, **extra})
+
+
+def translate(error: confluent_kafka.KafkaException | confluent_kafka.KafkaError, doing: str) -> KafkaError:
+    """Our error for librdkafka's, to be raised ``from`` it. ``doing`` completes "while ...", e.g. "reading events"."""
+    cause = error.args[0] if isinstance(error, confluent_kafka.KafkaException) and error.args else error
+    if not isinstance(cause, confluent_kafka.KafkaError):
+        return KafkaError(f"Kafka failed while {doing}: {cause}")
+    code, text = cause.code(), cause.str()
+    if code in _UNREACHABLE:
+        return KafkaError(
+            f"Kafka does not answer while {doing}: {text}. Check kafka.bootstrap and that the broker runs"
+            " (`make kafka` starts one on 127.0.0.1:9092)"
+        )
+    if code in _NO_TOPIC:
+        return TopicError(f"topic missing while {doing}: {text}. Run `millrace topics create`")
+    if code in _REFUSED:
+        return KafkaError(f"Kafka refused us while {doing}: {text}. Check the credentials in kafka.options")
+    if code in _OFFSET_LOST:
+        return OffsetLostError(
+            f"the next offset is gone while {doing}: {text}. Retention was shorter than the outage: set the group's"
+            " offset on purpose (kafka-consumer-groups --reset-offsets) once you know what was lost"
+        )
+    return KafkaError(f"Kafka failed while {doing}: {text} ({cause.name()})")

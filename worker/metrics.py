@@ -1,0 +1,71 @@
+"""What each role counts and measures, for Prometheus. Labels are bounded sets: topics, lanes, reasons, never ids."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_TOKENS = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
+
+
+class WorkerMetrics:
+    """Metrics of the scoring worker; names begin with ``millrace_worker_``."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        p = "millrace_worker_"
+        self.events = Counter(p + "events", "Events read.", ["topic"], registry=registry)
+        self.outputs = Counter(p + "outputs", "Records written.", ["topic"], registry=registry)
+        self.dead_letters = Counter(p + "dead_letters", "Records not scored.", ["reason"], registry=registry)
+        self.batches = Counter(p + "batches", "Batches released, by why.", ["reason"], registry=registry)
+        self.batch_tokens = Histogram(p + "batch_tokens", "Tokens in a batch.", registry=registry, buckets=_TOKENS)
+        self.encode_seconds = Histogram(
+            p + "encode_seconds", "Time of one encoder pass and its heads.", registry=registry, buckets=_SECONDS
+        )
+        self.encoder_busy_seconds = Counter(
+            p + "encoder_busy_seconds", "Time in which the encoder ran.", registry=registry
+        )
+        self.queue_tokens = Gauge(p + "queue_tokens", "Tokens waiting.", ["lane"], registry=registry)
+        self.latency_seconds = Histogram(
+            p + "latency_seconds", "From event read to score committed.", ["lane"], registry=registry, buckets=_SECONDS
+        )
+        self.cache_hits = Counter(p + "cache_hits", "Texts found in the vector cache.", registry=registry)
+        self.cache_misses = Counter(p + "cache_misses", "Texts that had to be encoded.", registry=registry)
+        self.state_reads = Counter(
+            p + "state_reads", "States asked of Redis, by what came back.", ["result"], registry=registry
+        )
+        self.commit_seconds = Histogram(
+            p + "commit_seconds", "Time of one offset commit.", registry=registry, buckets=_SECONDS
+        )
+        self.paused_partitions = Gauge(p + "paused_partitions", "Partitions paused for load.", registry=registry)
+        self.oldest_unfinished_seconds = Gauge(
+            p + "oldest_unfinished_seconds", "Age of the oldest event read and not committed.", registry=registry
+        )
+
+
+class ProfilesMetrics:
+    """Metrics of profiles; names begin with ``millrace_profiles_``."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        p = "millrace_profiles_"
+        self.folds = Counter(p + "folds", "Folds added to a state.", ["kind"], registry=registry)
+        self.repeats_skipped = Counter(
+            p + "repeats_skipped", "Folds at or below their source mark.", ["kind"], registry=registry
+        )
+        self.other_space = Counter(p + "other_space", "Blocks of another vector space, skipped.", registry=registry)
+        self.fold_seconds = Histogram(
+            p + "fold_seconds", "Time to fold and write one batch of blocks.", registry=registry, buckets=_SECONDS
+        )
+        self.published = Counter(p + "published", "States published to features.", ["kind"], registry=registry)
+        self.redis_up = Gauge(p + "redis_up", "1 while Redis answers.", registry=registry)
+        self.lag_blocks = Gauge(p + "lag_blocks", "Blocks not yet folded.", registry=registry)
+        self.rebuilds = Counter(p + "rebuilds", "Shards rebuilt into an empty Redis.", registry=registry)
+
+
+class AlertsMetrics:
+    """Metrics of alerts; names begin with ``millrace_alerts_``."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        p = "millrace_alerts_"
+        self.opinions = Counter(p + "opinions", "Opinions counted.", registry=registry)
+        self.alerts = Counter(p + "alerts", "Alerts published.", ["status"], registry=registry)
+        self.subjects = Gauge(p + "subjects", "Subjects with opinions in the window.", registry=registry)
