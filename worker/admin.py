@@ -65,10 +65,9 @@ def topic_ids(kafka: KafkaConfig, names: Iterable[str]) -> dict[str, str]:
     names = list(names)
     if kafka.embedded or not names:
         return {name: name for name in names}
+    admin = admin_client(kafka)  # kept in a name: a client that is collected takes its open requests with it
     try:
-        futures = admin_client(kafka).describe_topics(
-            confluent_kafka.TopicCollection(names), request_timeout=REQUEST_TIMEOUT_S
-        )
+        futures = admin.describe_topics(confluent_kafka.TopicCollection(names), request_timeout=REQUEST_TIMEOUT_S)
         return {name: str(future.result(timeout=REQUEST_TIMEOUT_S * 2).topic_id) for name, future in futures.items()}
     except confluent_kafka.KafkaException as error:
         raise translate(error, doing="looking up topic ids") from error
