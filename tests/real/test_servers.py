@@ -1,0 +1,66 @@
+"""The table of topics on a real cluster: made, described, compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+from schemas.topics import TOPICS
+from worker import admin
+from worker.config import KafkaConfig
+from worker.errors import TopicError
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def kafka(kafka_config: dict[str, Any]) -> KafkaConfig:
+    return msgspec.convert(kafka_config, KafkaConfig)
+
+
+def test_created_topics_are_as_the_contract_says(kafka: KafkaConfig) -> None:
+    reports = admin.describe_topics(kafka)
+    assert all(report.differences for report in reports)
+    assert set(admin.create_topics(kafka)) == {kafka.topic(name) for name in TOPICS}
+    reports = admin.describe_topics(kafka)
+    assert [(report.contract, report.differences) for report in reports] == [(name, []) for name in TOPICS]
+    assert {report.contract: report.partitions for report in reports}["folds.user"] == kafka.fold_shards
+    assert admin.create_topics(kafka) == []
+
+
+def test_a_differing_setting_is_told_and_update_mends_it(kafka: KafkaConfig) -> None:
+    name = kafka.topic("scores.ctr")
+    admin.create_topics(kafka, contracts=["scores.ctr"])
+    client = admin.admin_client(kafka)
+    entry = ConfigEntry("retention.ms", "60000", incremental_operation=AlterConfigOpType.SET)
+    change = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry])
+    for future in client.incremental_alter_configs([change]).values():
+        future.result(timeout=20)
+    before = {report.contract: report.differences for report in admin.describe_topics(kafka)}["scores.ctr"]
+    assert before == [f"retention.ms=60000, contract {TOPICS['scores.ctr'].retention_ms}"]
+    admin.create_topics(kafka, contracts=["scores.ctr"], update=True)
+    assert {report.contract: report.differences for report in admin.describe_topics(kafka)}["scores.ctr"] == []
+
+
+def test_a_recreated_topic_has_another_id(kafka: KafkaConfig) -> None:
+    name = kafka.topic("events.dead")
+    admin.create_topics(kafka, contracts=["events.dead"])
+    first = admin.topic_ids(kafka, [name])[name]
+    client = admin.admin_client(kafka)
+    for future in client.delete_topics([name]).values():
+        future.result(timeout=20)
+    # Deleting is asynchronous on the broker: creating answers "already exists" until it is done.
+    while not admin.create_topics(kafka, contracts=["events.dead"]):
+        client.poll(0.05)
+    assert admin.topic_ids(kafka, [name])[name] != first
+
+
+def test_a_missing_topic_is_named(kafka: KafkaConfig) -> None:
+    name = kafka.topic("events.click")
+    with pytest.raises(TopicError, match=name):
+        admin.partition_counts(kafka, [name])
+    with pytest.raises(TopicError, match="millrace topics create"):
+        admin.topic_ids(kafka, [name])
