@@ -1,0 +1,54 @@
+# Targets make their own environment: .venv, once, with the versions of deploy/constraints.txt.
+# pip reads its own configuration for where packages come from.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check kafka bench-worker starter schemas lock clean
+
+help: ## This list
+	@echo "make <target>, with ARGS=\"...\" passed on:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
+
+demo: $(READY) ## A simulated shop through all three roles, with a live view (ARGS="--events 2000 --exit --json")
+	$(VENV)/bin/millrace demo $(ARGS)
+
+test: $(READY) ## All tests; those on real Kafka and Redis where the machine has Java, Maven and redis-server
+	$(PY) -m pytest $(ARGS)
+
+check: $(READY) ## Lint, format and strict types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+kafka: ## Apache Kafka on 127.0.0.1:9092, fetched by Maven; Ctrl-C stops it (ARGS="--port 9192")
+	deploy/kafka/kafka run $(ARGS)
+
+bench-worker: $(READY) ## Events per second of the worker and how busy the encoder is; one JSON line last
+	$(PY) -m tests.bench.bench_worker $(ARGS)
+
+starter: $(READY) ## Train the starter artifact again from the data files
+	$(PY) -m model.train $(ARGS)
+
+schemas: $(READY) ## Write schemas/json from the types
+	$(PY) -m schemas
+
+lock: $(READY) ## Write the versions in .venv to deploy/constraints.txt
+	@{ sed -n '1p' deploy/constraints.txt; $(PY) -m pip freeze --exclude-editable | sed 's/+c[pu0-9]*$$//'; } > deploy/constraints.new
+	@mv deploy/constraints.new deploy/constraints.txt
+
+clean: ## Remove the environment, caches and what local servers wrote
+	rm -rf $(VENV) .millrace .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml deploy/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Millrace needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Making $(VENV): once, a few minutes"
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check --constraint deploy/constraints.txt --editable '.[dev]'
+	@touch $@
