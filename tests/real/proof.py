@@ -27,8 +27,9 @@ from schemas.folds import decode_block
 from schemas.redis_keys import state_key
 from schemas.states import decode_state
 
+MILLRACE = (sys.executable, "-m", "worker.cli")
 SCORES = ("scores.ctr", "scores.sentiment", "scores.intent")
-FLUSH_DEADLINE_S = 240.0
+DEADLINE_S = 240.0
 
 
 def write_config(folder: Path, **sections: dict[str, Any]) -> Path:
@@ -40,9 +41,7 @@ def write_config(folder: Path, **sections: dict[str, Any]) -> Path:
 
 def millrace(*arguments: str, timeout_s: float = 300.0) -> str:
     """Run one command to its end; its standard output. Fails with its standard error."""
-    done = subprocess.run(
-        [sys.executable, "-m", "worker.cli", *arguments], capture_output=True, text=True, timeout=timeout_s, check=False
-    )
+    done = subprocess.run([*MILLRACE, *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
     assert done.returncode == 0, f"millrace {' '.join(arguments)}: exit {done.returncode}\n{done.stderr[-4000:]}"
     return done.stdout
 
@@ -53,9 +52,7 @@ class Role:
     def __init__(self, name: str, config: Path) -> None:
         self.name, self.log = name, config.parent / f"{name}-{uuid.uuid4().hex[:6]}.log"
         with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "worker.cli", name, "--config", str(config)], stdout=out, stderr=out
-            )
+            self.process = subprocess.Popen([*MILLRACE, name, "--config", str(config)], stdout=out, stderr=out)
 
     def kill(self) -> None:
         """kill -9: nothing is flushed, committed or handed over."""
@@ -127,22 +124,9 @@ def count(bootstrap: str, topic: str) -> int:
         reader.close()
 
 
-def wait_for_outputs(bootstrap: str, topics: dict[str, int], roles: list[Role]) -> None:
-    """Wait until every topic holds at least so many records, as long as every role lives."""
-    deadline = time.monotonic() + FLUSH_DEADLINE_S
-    while True:
-        held = {topic: count(bootstrap, topic) for topic in topics}
-        if all(held[topic] >= wanted for topic, wanted in topics.items()):
-            return
-        for role in roles:
-            role.check()
-        assert time.monotonic() < deadline, f"waited {FLUSH_DEADLINE_S} s for {topics}, have {held}\n{roles[0].tail()}"
-        time.sleep(0.5)
-
-
-def wait_until_folded(bootstrap: str, group: str, topics: list[str], roles: list[Role]) -> None:
+def wait_until_committed(bootstrap: str, group: str, topics: list[str], roles: list[Role]) -> None:
     """Wait until a group has committed the end of every partition of the topics."""
-    deadline = time.monotonic() + FLUSH_DEADLINE_S
+    deadline = time.monotonic() + DEADLINE_S
     reader = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False})
     try:
         while True:
