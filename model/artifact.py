@@ -23,7 +23,19 @@ from model.errors import ArtifactError
 
 FORMAT_VERSION = 1
 WEIGHTS, TOKENIZER, MANIFEST = "model.safetensors", "tokenizer.json", "manifest.json"
-_REQUIRED = ("format_version", "name", "version", "space", "text", "encoder", "bag_columns", "heads", "files", "golden")
+_REQUIRED = (
+    "format_version",
+    "name",
+    "version",
+    "space",
+    "text",
+    "encoder",
+    "bag_columns",
+    "bag_grams",
+    "heads",
+    "files",
+    "golden",
+)
 _ADVICE = "fetch the artifact folder again (git checkout or the release it came from)"
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -57,7 +69,8 @@ class Artifact:
     def save(folder: Path, manifest: Mapping[str, Any], tensors: Tensors, tokenizer_json: str) -> "Artifact":
         """Write atomically (a temporary folder, then a rename), replacing these three files of an older artifact there.
 
-        ``manifest`` needs name, text, encoder, bag_columns, heads and golden; versions, space and sums are computed.
+        ``manifest`` needs name, text, encoder, bag_columns, bag_grams, heads and golden; version, space and sums are
+        computed.
         Other files in an existing folder are kept. Raises ArtifactError when the folder cannot be written.
         """
         folder = Path(folder)

@@ -86,7 +86,7 @@ def network_from(artifact: Artifact) -> Network:
     manifest, tensors = artifact.manifest, artifact.tensors
     bag: GramBag | None = None
     if manifest["bag_columns"]:
-        bag = GramBag(manifest["text"]["gram_buckets"], manifest["bag_columns"])
+        bag = GramBag(manifest["text"]["gram_buckets"], manifest["bag_grams"], manifest["bag_columns"])
     heads = {name: len(head["labels"]) for name, head in manifest["heads"].items()}
     network = Network(build_encoder(EncoderConfig(**manifest["encoder"])), bag, heads)
     state = {}

@@ -55,10 +55,10 @@ def choose_pieces(texts: Iterable[str], old: Tokenizer, size: int) -> list[str]:
         for text in clean:
             characters.update(c for c in text if not c.isascii())
         for encoding in old.encode_batch_fast(clean, add_special_tokens=False):
-            pieces.update(encoding.tokens)
+            pieces.update(old.id_to_token(i) or UNKNOWN for i in encoding.ids)
     ascii_marks = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
     basics = ascii_marks + [f"##{c}" for c in ascii_marks if c.isalnum()]
-    common = [c for c, n in characters.most_common() if n >= COUNT_MIN and not c.isspace()]
+    common = [c for c, n in characters.most_common() if n >= COUNT_MIN and unicodedata.category(c)[0] not in "CZ"]
     chinese = [c for c in common if is_chinese(c)][:CHARACTERS_MAX]
     symbols = [c for c in common if not is_chinese(c)][:600]
     glued = [f"##{c}" for c in symbols if not _stands_alone(c)]  # an emoji after another is a continuation

@@ -43,10 +43,11 @@ def make_tiny_artifact(folder: Path, hidden: int = 32, layers: int = 2, seed: in
     vocabulary = len(json.loads(tokenizer_json)["model"]["vocab"])
     config = EncoderConfig("packed", vocabulary, hidden, layers, 4, 2 * hidden, 64)
     bag = GramBag.quantised(
-        rng.normal(size=(BUCKETS, COLUMNS)).astype(np.float32),
+        np.arange(BUCKETS) % 2 == 0,
+        rng.normal(size=(BUCKETS // 2, COLUMNS)).astype(np.float32),
         np.ones(COLUMNS, np.float32),
         np.zeros(COLUMNS, np.float32),
-        np.ones(BUCKETS, np.float32),
+        np.ones(BUCKETS // 2, np.float32),
     )
     network = Network(build_encoder(config), bag, {name: len(labels) for name, labels in HEADS.items()})
     tensors = tensors_from(network)
@@ -57,6 +58,7 @@ def make_tiny_artifact(folder: Path, hidden: int = 32, layers: int = 2, seed: in
         "text": TextSpec(max_tokens=64, gram_buckets=BUCKETS).to_dict(),
         "encoder": config.to_dict(),
         "bag_columns": COLUMNS,
+        "bag_grams": BUCKETS // 2,
         "heads": {
             name: {"labels": labels, "temperature": 1.0, "threshold": 0.02 if name.startswith("intent.") else None}
             for name, labels in HEADS.items()

@@ -1,0 +1,90 @@
+"""From a trained network to an artifact: calibration, vector space, golden set, figures on the valid files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.artifact import Artifact
+from model.calibrate import scope_threshold, softmax, temperature
+from model.corpus import Corpus, space_texts
+from model.data import fingerprint
+from model.encoder import chunks
+from model.evaluate import OUTSIDE, evaluate_files
+from model.golden import save_with_golden
+from model.network import Network
+from model.recipe import Recipe
+from model.scoring import Floats, Prepared, load_scorer
+from model.space import fit_space
+from model.text import TextCodec
+from model.torch_scorer import tensors_from
+
+
+def export(
+    recipe: Recipe, network: Network, corpus: Corpus, tokenizer_json: str, codec: TextCodec, data: Path, folder: Path
+) -> Path:
+    """Calibrate on the held rows, fit the vector space, save, and record the figures on the recipe's valid files."""
+    held = np.flatnonzero(corpus.held)
+    encoded = encode(network, [corpus.prepared[i] for i in held])
+    heads = {head: _calibrated(recipe, network, corpus, head, held, encoded) for head in corpus.heads}
+    rows = encode(network, codec.prepare(space_texts(recipe.space, data))) if recipe.space else encoded
+    mean, projection = fit_space(rows, network.encoder.config.hidden)
+    tensors = tensors_from(network) | {"space.mean": mean, "space.projection": projection}
+    files = sorted({d.file for d in recipe.datasets if d.file} | {s.file for s in recipe.space})
+    manifest: dict[str, Any] = {
+        "name": recipe.name,
+        "text": codec.spec.to_dict(),
+        "encoder": network.encoder.config.to_dict(),
+        "bag_columns": 0 if network.bag is None else network.bag.columns,
+        "bag_grams": 0 if network.bag is None else len(network.bag.idf),
+        "heads": heads,
+        "data": {name: fingerprint(data / name) for name in files},
+        "metrics": [],
+    }
+    save_with_golden(folder, manifest, tensors, tokenizer_json)
+    return _with_metrics(recipe, data, folder)
+
+
+def encode(network: Network, prepared: list[Prepared]) -> Floats:
+    """Encoded rows [n, hidden] of prepared texts, in float32 without gradients."""
+    result = np.zeros((len(prepared), network.hidden), np.float32)
+    with torch.inference_mode():
+        for part in chunks([p.tokens for p in prepared], 192, 6144):
+            result[part] = network.encode([prepared[i] for i in part]).float().cpu().numpy()
+    return result
+
+
+def _with_metrics(recipe: Recipe, data: Path, folder: Path) -> Path:
+    """Add the figures on the valid files that are there, with each file's fingerprint."""
+    scorer = load_scorer(folder)
+    figures = []
+    for trial in recipe.evaluation:
+        path = data / trial.file
+        if path.exists():
+            figures.append(evaluate_files(scorer, trial.task, [path]) | {"files": {trial.file: fingerprint(path)}})
+    artifact = Artifact.load(folder)
+    Artifact.save(folder, artifact.manifest | {"metrics": figures}, artifact.tensors, artifact.tokenizer_json)
+    return folder
+
+
+def _calibrated(
+    recipe: Recipe, network: Network, corpus: Corpus, head: str, held: npt.NDArray[np.int64], encoded: Floats
+) -> dict[str, Any]:
+    """A head's manifest entry: labels, temperature and, for an intent, the threshold."""
+    names = corpus.heads[head]
+    labels = corpus.labels[held, corpus.names.index(head)]
+    own = labels >= 0
+    entry: dict[str, Any] = {"labels": names, "temperature": 1.0, "threshold": None, "calibration_rows": int(own.sum())}
+    if not own.any():
+        return entry
+    layer = network.head(head)
+    weight, bias = layer.weight.detach().cpu().numpy(), layer.bias.detach().cpu().numpy()
+    logits = (encoded[own] @ weight.T + bias).astype(np.float64)
+    allowed = np.stack([corpus.allowed[d][head] for d in corpus.dataset[held[own]]])
+    entry["temperature"] = temperature(logits, labels[own], allowed)
+    if recipe.heads[head].threshold:
+        inside = np.array([names[label] != OUTSIDE for label in labels[own]])
+        entry["threshold"] = scope_threshold(softmax(logits[inside], entry["temperature"]), recipe.reject_share)
+    return entry
