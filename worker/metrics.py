@@ -67,5 +67,8 @@ class AlertsMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         p = "millrace_alerts_"
         self.opinions = Counter(p + "opinions", "Opinions counted.", registry=registry)
+        self.skipped = Counter(
+            p + "skipped", "Opinions not counted: repeat, late, malformed.", ["reason"], registry=registry
+        )
         self.alerts = Counter(p + "alerts", "Alerts published.", ["status"], registry=registry)
         self.subjects = Gauge(p + "subjects", "Subjects with opinions in the window.", registry=registry)

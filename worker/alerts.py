@@ -1,0 +1,129 @@
+"""The alerts role: reads ``opinions``, publishes ``alerts.opinion`` when negative opinion on a subject surges.
+
+Faust runs the consumer group and recovers the table; `worker.watch` counts and writes. One stream, one record at a
+time in the order of its partition. Bounds: Faust's stream buffer (4096 records), `worker.watch.MAX_UNWRITTEN`
+changed subjects, one write at a time, `STOP_TIMEOUT_S` for the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from threading import Event
+from typing import Any, Final
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from schemas.topics import ALERTS_OPINION, OPINIONS
+from worker.admin import partition_counts
+from worker.config import Config
+from worker.errors import KafkaError, MillraceError
+from worker.faust_app import KeptApp, KeptTable, broker_urls, credentials, ensure_changelog
+from worker.metrics import AlertsMetrics
+from worker.observe import Observer
+from worker.watch import TABLE, OpinionWatch, changelog_name
+
+LINGER_S: Final = 0.1
+"""How long an opinion waits for company before its state and alert are written."""
+SESSION_TIMEOUT_S: Final = 10.0
+"""How long a killed process holds its partitions."""
+STOP_TIMEOUT_S: Final = 10.0
+
+_log = structlog.get_logger(__name__)
+
+
+def run(config: Config, stop: Event) -> None:
+    """Watch opinions until ``stop`` is set. Runs an event loop in the calling thread.
+
+    Raises `TopicError` when a topic is missing, made anew, or has other partitions than before, `KafkaError` when
+    the broker is away at the start or refuses.
+    """
+    for name in ("faust", "mode", "aiokafka", "worker.faust_app"):
+        # They tell every step of every rebalance.
+        logging.getLogger(name).setLevel(logging.WARNING)
+    partition_counts(config.kafka, [config.kafka.topic(ALERTS_OPINION)])
+    partitions = ensure_changelog(config.kafka, config.kafka.topic(OPINIONS), changelog_name(config))
+    asyncio.run(_serve(config, stop, partitions))
+
+
+async def _serve(config: Config, stop: Event, partitions: int) -> None:
+    registry = CollectorRegistry()
+    watch = OpinionWatch(config, AlertsMetrics(registry))
+    app = watch.app = _make_app(config, watch, partitions)
+    with Observer(config.observe, registry, watch.health):
+        starting = asyncio.ensure_future(app.start())
+        try:
+            while not stop.is_set() and watch.failure is None and not app.crashed:
+                await asyncio.sleep(LINGER_S)
+                if starting.done():
+                    starting.result()
+                    await watch.write()
+                    await watch.commit()
+        except Exception as error:  # noqa: BLE001 raised again as ours when Faust has been stopped
+            watch.failure = watch.failure or error
+        finally:
+            await _shut(watch, app, starting)
+    failure = watch.failure or app.crash_reason
+    if failure is not None:
+        raise _ours(failure) from failure
+
+
+async def _shut(watch: OpinionWatch, app: Any, starting: asyncio.Future[Any]) -> None:
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    try:
+        if watch.failure is None and not app.crashed and starting.done():
+            await asyncio.wait_for(watch.write(), STOP_TIMEOUT_S)
+            await asyncio.wait_for(watch.commit(force=True), max(deadline - time.monotonic(), 1.0))
+    except TimeoutError:
+        _log.warning("not all written before the end; the next process counts it again", seconds=STOP_TIMEOUT_S)
+    starting.cancel()
+    try:
+        await asyncio.wait_for(app.stop(), max(deadline - time.monotonic(), 1.0))
+    except TimeoutError:
+        _log.warning("Faust did not stop in time", seconds=STOP_TIMEOUT_S)
+
+
+def _make_app(config: Config, watch: OpinionWatch, partitions: int) -> Any:
+    kafka = config.kafka
+    app = KeptApp(
+        f"{kafka.group_prefix}.alerts",
+        keeper=watch,
+        topic=kafka.topic(OPINIONS),
+        broker=broker_urls(kafka),
+        broker_credentials=credentials(kafka),
+        broker_session_timeout=SESSION_TIMEOUT_S,
+        broker_heartbeat_interval=SESSION_TIMEOUT_S / 3,
+        consumer_auto_offset_reset="earliest",
+        datadir=Path(config.alerts.data_dir),
+        store="memory://",
+        Table=KeptTable,
+        # Our own topics are made before Faust starts; the leader topic is only for Faust's own leader election.
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        stream_wait_empty=False,
+        web_enabled=False,
+        autodiscover=False,
+    )
+    app.Table(TABLE, key_type=bytes, value_type=bytes, partitions=partitions)
+    topic = app.topic(kafka.topic(OPINIONS), key_type=bytes, value_type=bytes, acks=False, allow_empty=True)
+
+    async def count(stream: Any) -> None:
+        try:
+            async for event in stream.events():
+                await watch.feed(event.message)
+        except Exception as error:
+            # Faust would start the agent again behind the record that broke it.
+            watch.failure = error
+            raise
+
+    app.agent(topic, name="opinions")(count)
+    return app
+
+
+def _ours(failure: BaseException) -> MillraceError:
+    if isinstance(failure, MillraceError):
+        return failure
+    return KafkaError(f"alerts stopped: {type(failure).__name__}: {failure}")
