@@ -1,0 +1,233 @@
+"""Where records come from: Kafka in batches, partitions coming and going as data.
+
+The one thing that cannot wait for the caller is a revocation: the broker holds the partitions until we have handed
+them over, inside the poll. It is passed to ``poll`` as a function.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Protocol
+
+import confluent_kafka
+import msgspec
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+
+from worker.clients import REQUEST_TIMEOUT_S, consumer_config, translate
+from worker.config import KafkaConfig
+
+Partition = tuple[str, int]
+Offsets = dict[Partition, int]
+"""Topic and partition to the next offset to read."""
+
+PREFETCH_KBYTES: Final = 16 * 1024
+"""What the client may hold of records that we have not asked for yet."""
+
+_log = logging.getLogger(__name__)
+_code = confluent_kafka.KafkaError
+# The client mends these by itself: a broker that is away comes back, a missed poll interval ends in a rejoin.
+_PASSING: Final = frozenset(
+    {_code._TRANSPORT, _code._ALL_BROKERS_DOWN, _code._TIMED_OUT, _code._RESOLVE, _code._MAX_POLL_EXCEEDED}
+)
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One Kafka record. ``topic`` is the cluster's name."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]] | None = None
+
+
+class Polled(msgspec.Struct):
+    """What one poll brought. ``commits`` are the answers to `Source.commit`: the offsets, and the error or None."""
+
+    records: list[Record] = []
+    assigned: list[Partition] = []
+    lost: list[Partition] = []
+    commits: list[tuple[Offsets, str | None]] = []
+
+
+class Source(Protocol):
+    """Records in, offsets out."""
+
+    def poll(self, max_records: int, timeout_s: float, hand_over: Callable[[list[Partition]], None]) -> Polled:
+        """At most ``max_records``, as soon as there is one. ``hand_over`` is called for partitions being revoked."""
+        ...
+
+    def pause(self) -> int:
+        """Fetch nothing more of any partition; how many were paused that were not before."""
+        ...
+
+    def resume(self) -> None:
+        """Fetch again."""
+        ...
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Begin to commit; a later poll brings the answer."""
+        ...
+
+    def commit_now(self, offsets: Mapping[Partition, int]) -> bool:
+        """Commit and wait. False where the group has moved on or the broker is away: others will read again."""
+        ...
+
+    def close(self) -> None:
+        """Leave the group."""
+        ...
+
+
+class KafkaSource:
+    """`Source` on confluent-kafka: batched consume, cooperative rebalancing, explicit start offsets.
+
+    Raises `OffsetLostError` when a partition's next offset is gone, `TopicError` for a topic that vanished,
+    `KafkaError` for what the client cannot mend by itself.
+    """
+
+    def __init__(self, config: KafkaConfig, topics: Iterable[str], group: str) -> None:
+        own: dict[str, Any] = {
+            "partition.assignment.strategy": "cooperative-sticky",
+            "queued.max.messages.kbytes": PREFETCH_KBYTES,
+            # An offset out of range must stop us; where nothing was committed, `_assigned` starts at the earliest.
+            "auto.offset.reset": "error",
+            "on_commit": self._commit_answered,
+        }
+        self._consumer = Consumer(consumer_config(config, group, **own))
+        self._polled = Polled()
+        self._hand_over: Callable[[list[Partition]], None] = _nothing
+        self._held: set[Partition] = set()
+        self._paused: set[Partition] = set()
+        self._moved_in_poll: set[Partition] = set()
+        self._stopped = False
+        self._consumer.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+
+    def poll(self, max_records: int, timeout_s: float, hand_over: Callable[[list[Partition]], None]) -> Polled:
+        self._polled, self._hand_over = Polled([], [], [], []), hand_over
+        self._moved_in_poll.clear()
+        try:
+            # consume() waits until it has all that it was asked for, so the first record is waited for alone.
+            messages = self._consumer.consume(max_records, 0)
+            if not messages and timeout_s > 0:
+                first = self._consumer.poll(timeout_s)
+                messages = [] if first is None else [first, *self._consumer.consume(max_records, 0)]
+        except KafkaException as error:
+            raise translate(error, doing="reading events") from error
+        self._polled.records = self._records(messages)
+        return self._polled
+
+    def pause(self) -> int:
+        fresh = self._held - self._paused
+        if fresh:
+            self._consumer.pause([TopicPartition(*partition) for partition in fresh])
+            self._paused |= fresh
+        return len(fresh)
+
+    def resume(self) -> None:
+        if self._paused:
+            self._consumer.resume([TopicPartition(*partition) for partition in self._paused])
+            self._paused.clear()
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        try:
+            self._consumer.commit(offsets=_positions(offsets), asynchronous=True)
+        except KafkaException as error:
+            self._polled.commits.append((dict(offsets), str(error)))
+
+    def commit_now(self, offsets: Mapping[Partition, int]) -> bool:
+        if not offsets:
+            return True
+        try:
+            self._consumer.commit(offsets=_positions(offsets), asynchronous=False)
+        except KafkaException as error:
+            _log.warning("commit refused, the next owner reads these events again: %s", error)
+            return False
+        return True
+
+    def close(self) -> None:
+        self._stopped = True
+        self._consumer.close()
+
+    def _records(self, messages: list[Any]) -> list[Record]:
+        records = []
+        for message in messages:
+            if message.error() is not None:
+                self._failed(message)
+                continue
+            records.append(
+                Record(
+                    message.topic(),
+                    message.partition(),
+                    message.offset(),
+                    message.timestamp()[1],
+                    message.key(),
+                    message.value(),
+                    message.headers(),
+                )
+            )
+        if self._moved_in_poll:
+            # Taken away and given back within one poll: what was fetched before may lie beyond where we start again.
+            records = [r for r in records if (r.topic, r.partition) not in self._moved_in_poll]
+            for partition in self._moved_in_poll:
+                self._consumer.seek(self._start([TopicPartition(*partition)])[0])
+        return records
+
+    def _failed(self, message: Any) -> None:
+        error = message.error()
+        if error.code() in _PASSING or error.retriable():
+            _log.warning("reading events: %s", error.str())
+            return
+        where = f"{message.topic()}/{message.partition()}" if message.topic() else "events"
+        raise translate(KafkaException(error), doing=f"reading {where}") from KafkaException(error)
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        consumer.incremental_assign(self._start(partitions))
+        fresh = [(p.topic, p.partition) for p in partitions]
+        self._held.update(fresh)
+        self._moved_in_poll.update(p for p in fresh if p in self._polled.lost)
+        self._polled.assigned += fresh
+
+    def _start(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        """Where to begin: the committed offset, else the earliest. Raises KafkaException when the broker is away."""
+        start = self._consumer.committed(partitions, timeout=REQUEST_TIMEOUT_S)
+        for position in start:
+            if position.error is not None:
+                raise KafkaException(position.error)
+            if position.offset < 0:
+                position.offset = OFFSET_BEGINNING
+        return start  # type: ignore[no-any-return]
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        gone = [(p.topic, p.partition) for p in partitions]
+        if not self._stopped:
+            self._hand_over(gone)
+        self._forget(gone)
+        consumer.incremental_unassign(partitions)
+
+    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        gone = [(p.topic, p.partition) for p in partitions]
+        _log.warning("assignment lost: %s", gone)
+        self._forget(gone)
+        consumer.incremental_unassign(partitions)
+
+    def _forget(self, gone: list[Partition]) -> None:
+        self._held.difference_update(gone)
+        self._paused.difference_update(gone)
+        self._polled.assigned = [p for p in self._polled.assigned if p not in gone]
+        self._polled.lost += gone
+
+    def _commit_answered(self, error: Any, partitions: list[TopicPartition]) -> None:
+        failed = error or next((p.error for p in partitions if p.error is not None), None)
+        offsets = {(p.topic, p.partition): p.offset for p in partitions}
+        self._polled.commits.append((offsets, None if failed is None else failed.str()))
+
+
+def _positions(offsets: Mapping[Partition, int]) -> list[TopicPartition]:
+    return [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+
+
+def _nothing(partitions: list[Partition]) -> None:
+    """Before the first poll there is nothing to hand over."""
