@@ -125,7 +125,7 @@ def _select(
 def _fit(x: Any, classes: npt.NDArray[np.int64], target: BagTarget, c: float) -> Any:
     """A linear machine whose columns are the target's classes, also when some of them are missing in these rows."""
     weights = "balanced" if target.balanced else None
-    machine = LinearSVC(C=c, class_weight=weights, tol=_TOLERANCE, max_iter=3000).fit(x, classes)
+    machine = LinearSVC(C=c, class_weight=weights, tol=_TOLERANCE, max_iter=3000, random_state=0).fit(x, classes)
     if target.columns == len(machine.intercept_) and (target.count == 2 or len(machine.classes_) == target.count):
         return machine
     coef, intercept = np.zeros((target.columns, x.shape[1])), np.full(target.columns, -1.0)

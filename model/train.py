@@ -53,6 +53,7 @@ def train(recipe_path: Path, data: Path, out: Path, *, minutes: float, resume: b
     """Train and export; the artifact's folder. ``minutes`` bounds the joint training. Raises ModelError."""
     run = Run(load_recipe(recipe_path), data, out, console)
     _prepare_out(out, resume)
+    torch.manual_seed(run.recipe.seed)  # the heads' first weights
     rows = read_corpus(run.recipe, data)
     encoder, codec, tokenizer_json = _body(run, rows)
     corpus = build_corpus(run.recipe, rows, codec)

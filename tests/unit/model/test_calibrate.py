@@ -1,0 +1,57 @@
+"""Temperature, threshold and vector space, each against what it must recover."""
+
+import numpy as np
+import pytest
+
+from model.calibrate import scope_threshold, softmax, temperature
+from model.space import fit_space
+
+rng = np.random.default_rng(5)
+
+
+def drawn(logits: np.ndarray) -> np.ndarray:
+    """Labels drawn from the softmax of logits."""
+    return (softmax(logits, 1.0).cumsum(1) > rng.random((len(logits), 1))).argmax(1)
+
+
+@pytest.mark.parametrize("true", [0.5, 1.0, 3.0])
+def test_temperature_recovers_the_true_one(true: float) -> None:
+    logits = rng.normal(size=(20_000, 5)) * 2
+    labels = drawn(logits)
+    assert temperature(logits * true, labels, np.ones_like(logits, bool)) == pytest.approx(true, rel=0.05)
+
+
+def test_temperature_of_two_class_rows_is_conditional() -> None:
+    logits = rng.normal(size=(20_000, 3)) * 2
+    allowed = np.array([[True, False, True]]).repeat(len(logits), 0)
+    labels = drawn(np.where(allowed, logits, -1e9))
+    assert temperature(logits * 2, labels, allowed) == pytest.approx(2, rel=0.05)
+
+
+def test_threshold_turns_away_the_stated_share() -> None:
+    probabilities = rng.dirichlet(np.ones(4), 5000)
+    threshold = scope_threshold(probabilities, 0.03)
+    assert (probabilities.max(1) < threshold).mean() == pytest.approx(0.03, abs=1e-3)
+
+
+def test_space_is_centred_and_keeps_the_main_directions() -> None:
+    rows = (rng.normal(size=(4000, 90)) * np.linspace(5, 0.1, 90) + 7).astype(np.float32)
+    mean, projection = fit_space(rows, body=80)
+    assert mean.shape == (90,)
+    assert projection.shape == (90, 64)
+    projected = (rows - mean) @ projection
+    np.testing.assert_allclose(projected.mean(0), 0, atol=1e-3)
+    covariance = np.cov(projected.T)
+    off = covariance - np.diag(np.diag(covariance))
+    assert np.abs(off).max() < 0.02 * covariance.max()
+    near = rows[0] + rng.normal(size=90).astype(np.float32) * 0.1
+    ours = (np.stack([rows[0], near, rows[1]]) - mean) @ projection
+    ours /= np.linalg.norm(ours, axis=1, keepdims=True)
+    assert ours[0] @ ours[1] > 0.9 > ours[0] @ ours[2]
+
+
+def test_space_of_few_rows_is_padded_with_zeros() -> None:
+    rows = rng.normal(size=(10, 20)).astype(np.float32)
+    _, projection = fit_space(rows, body=20)
+    assert np.isfinite(projection).all()
+    assert (projection[:, 20:] == 0).all()

@@ -1,0 +1,129 @@
+"""Figures against scikit-learn, and the rules of evaluation on a scorer whose answers are known."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import log_loss as sk_log_loss
+
+from model import metrics
+from model.errors import DataError
+from model.evaluate import evaluate, evaluate_files
+from model.scoring import Floats, Prepared
+
+rng = np.random.default_rng(3)
+
+
+def test_metrics_equal_scikit_learn() -> None:
+    truth, probabilities = rng.integers(0, 4, 500), rng.dirichlet(np.ones(4), 500)
+    guess = probabilities.argmax(1)
+    assert metrics.macro_f1(truth, guess, 4) == pytest.approx(f1_score(truth, guess, average="macro"))
+    assert metrics.log_loss(probabilities, truth) == pytest.approx(sk_log_loss(truth, probabilities))
+    scores, binary = rng.integers(0, 20, 300) / 20, rng.integers(0, 2, 300)  # with ties
+    assert metrics.auc(scores, binary) == pytest.approx(roc_auc_score(binary, scores))
+    assert np.isnan(metrics.auc(scores, np.ones(300)))
+
+
+def test_macro_f1_of_a_class_never_guessed_is_zero() -> None:
+    truth, guess = np.array([0, 0, 1]), np.array([0, 0, 0])
+    assert metrics.macro_f1(truth, guess, 3) == pytest.approx(f1_score(truth, guess, average="macro", zero_division=0))
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=100))
+def test_ece_is_bounded_and_zero_when_exact(pairs: list[tuple[float, bool]]) -> None:
+    confidence, right = np.array([c for c, _ in pairs]), np.array([r for _, r in pairs])
+    assert 0 <= metrics.ece(confidence, right) <= 1
+    assert metrics.ece(right.astype(float), right) == pytest.approx(0)
+
+
+def test_ece_of_one_bin() -> None:
+    assert metrics.ece(np.array([0.9, 0.9]), np.array([True, False]), bins=1) == pytest.approx(0.4)
+
+
+class KnownScorer:
+    """Answers with the probabilities spelt in the text: '0.1 0.2 0.7'."""
+
+    version, space, hidden = "known", "known", 3
+
+    def __init__(self, threshold: float | None = None) -> None:
+        self.labels = {
+            "sentiment": ["negative", "neutral", "positive"],
+            "intent.general": ["pay", "fly", "oos"],
+            "stars": ["1", "2", "3"],
+        }
+        self._threshold = threshold
+
+    def prepare(self, texts: Sequence[str]) -> list[Prepared]:
+        return [
+            Prepared(np.array([round(float(x) * 1000) for x in t.split()], np.int32), np.zeros(0, np.int32))
+            for t in texts
+        ]
+
+    def encode(self, prepared: Sequence[Prepared]) -> Floats:
+        return np.array([p.ids / 1000 for p in prepared], np.float32)
+
+    def classify(self, head: str, encoded: Floats) -> Floats:
+        assert head in self.labels
+        return encoded
+
+    def vectors(self, encoded: Floats) -> Floats:
+        return encoded
+
+    def threshold(self, head: str) -> float | None:
+        return self._threshold if head.startswith("intent") else None
+
+    def tensor(self, name: str) -> Floats:
+        raise KeyError(name)
+
+
+def test_a_file_of_two_classes_is_judged_on_two() -> None:
+    rows = [
+        {"text": "0.3 0.5 0.2", "sentiment": "negative"},
+        {"text": "0.1 0.8 0.102", "sentiment": "positive"},
+        {"text": "0.4 0.4 0.2", "sentiment": "positive"},
+        {"text": "0.5 0.0 0.5", "title": "", "sentiment": "negative"},
+    ]
+    figures = evaluate(KnownScorer(), "sentiment", rows)
+    assert figures["accuracy"] == 0.75
+    assert figures["n"] == 4
+    assert figures["auc"] == pytest.approx(roc_auc_score([0, 1, 1, 0], [0.4, 0.505, 1 / 3, 0.5]), abs=1e-5)
+    conditional = [[0.6, 0.4], [0.1 / 0.202, 0.102 / 0.202], [2 / 3, 1 / 3], [0.5, 0.5]]
+    assert figures["log_loss"] == pytest.approx(sk_log_loss([0, 1, 1, 0], conditional), abs=1e-4)
+
+
+def test_scope_is_judged_with_the_threshold() -> None:
+    rows = [
+        {"text": "0.9 0.1 0.0", "intent": "pay"},  # right and sure
+        {"text": "0.4 0.35 0.25", "intent": "pay"},  # right but turned away
+        {"text": "0.1 0.8 0.1", "intent": "pay"},  # wrong and sure
+        {"text": "0.4 0.3 0.3", "intent": "oos"},  # turned away by the threshold
+        {"text": "0.1 0.1 0.8", "intent": "oos"},  # by its own class
+        {"text": "0.7 0.2 0.1", "intent": "oos"},  # let in
+    ]
+    figures = evaluate(KnownScorer(threshold=0.5), "intent.general", rows)
+    assert figures["in_scope_accuracy"] == pytest.approx(1 / 3, abs=1e-5)
+    assert figures["oos_recall"] == pytest.approx(2 / 3, abs=1e-5)
+    assert "oos_recall" not in evaluate(KnownScorer(threshold=0.5), "intent.general", rows[:3])
+    assert "in_scope_accuracy" not in evaluate(KnownScorer(), "intent.general", rows)
+
+
+def test_stars_are_judged_by_their_expectation() -> None:
+    figures = evaluate(KnownScorer(), "stars", [{"text": "0.5 0.5 0.0", "stars": 2.0}, {"text": "0 0 1", "stars": 1}])
+    assert figures["mae"] == pytest.approx((0.5 + 2) / 2)
+
+
+def test_bad_requests_say_what_is_known(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="unknown task 'mood'"):
+        evaluate(KnownScorer(), "mood", [{"text": "1 0 0"}])
+    with pytest.raises(DataError, match="no head 'emotion'"):
+        evaluate(KnownScorer(), "emotion", [{"text": "1 0 0", "emotion": "happy"}])
+    with pytest.raises(DataError, match="label 'great' is unknown"):
+        evaluate(KnownScorer(), "sentiment", [{"text": "1 0 0", "sentiment": "great"}])
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "1 0 0", "sentiment": "negative"}\n{"text": "1 0 0"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: label field 'sentiment' is missing"):
+        evaluate_files(KnownScorer(), "sentiment", [path])
