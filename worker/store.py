@@ -27,7 +27,7 @@ from schemas.shards import shard_of
 from schemas.states import State, decode_fence, decode_state, encode_state
 from worker.breaker import Breaker
 from worker.config import Config, RedisConfig
-from worker.errors import ConfigError, FenceMovedError, StoreError
+from worker.errors import ConfigError, FenceMovedError, MillraceError, StoreError
 
 WRITE_TIMEOUT_S: Final = 5.0
 """Longest silence of Redis that the writer bears: its scripts are up to 2 MB, and it has no latency to keep."""
@@ -92,7 +92,7 @@ class StateStore:
     def load(self, kind: Kind, shard: int, expected: bytes, keys: Sequence[str]) -> list[State | None]:
         """States of the keys, None where absent or of another incarnation.
 
-        Raises `FenceMovedError` when the fence is not ``expected``; `StoreError` for a value that is no state.
+        Raises `FenceMovedError` when the fence is not ``expected``; `CorruptStateError` for a value that is no state.
         """
         states: list[State | None] = []
         incarnation = decode_fence(expected).incarnation
@@ -186,8 +186,10 @@ class StateStore:
 _REBUILD: Final = "Delete the shard's fence to have profiles rebuild the shard from features and folds"
 
 
-class CorruptStateError(StoreError):
-    """A value in Redis is not what was written there: waiting does not help, so profiles stops."""
+class CorruptStateError(MillraceError):
+    """A value in Redis is not what was written there: waiting does not help, so this is no `StoreError`."""
+
+    exit_code = StoreError.exit_code
 
 
 class StateReader:
