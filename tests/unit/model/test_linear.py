@@ -1,0 +1,83 @@
+"""The n-gram channel: what it computes, and that no row is judged by a machine that has seen it."""
+
+import numpy as np
+import torch
+
+from model.bag import GramBag, places
+from model.linear import BagTarget, fit_bag
+from model.scoring import Prepared
+
+BUCKETS, ROWS = 512, 600
+rng = np.random.default_rng(11)
+
+
+def text(grams: list[int]) -> Prepared:
+    """A text known by its n-grams alone; the ids make it distinct."""
+    return Prepared(np.array([2, *grams, 3], np.int32), np.unique(np.array(grams, np.int32)))
+
+
+def test_values_are_tf_idf_times_weights() -> None:
+    kept = np.zeros(BUCKETS, bool)
+    kept[[3, 10, 400]] = True
+    weight, idf = rng.normal(size=(3, 2)).astype(np.float32), np.array([1.0, 2.0, 3.0], np.float32)
+    scale, bias = np.array([2.0, 0.5], np.float32), np.array([0.1, -0.1], np.float32)
+    bag = GramBag.quantised(kept, weight, scale, bias, idf)
+    values = bag([text([3, 400, 7]), text([8]), text([10])]).numpy()
+    weighed = (weight[0] * 1 + weight[2] * 3) / np.sqrt(10) * scale + bias
+    np.testing.assert_allclose(values[0], weighed, atol=0.03)  # the int8 step
+    np.testing.assert_allclose(values[1], bias, atol=1e-6)  # nothing known: the bias alone
+    np.testing.assert_allclose(values[2], weight[1] * scale + bias, atol=0.03)
+
+
+def test_places_number_the_kept_buckets() -> None:
+    kept = rng.random(64) < 0.3
+    place = places(np.packbits(kept))
+    assert (place[~kept] == -1).all()
+    assert place[kept].tolist() == list(range(kept.sum()))
+
+
+def rows_of(noise: bool) -> tuple[list[Prepared], np.ndarray]:
+    """Texts whose class is told by bucket 1, 2 or 3 (or, with noise, by nothing)."""
+    labels = rng.integers(0, 3, ROWS)
+    told = rng.integers(0, 3, ROWS) if noise else labels
+    return [text([int(c) + 1, *rng.integers(10, BUCKETS, 5).tolist()]) for c in told], labels
+
+
+def guesses(noise: bool) -> float:
+    """Share of right out-of-fold guesses of a three-class target."""
+    prepared, labels = rows_of(noise)
+    target = BagTarget("mood", np.arange(ROWS), labels, 3)
+    fit = fit_bag(prepared, np.ones(ROWS, bool), [target], buckets=BUCKETS, keep=BUCKETS, folds=3, c=1.0)
+    assert fit.values.shape == (ROWS, 3)
+    if noise:
+        with torch.inference_mode():
+            in_fold = fit.bag(prepared).numpy()
+        assert (in_fold.argmax(1) == labels).mean() > 0.6
+    return float((fit.values.argmax(1) == labels).mean())
+
+
+def test_what_can_be_learned_is_learned_and_noise_is_not() -> None:
+    assert guesses(noise=False) > 0.95
+    assert guesses(noise=True) < 0.42  # in-fold, the five random buckets of a row would give far more
+
+
+def test_held_rows_and_strangers_get_the_whole_machines_values() -> None:
+    prepared, labels = rows_of(noise=False)
+    learn = np.arange(ROWS) % 4 != 0
+    own = np.arange(0, ROWS - 100)
+    target = BagTarget("mood", own, (labels[own] > 0).astype(np.int64), 2)
+    fit = fit_bag(prepared, learn, [target], buckets=BUCKETS, keep=256, folds=3, c=1.0)
+    assert fit.first_column == {"mood": 0}
+    untouched = ~learn
+    untouched[-100:] = True
+    with torch.inference_mode():
+        whole = fit.bag(prepared).numpy()
+    np.testing.assert_allclose(fit.values[untouched], whole[untouched], atol=0.06, rtol=0.06)
+    assert (np.sign(fit.values[:, 0]) == np.sign(labels - 0.5)).mean() > 0.95
+
+
+def test_a_class_missing_from_the_learning_rows_keeps_its_column() -> None:
+    prepared, labels = rows_of(noise=False)
+    target = BagTarget("mood", np.arange(ROWS), np.minimum(labels, 1), 3)
+    fit = fit_bag(prepared, np.ones(ROWS, bool), [target], buckets=BUCKETS, keep=256, folds=2, c=1.0)
+    assert (fit.values.argmax(1) != 2).all()
