@@ -116,7 +116,7 @@ def _report(
     differences: list[str] = []
     partitions = replicas = None
     if found is None:
-        differences.append("missing: run `millrace topics create`")
+        differences.append("missing")
     else:
         partitions = len(found.partitions)
         replicas = min((len(part.replicas) for part in found.partitions.values()), default=0)

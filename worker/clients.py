@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any, Final
 
 import confluent_kafka
@@ -29,6 +30,7 @@ _REFUSED = frozenset(
     | {_code.GROUP_AUTHORIZATION_FAILED, _code.CLUSTER_AUTHORIZATION_FAILED, _code._SSL}
     | {_code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED}
 )
+_NO_LEADER = frozenset({_code.NOT_LEADER_FOR_PARTITION, _code.LEADER_NOT_AVAILABLE, _code._UNKNOWN_PARTITION})
 _OFFSET_LOST = frozenset({_code.OFFSET_OUT_OF_RANGE, _code._AUTO_OFFSET_RESET})
 
 
@@ -86,6 +88,25 @@ def producer_config(kafka: KafkaConfig, **extra: Any) -> dict[str, Any]:
         "queue.buffering.max.kbytes": 256 * 1024,
     }
     return client_config(kafka, **{**own, **kafka.options, **extra})
+
+
+def watermarks(consumer: confluent_kafka.Consumer, part: confluent_kafka.TopicPartition) -> tuple[int, int]:
+    """First and next offset of a partition, asked of the broker. Raises librdkafka's exception.
+
+    A partition that is just being made or moved has no leader for a moment: asked again until the time-out.
+    """
+    deadline = time.monotonic() + REQUEST_TIMEOUT_S
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(part, timeout=REQUEST_TIMEOUT_S)
+        except confluent_kafka.KafkaException as error:
+            if (
+                not error.args[0].retriable() and error.args[0].code() not in _NO_LEADER
+            ) or time.monotonic() > deadline:
+                raise
+            consumer.poll(0.05)  # waits for new metadata rather than asking in a tight loop
+        else:
+            return low, high
 
 
 def translate(error: confluent_kafka.KafkaException | confluent_kafka.KafkaError, doing: str) -> KafkaError:
