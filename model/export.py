@@ -9,16 +9,17 @@ import torch
 
 from model.artifact import Artifact
 from model.calibrate import scope_threshold, softmax, temperature
+from model.card import render
 from model.corpus import Corpus, space_texts
-from model.data import fingerprint
+from model.data import fingerprint, read_labelled
 from model.encoder import chunks
-from model.evaluate import OUTSIDE, evaluate_files
+from model.evaluate import OUTSIDE, evaluate_files, evaluate_texts
 from model.golden import save_with_golden
 from model.network import Network
-from model.recipe import Recipe
-from model.scoring import Floats, Prepared, load_scorer
+from model.recipe import Recipe, Trial
+from model.scoring import Floats, Prepared, Scorer, load_scorer
 from model.space import fit_space
-from model.text import TextCodec
+from model.text import TextCodec, normalise
 from model.torch_scorer import tensors_from
 
 
@@ -62,11 +63,24 @@ def _with_metrics(recipe: Recipe, data: Path, folder: Path) -> Path:
     figures = []
     for trial in recipe.evaluation:
         path = data / trial.file
-        if path.exists():
-            figures.append(evaluate_files(scorer, trial.task, [path]) | {"files": {trial.file: fingerprint(path)}})
+        if not path.exists():
+            continue
+        files = {"files": {trial.file: fingerprint(path)}}
+        figures.append(evaluate_files(scorer, trial.task, [path]) | files)
+        if trial.without:
+            figures.append(_unseen(scorer, trial, data) | files | {"rows": "texts not in train"})
     artifact = Artifact.load(folder)
-    Artifact.save(folder, artifact.manifest | {"metrics": figures}, artifact.tensors, artifact.tokenizer_json)
+    done = Artifact.save(folder, artifact.manifest | {"metrics": figures}, artifact.tensors, artifact.tokenizer_json)
+    (folder / "README.md").write_text(render(recipe, done.manifest), encoding="utf-8")
     return folder
+
+
+def _unseen(scorer: Scorer, trial: Trial, data: Path) -> dict[str, Any]:
+    """Figures on the rows of a valid file whose text does not stand in the training file."""
+    known = {normalise(text, lower=True) for text in read_labelled([data / trial.without], trial.task)[0]}
+    pairs = zip(*read_labelled([data / trial.file], trial.task), strict=True)
+    rows = [(text, label) for text, label in pairs if normalise(text, lower=True) not in known]
+    return evaluate_texts(scorer, trial.task, [text for text, _ in rows], [label for _, label in rows])
 
 
 def _calibrated(

@@ -61,6 +61,7 @@ class Dataset:
     outside: dict[str, list[str]] = field(default_factory=dict)
     balance: float = 0.0
     weight: float = 1.0
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,13 @@ class SpaceTexts:
 
 @dataclass(frozen=True)
 class Trial:
-    """A valid file and the task it is measured on; a file that is not there is passed over."""
+    """A valid file and the task it is measured on; a file that is not there is passed over. With ``without``, there are
+    figures for the rows whose text that (training) file does not have, too. ``floor``: a figure to compare with."""
 
     task: str
     file: str
+    without: str = ""
+    floor: str = ""
 
 
 @dataclass(frozen=True)

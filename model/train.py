@@ -6,10 +6,10 @@ a run that was stopped goes on from there with ``--resume``.
 
 import argparse
 import json
+import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -242,9 +242,13 @@ def _loop(run: Run, trainer: Trainer, checkpoint: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; 0 when an artifact was written, 2 with a message when not."""
     parser = argparse.ArgumentParser(prog="python -m model.train", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--recipe", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data files that the recipe names")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the artifact")
+    root = Path(__file__).parents[1]
+    data = Path(os.environ.get("MILLRACE_DATA", root.parent / "shared" / "data"))
+    parser.add_argument("--recipe", type=Path, default=root / "model" / "starter.yaml")
+    parser.add_argument("--data", type=Path, default=data, help="folder of the data files that the recipe names")
+    parser.add_argument(
+        "--out", type=Path, default=root / ".millrace" / "starter", help="folder for checkpoints and artifact"
+    )
     parser.add_argument("--minutes", type=float, default=60.0, help="bound of the joint training")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
@@ -258,11 +262,6 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"[red]error:[/red] {error}", highlight=False, markup=True)
         return 2
     return 0
-
-
-def describe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data, for the manifest."""
-    return asdict(recipe)
 
 
 if __name__ == "__main__":
