@@ -100,9 +100,8 @@ def watermarks(consumer: confluent_kafka.Consumer, part: confluent_kafka.TopicPa
         try:
             low, high = consumer.get_watermark_offsets(part, timeout=REQUEST_TIMEOUT_S)
         except confluent_kafka.KafkaException as error:
-            if (
-                not error.args[0].retriable() and error.args[0].code() not in _NO_LEADER
-            ) or time.monotonic() > deadline:
+            passing = error.args[0].retriable() or error.args[0].code() in _NO_LEADER
+            if not passing or time.monotonic() > deadline:
                 raise
             consumer.poll(0.05)  # waits for new metadata rather than asking in a tight loop
         else:

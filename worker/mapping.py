@@ -79,6 +79,8 @@ class EventMapping:
         for field in [field for field, _ in (*own, *self._constants)]:
             if field not in fields:
                 raise InputError(f"{topic} has no field {field!r}; it has {', '.join(sorted(fields))}")
+        # What an event is about: a row that fills none of it belongs elsewhere, however well it fits the type.
+        self._content = fields - {"event_id", "event_time_ms", "user_id", "action", "experiment_id", "context"}
         known = [] if self._keep_row else [_rule(text, "preset") for text in PRESETS[preset]]
         self._rules = [*((field, source) for field, source in known if field in fields), *own]
 
@@ -90,6 +92,10 @@ class EventMapping:
             value = source(known)
             if value is not None:
                 event[field] = value
+        if not self._content & event.keys():
+            raise ValueError(
+                f"the row has none of {', '.join(sorted(self._content))} (does it belong to another topic?)"
+            )
         event.update(self._constants)
         encoded = msgspec.json.encode(event)
         checked: Any = self._decoder.decode(encoded)  # a ValidationError is a ValueError and names the field
