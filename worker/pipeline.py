@@ -72,7 +72,9 @@ class Pipeline:
         self._intake, self._batcher, self._emitter, self._folds = intake, batcher, emitter, folds
         self._config, self._metrics, self._clock, self._wall_ms = config, metrics, clock, wall_ms
         self._ledger: OffsetLedger[Outcome] = OffsetLedger()
-        self._latency = {lane: metrics.latency_seconds.labels(lane).observe for lane in LANES.values()}
+        self._latency: dict[str, Callable[[float], None]] = {
+            lane: metrics.latency_seconds.labels(lane).observe for lane in LANES.values()
+        }
         self._free_at_s = self._seal_at_s = self._polled_at_s = self._stepped_at_s = clock()
         self._more = self._paused = self._recommit = False
 
@@ -263,13 +265,13 @@ class Pipeline:
         self._metrics.cache_misses.inc(misses)
 
 
-def run(config: Config, stop: threading.Event) -> None:
-    """Score until ``stop`` is set, then finish what is in hand and leave the group.
+def run(config: Config, stop: threading.Event, registry: CollectorRegistry | None = None) -> None:
+    """Score until ``stop`` is set, then finish what is in hand and leave the group. Metrics go to ``registry``.
 
     Raises `TopicError` when topics are missing or the folds topics' partitions are not ``kafka.fold_shards``,
     `KafkaError`, `OffsetLostError`, `ModelLoadError`.
     """
-    registry = CollectorRegistry()
+    registry = registry or CollectorRegistry()
     metrics = WorkerMetrics(registry)
     check_topics(config.kafka)
     routing = load_routing()

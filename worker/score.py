@@ -7,12 +7,14 @@ batch is halved until the culprit is alone.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, cast
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from model.scoring import Floats, Scorer
 from model.state import States
@@ -193,11 +195,11 @@ class BatchScorer:
         seconds[0] += self._clock() - start
         vectors = self._scorer.vectors(rows)
         # Rows that are no numbers fill their slots too: their events fail below, but they are not kept for others.
-        good = np.isfinite(rows).all(axis=1) & np.isfinite(vectors).all(axis=1)
+        good = _finite(rows, vectors)
         for slot, row, vector in zip(todo, rows, vectors, strict=True):
             # Copies: a view would keep the whole batch's matrix alive as long as one text of it is cached.
             slot.row, slot.vector = row.copy(), vector.copy()
-        return [slot for slot, fine in zip(todo, good.tolist(), strict=True) if fine]
+        return [slot for slot, fine in zip(todo, good, strict=True) if fine]
 
     def _reviews(self, slots: list[Slot]) -> list[Result]:
         rows = np.stack([cast("Floats", slot.row) for slot in slots])
@@ -206,11 +208,11 @@ class BatchScorer:
         vectors = np.stack([cast("Floats", slot.vector) for slot in slots]).astype(np.float16)
         best = category.argmax(axis=1)
         confidence = _numbers(category[np.arange(len(best)), best])
-        good = np.isfinite(sentiment).all(axis=1) & np.isfinite(category).all(axis=1) & np.isfinite(vectors).all(axis=1)
+        good = _finite(sentiment, category, vectors)
         return [
             ReviewResult(p, self._categories[b], c, v) if fine else Failure(_NOT_A_NUMBER)
             for p, b, c, v, fine in zip(
-                _numbers(sentiment), best.tolist(), confidence, vectors, good.tolist(), strict=True
+                _numbers(sentiment), best.tolist(), confidence, vectors, good, strict=True
             )
         ]
 
@@ -223,7 +225,7 @@ class BatchScorer:
             probabilities = self._scorer.classify(head, rows)
             top = np.argsort(-probabilities, axis=1)[:, :TOP_INTENTS]
             values = _numbers(np.take_along_axis(probabilities, top, axis=1))
-            good = np.isfinite(probabilities).all(axis=1).tolist()
+            good = _finite(probabilities)
             found: list[Result] = []
             for i, (order, value) in enumerate(zip(top.tolist(), values, strict=True)):
                 intents = [(labels[k], p) for k, p in zip(order, value, strict=True)]
@@ -240,11 +242,11 @@ class BatchScorer:
             rows.add(n, unit)
         p_click, p_purchase = self._probabilities(fetched, rows)
         results = [_click_result(fetched, unit) for unit in units]
-        bad: set[int] = set()
+        bad = {n for n, result in enumerate(results) if result.vector is not None and not _finite(result.vector[None])[0]}
         for n, item, click, purchase in zip(
             rows.owner, rows.candidate, _numbers(p_click), _numbers(p_purchase), strict=True
         ):
-            if not (click == click and purchase == purchase):  # not a number is not equal to itself
+            if not (math.isfinite(click) and math.isfinite(purchase)):
                 bad.add(n)
             elif item is None:
                 results[n].p_click, results[n].p_purchase = click, purchase
@@ -254,7 +256,7 @@ class BatchScorer:
             if len(result.candidates) > 1:
                 result.candidates.sort(key=lambda candidate: -candidate.p_click)
         return [
-            Failure(_NOT_A_NUMBER) if n in bad or not _finite(result.vector) else result
+            Failure(_NOT_A_NUMBER) if n in bad else result
             for n, result in enumerate(results)
         ]
 
@@ -318,8 +320,12 @@ def _click_result(fetched: Fetched, unit: Unit) -> ClickResult:
     return ClickResult(None, None, "unavailable" if fetched.source == "unavailable" else "cold", None, [], vector)
 
 
-def _finite(vector: F16 | None) -> bool:
-    return vector is None or bool(np.isfinite(vector).all())
+def _finite(*columns: npt.NDArray[Any]) -> list[bool]:
+    """Of each row, whether all its numbers are numbers."""
+    good = np.isfinite(columns[0]).all(axis=1)
+    for column in columns[1:]:
+        good &= np.isfinite(column).all(axis=1)
+    return cast("list[bool]", good.tolist())
 
 
 def _numbers(values: Floats) -> Any:

@@ -99,7 +99,7 @@ class KafkaSink:
         self._producer.poll(timeout_s)
         while self._waiting and self._produce(*self._waiting[0]):
             self._waiting.popleft()
-        done = []
+        done: list[Offsets] = []
         while True:
             mark = self._marks[0]
             if mark.failure is not None:

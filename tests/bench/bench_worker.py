@@ -1,0 +1,224 @@
+"""How fast the worker is, and how much of the time its encoder runs.
+
+    python tests/bench/bench_worker.py [--quick] [--artifact starter] [--seconds N] [--profile]
+
+Three runs of the real worker on a preloaded in-process broker that lives in a process of its own, with an embedded
+Redis: the null model on the mixed stream (clicks, reviews, service messages; every output, opinion and fold is
+produced), and the artifact twice: on the same stream, and on unique texts only. Last line: one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import multiprocessing as mp
+import pstats
+import random
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from confluent_kafka import Consumer, Producer, TopicPartition
+from prometheus_client import CollectorRegistry
+
+from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE, INPUTS, TOPICS
+from worker.config import Config
+from worker.embedded import EmbeddedBroker, EmbeddedRedis, embedded_config
+from worker.pipeline import run
+
+MIX = {EVENTS_CLICK: 0.6, EVENTS_REVIEW: 0.2, EVENTS_SERVICE: 0.2}
+ITEMS, USERS = 2000, 5000
+TIMEOUT_S = 300.0
+
+ADJECTIVES = "red small quiet wooden heavy bright folding soft waterproof wireless classic compact".split()
+THINGS = "guitar kettle lamp tent keyboard jacket blender backpack speaker chair drill notebook".split()
+OPENINGS = (
+    "I bought this for my daughter and",
+    "After two weeks of daily use",
+    "Honestly,",
+    "The parcel came a day late, but",
+    "买了两个星期，",
+    "第二次购买了，",
+    "说实话，",
+)
+MIDDLES = (
+    "the sound is warmer than I expected and the strings stay in tune",
+    "the handle broke when I lifted it for the first time",
+    "it does what it should and nothing more",
+    "the colour looks nothing like the picture",
+    "包装很仔细，质量也对得起这个价格",
+    "屏幕有一道划痕，客服一直没有回复",
+    "用起来还可以，就是说明书看不懂",
+)
+ENDINGS = ("I would buy it again.", "Not worth the money.", "We will see how long it lasts.", "推荐购买。", "不会再买了。")
+ASKS = (
+    "where is my order",
+    "I want to cancel the order that I placed yesterday",
+    "how do I get my money back for",
+    "can I change the delivery address of",
+    "我的快递到哪里了，订单号",
+    "我想申请退款，订单号",
+    "怎么开发票，订单号",
+)
+
+
+def events(count: int, seed: int, unique: bool) -> Iterator[tuple[str, str, bytes]]:
+    """Topic, key and value of a mixed stream. Item texts are Zipf-distributed, or (``unique``) never repeat."""
+    rng = random.Random(seed)
+    zipf = np.random.default_rng(seed).zipf(1.2, count * 2)
+    now = int(time.time() * 1000)
+    topics = rng.choices(list(MIX), list(MIX.values()), k=count)
+    for n, topic in enumerate(topics):
+        user, item = f"u{zipf[2 * n] % USERS}", int(zipf[2 * n + 1] % ITEMS)
+        event: dict[str, Any] = {"event_id": f"e{n}", "event_time_ms": now - 1000 + n // 100, "user_id": user}
+        if topic == EVENTS_CLICK:
+            name = f"{ADJECTIVES[item % 12]} {THINGS[item // 12 % 12]} model {n if unique else item}"
+            event |= {"item_id": f"i{item}", "title": name, "clicked": rng.random() < 0.1}
+            event["context"] = {"price": round(rng.uniform(5, 500), 2), "position": rng.randrange(10)}
+        elif topic == EVENTS_REVIEW:
+            text = f"{rng.choice(OPENINGS)} {rng.choice(MIDDLES)}. No. {n}. {rng.choice(ENDINGS)}"
+            event |= {"text": text, "stars": rng.randrange(1, 6), "item_id": f"i{item}", "category": f"c{item % 10}"}
+        else:
+            event |= {"text": f"{rng.choice(ASKS)} {n}, {rng.choice(MIDDLES)}", "conversation_id": f"s{n}"}
+        yield topic, user, json.dumps(event, ensure_ascii=False).encode()
+
+
+def serve_broker(count: int, seed: int, unique: bool, pipe: Any) -> None:
+    """A preloaded broker, until the pipe says otherwise; in its own process, so that it has its own GIL."""
+    with EmbeddedBroker() as broker:
+        broker.create_topics(TOPICS)
+        producer = Producer({"bootstrap.servers": broker.bootstrap, "compression.type": "lz4", "linger.ms": 50})
+        for n, (topic, key, value) in enumerate(events(count, seed, unique)):
+            producer.produce(topic, value, key)
+            if n % 1000 == 0:
+                producer.poll(0)
+        producer.flush()
+        pipe.send((broker.bootstrap, _kept(broker.bootstrap)))
+        pipe.recv()
+
+
+def _kept(bootstrap: str) -> int:
+    """How many events the broker still has: a partition of it forgets beyond 5 MB or 100,000 records."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench-count"})
+    kept = 0
+    for topic in INPUTS:
+        for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+            kept += high - low
+    consumer.close()
+    return kept
+
+
+class Meter:
+    """Reads the worker's own metrics."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"millrace_worker_{name}", labels) or 0.0
+
+    def committed(self) -> float:
+        return sum(self.value("latency_seconds_count", lane=lane) for lane in ("click", "review", "service"))
+
+    def outputs(self) -> dict[str, int]:
+        return {topic: int(self.value("outputs_total", topic=topic)) for topic in TOPICS if not topic.startswith("f")}
+
+
+def measure(artifact: str, count: int, seconds: float, unique: bool = False, profile: bool = False) -> dict[str, Any]:
+    """Rate of committed events and share of wall time in the encoder, warm-up left out."""
+    here, there = mp.Pipe()
+    process = mp.Process(target=serve_broker, args=(count, 1, unique, there), daemon=True)
+    process.start()
+    bootstrap, kept = here.recv()
+    if kept != count:
+        raise RuntimeError(f"the broker kept {kept} of {count} events: preload fewer")
+    with EmbeddedRedis() as redis:
+        config = embedded_config(
+            bootstrap, redis, model={"artifact": artifact}, observe={"log_level": "warning"}
+        )
+        try:
+            return _measure(config, count, seconds, profile)
+        finally:
+            here.send("stop")
+            process.join(10)
+
+
+def _measure(config: Config, count: int, seconds: float, profile: bool) -> dict[str, Any]:
+    meter, stop, profiler = Meter(), threading.Event(), cProfile.Profile()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            if profile:
+                profiler.enable()
+            run(config, stop, meter.registry)
+        except BaseException as error:  # noqa: BLE001 raised again below
+            failures.append(error)
+        finally:
+            profiler.disable()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    deadline = time.monotonic() + TIMEOUT_S
+    warm = min(count * 0.1, 20_000)
+    start = end = None
+    while not failures and time.monotonic() < deadline:
+        now, done = time.monotonic(), meter.committed()
+        if start is None and done >= warm:
+            start = (now, done, meter.value("encoder_busy_seconds_total"), time.process_time())
+        if start is not None and (done >= count or now - start[0] >= seconds):
+            end = (now, done, meter.value("encoder_busy_seconds_total"), time.process_time())
+            break
+        stop.wait(0.01)
+    stop.set()
+    thread.join(60)
+    if failures:
+        raise failures[0]
+    if start is None or end is None:
+        raise RuntimeError(f"only {meter.committed():.0f} of {count} events were committed in {TIMEOUT_S:.0f} s")
+    if profile:
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(35)
+    wall = end[0] - start[0]
+    hits, misses = meter.value("cache_hits_total"), meter.value("cache_misses_total")
+    return {
+        "events_per_second": round((end[1] - start[1]) / wall, 1),
+        "encoder_busy": round((end[2] - start[2]) / wall, 3),
+        "cpu_cores": round((end[3] - start[3]) / wall, 2),
+        "seconds": round(wall, 2),
+        "cache_hit_share": round(hits / max(hits + misses, 1), 3),
+        "outputs": meter.outputs(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a run of about half a minute")
+    parser.add_argument("--artifact", default="starter", help="starter, a folder, or null")
+    parser.add_argument("--seconds", type=float, default=None, help="longest measured time of each run")
+    parser.add_argument("--profile", action="store_true", help="print where the main loop spends its time (slower)")
+    args = parser.parse_args()
+    mp.set_start_method("spawn")
+    seconds = args.seconds or (6.0 if args.quick else 20.0)
+    null = measure("null", 150_000 if args.quick else 400_000, seconds, profile=args.profile)
+    print("null model, mixed stream:", json.dumps(null))
+    result: dict[str, Any] = {"null_events_per_second": null["events_per_second"]}
+    if args.artifact != "null":
+        mixed = measure(args.artifact, 60_000, seconds, profile=args.profile)
+        print(f"{args.artifact}, mixed stream:", json.dumps(mixed))
+        unique = measure(args.artifact, 30_000, seconds, unique=True)
+        print(f"{args.artifact}, unique texts:", json.dumps(unique))
+        result |= {
+            "starter_events_per_second": mixed["events_per_second"],
+            "encoder_busy": mixed["encoder_busy"],
+            "unique_events_per_second": unique["events_per_second"],
+            "encoder_busy_unique": unique["encoder_busy"],
+        }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
