@@ -108,7 +108,13 @@ def _make_app(config: Config, watch: OpinionWatch, partitions: int) -> Any:
         autodiscover=False,
     )
     app.Table(TABLE, key_type=bytes, value_type=bytes, partitions=partitions)
-    topic = app.topic(kafka.topic(OPINIONS), key_type=bytes, value_type=bytes, acks=False, allow_empty=True)
+    topic = app.topic(
+        kafka.topic(OPINIONS),
+        key_serializer="raw",
+        value_serializer="raw",
+        acks=False,
+        allow_empty=True,
+    )
 
     async def count(stream: Any) -> None:
         try:

@@ -1,0 +1,135 @@
+"""The alerts role against the broker in the process: what it publishes, and what a restart changes: nothing."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from schemas.topics import ALERTS_OPINION, OPINIONS
+from tests.opinions import (
+    burst_on_lamp,
+    counted_to_the_end,
+    expected,
+    opinion,
+    plain,
+    produce,
+    published,
+    running,
+    stream,
+    wait_until,
+)
+from worker.admin import create_topics
+from worker.config import AlertsConfig, Config, KafkaConfig, ObserveConfig
+from worker.errors import TopicError
+
+
+@pytest.fixture
+def config(embedded_broker: str, tmp_path: Path) -> Config:
+    config = Config(
+        kafka=KafkaConfig(bootstrap=embedded_broker, embedded=True),
+        alerts=AlertsConfig(data_dir=str(tmp_path / "alerts")),
+        observe=ObserveConfig(log_level="warning"),
+    )
+    create_topics(config.kafka, contracts=[OPINIONS, ALERTS_OPINION])
+    return config
+
+
+def test_a_burst_opens_one_alert_which_resolves(config: Config) -> None:
+    produce(config, stream(60, 10, burst_on_lamp))
+    with running(config):
+        wait_until(lambda: counted_to_the_end(config), "all opinions counted")
+    alerts = plain(published(config))
+    assert alerts == plain(expected(config))
+    assert {alert.subject for alert in alerts} == {"item:lamp"}
+    statuses = [alert.status for alert in published(config)]
+    assert statuses[0] == "opened"
+    assert statuses[-1] == "resolved"
+    assert statuses.count("opened") == statuses.count("resolved") == 1
+    assert len({alert.alert_id for alert in alerts}) == 1
+
+
+def test_a_restart_in_the_burst_changes_nothing(config: Config) -> None:
+    opinions = stream(60, 10, burst_on_lamp)
+    middle = 43 * 10 * 3
+    produce(config, opinions[:middle])
+    with running(config):
+        wait_until(lambda: counted_to_the_end(config), "first half counted")
+    opened = published(config)
+    assert [alert.status for alert in opened][0] == "opened"
+    with running(config):
+        produce(config, opinions[middle:])
+        wait_until(lambda: counted_to_the_end(config), "second half counted")
+    assert published(config)[: len(opened)] == opened
+    assert plain(published(config)) == plain(expected(config))
+
+
+def test_opinions_written_twice_count_once(config: Config) -> None:
+    opinions = stream(60, 10, burst_on_lamp)
+    tail = opinions[-600:]
+    produce(config, opinions)
+    with running(config):
+        wait_until(lambda: counted_to_the_end(config), "all counted")
+        before = published(config)
+        # A worker that died before its commit writes the same opinions again.
+        produce(config, [*tail, *tail])
+        wait_until(lambda: counted_to_the_end(config), "repeats read")
+    assert published(config) == before
+
+
+def test_what_is_no_opinion_is_skipped_and_counted(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    from worker import alerts
+
+    seen: list[str] = []
+
+    class Recorder(alerts.Observer):
+        def __exit__(self, *error: object) -> None:
+            for path in ("/metrics", "/healthz"):
+                with urllib.request.urlopen(self.address + path, timeout=5) as answer:
+                    seen.append(answer.read().decode())
+            super().__exit__(*error)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(alerts, "Observer", Recorder)
+    opinions = stream(60, 10, burst_on_lamp)
+    producer = Producer({"bootstrap.servers": config.kafka.bootstrap, "log_level": 0})
+    bad = [b"", b"\xff\xfe", b"[]", b'{"subject": 3}', b"null"]
+    future = opinion("item:lamp", 4_000_000_000_000, 1.0, 10**9)
+    for value in bad:
+        producer.produce(config.kafka.topic(OPINIONS), value, key="item:lamp")
+    producer.produce(config.kafka.topic(OPINIONS), None, key="item:lamp")
+    assert producer.flush(10) == 0
+    produce(config, [future, *opinions])
+    with running(config):
+        wait_until(lambda: counted_to_the_end(config), "all read")
+    assert [alert.status for alert in published(config)][-1] == "resolved"
+    metrics, health = seen
+    assert f'millrace_alerts_skipped_total{{reason="malformed"}} {len(bad) + 2:.1f}' in metrics
+    assert f"millrace_alerts_opinions_total {len(opinions):.1f}" in metrics
+    assert 'millrace_alerts_alerts_total{status="opened"} 1.0' in metrics
+    details = json.loads(health)
+    assert details["status"] == "ok"
+    assert details["subjects"] == 3
+
+
+def test_a_missing_topic_is_said_at_once(embedded_broker: str, tmp_path: Path) -> None:
+    config = Config(
+        kafka=KafkaConfig(bootstrap=embedded_broker, embedded=True),
+        alerts=AlertsConfig(data_dir=str(tmp_path)),
+    )
+    with pytest.raises(TopicError, match="millrace topics create"), running(config):
+        pass
+
+
+def test_nothing_is_written_into_the_current_folder(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    produce(config, stream(3, 2, burst_on_lamp))
+    with running(config):
+        wait_until(lambda: counted_to_the_end(config), "all counted")
+    assert list(here.iterdir()) == []
