@@ -1,0 +1,131 @@
+"""Events, scores, dead letters and topics: what is written as JSON is read back, and the tables hold together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas import dead, topics
+from schemas.dead import DeadLetter
+from schemas.events import Candidate, ClickEvent, ReviewEvent, ServiceEvent
+from schemas.redis_keys import fence_key, state_key
+from schemas.scores import CtrScore, RankedCandidate, SentimentScore, SourcePosition
+from schemas.topics import TOPICS
+
+WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+TIMES = st.integers(0, 2**53)
+SHARE = st.floats(0, 1)
+MAYBE_ID = st.none() | WORDS
+
+CLICKS = st.builds(
+    ClickEvent,
+    event_id=WORDS,
+    event_time_ms=TIMES,
+    action=st.sampled_from(["impression", "click", "cart", "favourite", "share", "purchase", "search"]),
+    user_id=MAYBE_ID,
+    item_id=MAYBE_ID,
+    title=WORDS,
+    impression_id=MAYBE_ID,
+    clicked=st.none() | st.booleans(),
+    candidates=st.lists(st.builds(Candidate, item_id=WORDS, title=WORDS), max_size=3),
+    context=st.dictionaries(WORDS, st.floats(allow_nan=False, allow_infinity=False) | WORDS, max_size=3),
+)
+REVIEWS = st.builds(
+    ReviewEvent,
+    event_id=WORDS,
+    event_time_ms=TIMES,
+    text=WORDS,
+    stars=st.none() | st.floats(0, 5),
+    topics=st.just(["a"]),
+)
+MESSAGES = st.builds(ServiceEvent, event_id=WORDS, event_time_ms=TIMES, text=WORDS, channel=MAYBE_ID)
+POSITIONS = st.builds(SourcePosition, topic=WORDS, partition=st.integers(0, 99), offset=st.integers(0, 2**62))
+COMMON: dict[str, Any] = {
+    "output_id": WORDS,
+    "event_id": WORDS,
+    "source": POSITIONS,
+    "model_version": WORDS,
+    "event_time_ms": TIMES,
+    "process_time_ms": TIMES,
+    "user_id": MAYBE_ID,
+}
+CTR = st.builds(
+    CtrScore,
+    **COMMON,
+    p_click=st.none() | SHARE,
+    state=st.sampled_from(["known", "cold", "unavailable", "none"]),
+    candidates=st.lists(st.builds(RankedCandidate, item_id=WORDS, p_click=SHARE, p_purchase=SHARE), max_size=3),
+)
+SENTIMENT = st.builds(
+    SentimentScore,
+    **COMMON,
+    sentiment=st.sampled_from(["negative", "neutral", "positive"]),
+    p_negative=SHARE,
+    p_neutral=SHARE,
+    p_positive=SHARE,
+    polarity=st.floats(-1, 1),
+    category=WORDS,
+    category_confidence=SHARE,
+)
+
+
+@given(CLICKS | REVIEWS | MESSAGES | CTR | SENTIMENT)
+def test_json_round_trips(value: msgspec.Struct) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(value), type=type(value)) == value
+
+
+def test_unknown_outcome_is_not_no() -> None:
+    event = msgspec.json.decode(b'{"event_id": "c", "event_time_ms": 1}', type=ClickEvent)
+    assert event.clicked is None
+    assert event.action == "impression"
+
+
+def test_an_output_id_names_its_source_and_kind() -> None:
+    position = SourcePosition("events.click", 3, 14)
+    assert position.output_id("ctr") == "events.click/3/14#ctr"
+
+
+@given(POSITIONS, st.none() | st.binary(max_size=20), st.none() | st.binary(max_size=20), st.text(max_size=2000))
+def test_a_dead_letter_tells_why_and_whence(
+    source: SourcePosition, key: bytes | None, value: bytes | None, detail: str
+) -> None:
+    letter = DeadLetter(stage="decode", reason="not_json", detail=detail, source=source, key=key, value=value)
+    headers = dict(letter.headers())
+    assert headers[dead.HEADER_REASON] == b"not_json"
+    assert headers[dead.HEADER_DETAIL].decode() == detail[: dead.MAX_DETAIL_CHARS]
+    assert int(headers[dead.HEADER_OFFSET]) == source.offset
+    assert headers.get(dead.HEADER_KEY) == key
+    assert (dead.HEADER_NULL in headers) == (value is None)
+    assert letter.record_key() == f"{source.topic}/{source.partition}/{source.offset}".encode()
+
+
+def test_the_state_of_a_shard_and_its_fence_share_a_slot_and_spaces_share_nothing() -> None:
+    assert state_key("s1", "user", 17, "alice") == "s1:user:{u17}:alice"
+    assert fence_key("s1", "user", 17) == "s1:fence:{u17}"
+    assert fence_key("s1", "item", 17) == "s1:fence:{i17}"
+    assert fence_key("s2", "user", 17) != fence_key("s1", "user", 17)
+
+
+def test_the_table_of_topics_holds_together() -> None:
+    assert all(name == topic.name for name, topic in TOPICS.items())
+    sharded = [TOPICS[name] for name in (*topics.FOLDS.values(), *topics.FEATURES.values())]
+    assert {topic.partitions for topic in sharded} == {topics.FOLD_SHARDS}
+    assert {name for name, topic in TOPICS.items() if topic.compacted} == {
+        "features.user",
+        "features.item",
+        "events.dead",
+    }
+    largest_input = max(TOPICS[name].max_message_bytes for name in topics.INPUTS)
+    assert TOPICS["events.dead"].max_message_bytes >= largest_input + topics.HEADROOM_BYTES
+
+
+@pytest.mark.parametrize(("copies", "in_sync"), [(1, "1"), (2, "1"), (3, "2"), (5, "2")])
+def test_a_topic_can_lose_one_copy_and_still_be_written(copies: int, in_sync: str) -> None:
+    for topic in TOPICS.values():
+        config = topic.config(copies)
+        assert config["min.insync.replicas"] == in_sync
+        assert ("retention.ms" in config) == (not topic.compacted)
