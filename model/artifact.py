@@ -38,7 +38,20 @@ _REQUIRED = (
 )
 _ADVICE = "fetch the artifact folder again (git checkout or the release it came from)"
 
+STARTER = Path(__file__).with_name("starter")
+
 Tensors = dict[str, npt.NDArray[Any]]
+
+
+def resolve(name: str | Path) -> Path:
+    """The folder of a configured artifact: ``starter`` is the one in the package, anything else a path.
+
+    Raises ArtifactError when there is no such folder.
+    """
+    folder = STARTER if str(name) == "starter" else Path(name).expanduser()
+    if not folder.is_dir():
+        raise ArtifactError(f"there is no artifact folder {folder}; give `starter` or the folder of an artifact")
+    return folder
 
 
 class Artifact:

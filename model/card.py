@@ -8,7 +8,7 @@ from model.recipe import Recipe
 _INTRO = """# Model card: {version}
 
 A small bilingual (Chinese, English) multi-task text model for an online shop: one encoder, {heads} heads. `make
-starter` makes it from `model/starter.yaml`; format and checks are described in `model/artifact.py`. Vector space `{space}`.
+starter` makes it from `model/starter.yaml`; `model/artifact.py` describes format and checks. Vector space `{space}`.
 
 | part | what it is |
 | --- | --- |

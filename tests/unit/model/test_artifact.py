@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model.artifact import MANIFEST, TOKENIZER, WEIGHTS, Artifact
+from model.artifact import MANIFEST, STARTER, TOKENIZER, WEIGHTS, Artifact, resolve
 from model.errors import ArtifactError
 from model.golden import verify
 from model.scoring import load_scorer
@@ -139,6 +139,13 @@ def test_the_space_follows_mean_and_projection(tiny: Path, tmp_path: Path) -> No
     moved = artifact.tensors | {"space.mean": artifact.tensors["space.mean"] + 1}
     other = Artifact.save(tmp_path / "moved", artifact.manifest, moved, artifact.tokenizer_json)
     assert other.manifest["space"] != artifact.manifest["space"]
+
+
+def test_names_resolve_to_folders(tiny: Path) -> None:
+    assert resolve(str(tiny)) == tiny
+    assert STARTER.name == "starter"
+    with pytest.raises(ArtifactError, match="nowhere"):
+        resolve("nowhere")
 
 
 def test_an_absent_device_is_named(tiny: Path) -> None:
