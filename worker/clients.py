@@ -66,6 +66,10 @@ def consumer_config(kafka: KafkaConfig, group: str, **extra: Any) -> dict[str, A
         "isolation.level": "read_committed",
         "allow.auto.create.topics": False,
         "enable.partition.eof": False,
+        # A killed member's partitions wait this long for another: its readers' stall after kill -9. The client's
+        # own thread sends the heartbeats, so a long batch on the device does not cost the membership.
+        "session.timeout.ms": 10_000,
+        "heartbeat.interval.ms": 2_000,
     }
     return client_config(kafka, **{**own, **kafka.options, **extra})
 

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import redis
 import yaml
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from schemas.folds import decode_block
 from schemas.redis_keys import state_key
@@ -30,6 +31,7 @@ from schemas.states import decode_state
 MILLRACE = (sys.executable, "-m", "worker.cli")
 SCORES = ("scores.ctr", "scores.sentiment", "scores.intent")
 DEADLINE_S = 240.0
+_PASSING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
 
 
 def write_config(folder: Path, **sections: dict[str, Any]) -> Path:
@@ -47,12 +49,14 @@ def millrace(*arguments: str, timeout_s: float = 300.0) -> str:
 
 
 class Role:
-    """A role as a process of its own, whose log is shown when it dies unasked."""
+    """A role, or a long command, as a process of its own, whose log is shown when it dies unasked."""
 
-    def __init__(self, name: str, config: Path) -> None:
+    def __init__(self, name: str, config: Path, *arguments: str) -> None:
         self.name, self.log = name, config.parent / f"{name}-{uuid.uuid4().hex[:6]}.log"
         with self.log.open("wb") as out:
-            self.process = subprocess.Popen([*MILLRACE, name, "--config", str(config)], stdout=out, stderr=out)
+            self.process = subprocess.Popen(
+                [*MILLRACE, name, *arguments, "--config", str(config)], stdout=out, stderr=out
+            )
 
     def kill(self) -> None:
         """kill -9: nothing is flushed, committed or handed over."""
@@ -62,12 +66,16 @@ class Role:
     def stop(self) -> None:
         """SIGTERM and a clean end."""
         self.process.terminate()
-        code = self.process.wait(60)
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait for a clean end."""
+        code = self.process.wait(300)
         assert code == 0, f"{self.name} ended with {code}:\n{self.tail()}"
 
     def check(self) -> None:
-        """Fail when the role has died."""
-        assert self.process.poll() is None, f"{self.name} died with {self.process.returncode}:\n{self.tail()}"
+        """Fail when the role has died, or a bounded command has failed."""
+        assert self.process.poll() in (None, 0), f"{self.name} died with {self.process.returncode}:\n{self.tail()}"
 
     def tail(self) -> str:
         """The end of the role's log."""
@@ -88,18 +96,29 @@ def consumer(bootstrap: str) -> Consumer:
     )
 
 
-def partitions_of(reader: Consumer, topic: str) -> list[TopicPartition]:
-    """Every partition of a topic, from its beginning."""
-    metadata = reader.list_topics(topic, timeout=20).topics[topic]
-    return [TopicPartition(topic, partition, 0) for partition in metadata.partitions]
+def ends_of(bootstrap: str, topic: str) -> dict[int, int]:
+    """The end of every partition of a topic. A topic just made may have no leader for a moment: asked again."""
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            partitions = client.list_topics(topic, timeout=20).topics[topic].partitions
+            asked = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions}
+            found = client.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=20)
+            return {part.partition: future.result(30).offset for part, future in found.items()}
+        except KafkaException as error:
+            # Admin results carry no retriable flag of their own.
+            if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def read_all(bootstrap: str, topic: str) -> Iterator[Message]:
     """Every record of a topic up to the end it had when asked."""
     reader = consumer(bootstrap)
     try:
-        parts = partitions_of(reader, topic)
-        ends = {part.partition: reader.get_watermark_offsets(part, timeout=20)[1] for part in parts}
+        ends = ends_of(bootstrap, topic)
+        parts = [TopicPartition(topic, partition, 0) for partition in ends]
         reader.assign(parts)
         deadline = time.monotonic() + 60
         while any(_position(reader, part) < ends[part.partition] for part in parts):
@@ -116,12 +135,8 @@ def _position(reader: Consumer, part: TopicPartition) -> int:
 
 
 def count(bootstrap: str, topic: str) -> int:
-    """How many records a topic without compaction holds."""
-    reader = consumer(bootstrap)
-    try:
-        return sum(reader.get_watermark_offsets(part, timeout=20)[1] for part in partitions_of(reader, topic))
-    finally:
-        reader.close()
+    """How many records a topic without compaction or transactions holds."""
+    return sum(ends_of(bootstrap, topic).values())
 
 
 def wait_until_committed(bootstrap: str, group: str, topics: list[str], roles: list[Role]) -> None:
@@ -130,8 +145,8 @@ def wait_until_committed(bootstrap: str, group: str, topics: list[str], roles: l
     reader = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False})
     try:
         while True:
-            parts = [part for topic in topics for part in partitions_of(reader, topic)]
-            ends = [reader.get_watermark_offsets(part, timeout=20)[1] for part in parts]
+            known = {(topic, p): end for topic in topics for p, end in ends_of(bootstrap, topic).items()}
+            parts, ends = [TopicPartition(*part) for part in known], list(known.values())
             committed = [max(0, part.offset) for part in reader.committed(parts, timeout=20)]
             if committed == ends:
                 return

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -20,7 +19,6 @@ import pytest
 from schemas.topics import FOLDS, INPUTS
 from tests.real.proof import (
     DEADLINE_S,
-    MILLRACE,
     SCORES,
     Role,
     count,
@@ -59,9 +57,9 @@ class Cluster:
         """The cluster's name of a topic of the contract."""
         return self.config.kafka.topic(name)
 
-    def start(self, name: str) -> Role:
-        """Start a role."""
-        role = Role(name, self.path)
+    def start(self, name: str, *arguments: str) -> Role:
+        """Start a role, or a command that runs beside them."""
+        role = Role(name, self.path, *arguments)
         self.roles.append(role)
         return role
 
@@ -179,11 +177,7 @@ def test_kill_9_of_worker_and_profiles_loses_nothing(cluster: Cluster, data_dir:
     events = sum(len(cut(data_dir / f"{name}.jsonl.gz", file, None)) for name, file in files.items())
     worker, profiles = cluster.start("worker"), cluster.start("profiles")
     replays = [
-        subprocess.Popen(
-            [*MILLRACE, "replay", str(file), "--topic", FILES[name], "--config", str(cluster.path), "--rate", "600"],
-            stderr=subprocess.DEVNULL,
-        )
-        for name, file in files.items()
+        cluster.start("replay", str(file), "--topic", FILES[name], "--rate", "600") for name, file in files.items()
     ]
     for share in (0.2, 0.5):
         cluster.wait_for_scores(int(share * events))
@@ -195,7 +189,7 @@ def test_kill_9_of_worker_and_profiles_loses_nothing(cluster: Cluster, data_dir:
         cluster.roles.remove(profiles)
         profiles = cluster.start("profiles")
     for replay in replays:
-        assert replay.wait(300) == 0
+        replay.wait()
     cluster.settle(events)
     worker.stop()
     profiles.stop()
