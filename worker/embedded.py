@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self
@@ -114,7 +115,7 @@ class EmbeddedRedis:
 
     def _start(self) -> bool:
         """Whether a server of ours answers now."""
-        port = _free_port()
+        (port,) = free_ports(1)
         options = {
             "port": str(port),
             "bind": "127.0.0.1",
@@ -191,8 +192,10 @@ def embedded_config(
         raise ConfigError(f"configuration: {error}") from error
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[int]:
+    """Different TCP ports on loopback that nobody listens on now. Another process may take one before its use."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

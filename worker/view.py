@@ -1,0 +1,295 @@
+"""The demo on the screen: rates, latencies, lanes, samples, opinion and features, from 80x24 up.
+
+Where the output is no terminal it is one plain line every few seconds. Texts are shown here, and only here, because
+the simulated shop has made them up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from schemas.scores import CtrScore, IntentScore, SentimentScore
+from schemas.topics import (
+    EVENTS_CLICK,
+    EVENTS_REVIEW,
+    EVENTS_SERVICE,
+    FEATURES_USER,
+    SCORES_CTR,
+    SCORES_INTENT,
+    SCORES_SENTIMENT,
+)
+from worker.catalogue import Catalogue
+from worker.demo_meter import Meter, Sample
+from worker.demo_roles import Scraper
+
+REFRESH_S: Final = 0.25
+SAMPLE_EVERY_S: Final = 1.2
+PLAIN_EVERY_S: Final = 5.0
+STREAMS: Final = (
+    ("clicks", "click", EVENTS_CLICK, SCORES_CTR),
+    ("reviews", "review", EVENTS_REVIEW, SCORES_SENTIMENT),
+    ("service", "service", EVENTS_SERVICE, SCORES_INTENT),
+)
+# Lines that are there whatever the height: head, streams, machine, four rules, features.
+_FIXED_LINES: Final = 14
+_MOODS: Final = {"negative": "red", "neutral": "yellow", "positive": "green"}
+_LEVELS: Final = "▁▂▃▄▅▆▇█"
+
+
+class View:
+    """Shows what meter and scraper know. ``quiet`` keeps standard output free: all goes to standard error."""
+
+    def __init__(self, meter: Meter, scraper: Scraper, catalogue: Catalogue, artifact: str, *, quiet: bool) -> None:
+        self._meter, self._scraper = meter, scraper
+        self._artifact = artifact
+        self._titles = {item.item_id: item.titles["zh"] for item in catalogue.items}
+        self._english = {item.category: item.category_en for item in catalogue.items}
+        self._console = Console(stderr=quiet)
+        self._live: Live | None = None
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, screen=True, auto_refresh=False, vertical_overflow="crop")
+        self._shown: dict[str, deque[Sample]] = {topic: deque(maxlen=6) for _, _, _, topic in STREAMS}
+        self._began_s = self._refreshed_s = self._sampled_s = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the screen back."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def refresh(self, phase: str) -> None:
+        """Draw what is known now; cheap when the last drawing is recent."""
+        now = time.monotonic()
+        if now - self._refreshed_s < (PLAIN_EVERY_S if self._live is None else REFRESH_S):
+            return
+        self._refreshed_s = now
+        if self._live is None:
+            self._console.print(self.line(phase, now), highlight=False, soft_wrap=True)
+            return
+        if now - self._sampled_s > SAMPLE_EVERY_S:
+            self._sampled_s = now
+            self._take_samples()
+        size = self._console.size
+        self._live.update(self.screen(phase, now, size.height), refresh=True)
+
+    def line(self, phase: str, now: float) -> str:
+        """All in one line, for logs and pipes."""
+        meter, latency = self._meter, self._meter.latency_ms()
+        scored = sum(meter.outputs[scores] for _, _, _, scores in STREAMS)
+        rate = sum(meter.rate(events, now) for _, _, events, _ in STREAMS)
+        return (
+            f"{now - self._began_s:4.0f} s  {phase}: {meter.events_in.total()} events ({rate:.0f}/s), {scored} scores;"
+            f" {meter.dead_letters} dead, {meter.waiting} waiting; latency p50 {latency['p50']:.0f} p99"
+            f" {latency['p99']:.0f} ms; encoder busy {_percent(self._busy())}, cache hits {_percent(self._hits())};"
+            f" {len(meter.opened)} alerts"
+        )
+
+    def screen(self, phase: str, now: float, height: int) -> RenderableType:
+        """The whole screen, for a terminal of so many lines."""
+        room = max(6, height - _FIXED_LINES)
+        opinions = max(2, room * 2 // 5)
+        samples = max(1, (room - opinions) // len(STREAMS))
+        return Group(
+            self._head(phase, now),
+            self._streams(now),
+            self._machine(),
+            Rule("latest scores", style="dim", align="left"),
+            self._samples(samples),
+            Rule(f"opinion, the last {5} minutes of event time", style="dim", align="left"),
+            self._opinion(opinions),
+            Rule("user state", style="dim", align="left"),
+            self._features(now),
+        )
+
+    def _head(self, phase: str, now: float) -> RenderableType:
+        clock = datetime.fromtimestamp(self._meter.event_time_ms / 1000, UTC).strftime("%d %b %H:%M:%S")
+        head = Table.grid(expand=True)
+        head.add_column(no_wrap=True)
+        head.add_column(justify="right", no_wrap=True)
+        head.add_row(
+            Text.assemble(("Millrace ", "bold cyan"), "three streams, one encoder pass, three answers"),
+            Text(f"{phase}, {now - self._began_s:.0f} s", "bold"),
+        )
+        head.add_row(
+            Text(f"simulated shop > Kafka > worker, profiles, alerts > Kafka, Redis   model {self._artifact}", "dim"),
+            Text(f"shop time {clock}", "dim"),
+        )
+        return head
+
+    def _streams(self, now: float) -> RenderableType:
+        table = Table(box=None, expand=True, padding=(0, 1), header_style="dim", pad_edge=False)
+        table.add_column("stream")
+        for name in ("in/s", "scores/s", "scores", "p50 ms", "p99 ms", "queue", "as meant"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for name, lane, events, scores in STREAMS:
+            latency = self._meter.latency_ms(scores)
+            queue = self._scraper.value("worker", f"millrace_worker_queue_tokens{{lane={lane}}}")
+            agreed = self._meter.agreement[scores]
+            table.add_row(
+                Text(f"{name} > {scores}", "bold"),
+                f"{self._meter.rate(events, now):.1f}",
+                f"{self._meter.rate(scores, now):.1f}",
+                str(self._meter.outputs[scores]),
+                f"{latency['p50']:.0f}",
+                f"{latency['p99']:.0f}",
+                "-" if queue is None else f"{queue:.0f} tok",
+                _percent(sum(agreed) / len(agreed) if agreed else None),
+            )
+        return table
+
+    def _machine(self) -> RenderableType:
+        scraper, meter = self._scraper, self._meter
+        batches = scraper.per_second("worker", "millrace_worker_encode_seconds_count")
+        folds = [scraper.per_second("profiles", f"millrace_profiles_folds_total{{kind={kind}}}") for kind in _KINDS]
+        facts = (
+            ("encoder busy", _percent(self._busy())),
+            ("batches/s", _number(batches)),
+            ("cache hits", _percent(self._hits())),
+            ("folds/s", _number(sum(fold or 0.0 for fold in folds) if any(folds) else None)),
+            ("Redis keys", "-" if scraper.redis_keys is None else str(scraper.redis_keys)),
+            ("dead letters", str(meter.dead_letters)),
+            ("waiting", str(meter.waiting)),
+        )
+        text = Text(no_wrap=True, overflow="ellipsis")
+        for name, value in facts:
+            text.append(f"{name} ", "dim").append(value, "bold").append("  ")
+        return text
+
+    def _samples(self, count: int) -> RenderableType:
+        table = Table.grid(expand=True, padding=(0, 1))
+        table.add_column(width=25, no_wrap=True, overflow="ellipsis")
+        table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+        for _, _, _, topic in STREAMS:
+            rows = list(self._shown[topic])[-count:]
+            for sample in rows:
+                table.add_row(*_told(sample))
+            for _ in range(count - len(rows)):
+                table.add_row("", "")
+        return table
+
+    def _opinion(self, count: int) -> RenderableType:
+        table = Table.grid(expand=True, padding=(0, 1))
+        table.add_column(width=20, no_wrap=True)
+        table.add_column(width=5, justify="right")
+        table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+        table.add_column(no_wrap=True)
+        flags = {alert.subject: alert for alert in self._meter.alerts.values()}
+        rows = self._meter.negative_shares()
+        # What has an alert stays in sight, however many subjects are worse by chance.
+        rows.sort(key=lambda row: flags[row[0]].status != "resolved" if row[0] in flags else False, reverse=True)
+        for subject, share, opinions in rows[:count]:
+            alert = flags.get(subject)
+            colour = "red" if share > 0.4 else "yellow" if share > 0.2 else "green"
+            flag = Text("")
+            if alert is not None:
+                style = "dim" if alert.status == "resolved" else "bold white on red"
+                flag = Text(f" {alert.severity} {alert.status} ", style)
+            bar = Text("█" * round(share * 20), colour).append("░" * (20 - round(share * 20)), "dim")
+            table.add_row(bar, f"{share:.0%}", f"{self._named(subject)}  ({opinions} reviews)", flag)
+        for _ in range(count - len(rows)):
+            table.add_row("", "", "", "")
+        return table
+
+    def _features(self, now: float) -> RenderableType:
+        state, rate = self._meter.state, self._meter.rate(FEATURES_USER, now)
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append("features.user ", "bold").append(f"{rate:.1f} updates/s", "dim")
+        if state is not None:
+            shown, clicked, purchased = state.counts[-1]
+            text.append(f"   {state.key}: shown {shown:.0f}, clicked {clicked:.0f}, bought {purchased:.0f}  liked ")
+            text.append(_spark(state.sums[1, -1] / (state.weights[1, -1] + 1)), "cyan")
+        return text
+
+    def _take_samples(self) -> None:
+        for _, _, _, topic in STREAMS:
+            # Pages and searches say more than the clicks that follow them.
+            fresh = [s for s in self._meter.samples[topic] if topic != SCORES_CTR or s.sent.meant in _SHOWN_ACTIONS]
+            if fresh and fresh[-1] not in self._shown[topic]:
+                self._shown[topic].append(fresh[-1])
+
+    def _busy(self) -> float | None:
+        return self._scraper.per_second("worker", "millrace_worker_encoder_busy_seconds_total")
+
+    def _hits(self) -> float | None:
+        hits = self._scraper.value("worker", "millrace_worker_cache_hits_total")
+        misses = self._scraper.value("worker", "millrace_worker_cache_misses_total")
+        return hits / (hits + misses) if hits is not None and misses is not None and hits + misses else None
+
+    def _named(self, subject: str) -> str:
+        level, _, name = subject.partition(":")
+        name = self._titles.get(name, name)
+        return f"{level} {name}" + (f" {self._english[name]}" if name in self._english else "")
+
+
+_KINDS: Final = ("user", "item")
+_SHOWN_ACTIONS: Final = frozenset({"impression", "search", "purchase"})
+
+
+def _told(sample: Sample) -> tuple[Text, Text]:
+    """What was found, and of what."""
+    score, event = sample.score, sample.sent.event
+    if isinstance(score, SentimentScore):
+        probability = max(score.p_negative, score.p_neutral, score.p_positive)
+        found = Text(f"{score.sentiment} {probability:.2f}", _MOODS[score.sentiment])
+        return found.append(f"  {score.category}", "dim"), _plain(getattr(event, "text", ""))
+    if isinstance(score, IntentScore):
+        found = Text(f"{score.intent}", "yellow" if score.out_of_scope else "cyan")
+        return found, _plain(getattr(event, "text", "")).append(f"  → {score.queue} ({score.confidence:.2f})", "dim")
+    return _click_told(sample, score)
+
+
+def _click_told(sample: Sample, score: CtrScore) -> tuple[Text, Text]:
+    found = Text(f"{score.action} ", "magenta")
+    if score.candidates:
+        best = score.candidates[0]
+        titles = {each.item_id: each.title for each in getattr(sample.sent.event, "candidates", [])}
+        query = _plain(getattr(sample.sent.event, "query", ""))
+        return found.append(f"best {best.p_click:.2f}"), query.append(f"  → {titles.get(best.item_id, '')}", "dim")
+    if score.p_click is not None and score.p_purchase is not None:
+        found.append(f"ctr {score.p_click:.2f}")
+    about = _plain(getattr(sample.sent.event, "title", ""))
+    if score.p_purchase is not None:
+        about.append(f"  buys {score.p_purchase:.3f}", "dim")
+    return found, about.append(f"  {score.user_id} {score.state}", "dim")
+
+
+def _plain(text: str) -> Text:
+    return Text("".join(char if char.isprintable() else " " for char in text))
+
+
+def _spark(values: np.typing.ArrayLike) -> str:
+    """Numbers as a row of bars, lowest to highest."""
+    row = np.asarray(values, float)
+    low, high = float(row.min()), float(row.max())
+    if high <= low:
+        return _LEVELS[0] * len(row)
+    return "".join(_LEVELS[round(float(v - low) / (high - low) * (len(_LEVELS) - 1))] for v in row)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
