@@ -153,6 +153,9 @@ def load_config(file: Path | None = None, *, env: Mapping[str, str] | None = Non
         if not eq:
             raise ConfigError(f"--set {flag}: expected key.path=value, e.g. --set kafka.bootstrap=127.0.0.1:9092")
         _put(tree, key.split("."), value, f"--set {key}")
+    model = tree.get("model")
+    if isinstance(model, dict) and "artifact" in model and model["artifact"] is None:
+        model["artifact"] = "null"  # YAML reads the null model's name as nothing
     try:
         # Environment and flags are strings; lax conversion turns "50" into 50 where a number is wanted.
         config = msgspec.convert(tree, Config, strict=False)

@@ -1,0 +1,216 @@
+"""The command line as people meet it: help, errors, exit codes, and that the README says the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import pytest
+import yaml
+from click.testing import CliRunner
+
+import worker.cli
+from worker import errors
+from worker.cli import main
+from worker.config import Config
+from worker.errors import MillraceError
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+HELP_SECONDS = 0.5
+
+
+def leaves(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, by its whole name."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, f"{path}{name} ")
+        else:
+            yield f"{path}{name}", command
+
+
+COMMANDS = dict(leaves(main))
+
+
+def run(*arguments: str, env: dict[str, str] | None = None) -> Any:
+    return CliRunner().invoke(main, list(arguments), env=env)
+
+
+def documented(mark: str) -> str:
+    """What the README holds between ``<!-- mark:begin -->`` and its end."""
+    found = re.search(rf"<!-- {mark}:begin -->\n(.*)<!-- {mark}:end -->", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None, f"README.md has no <!-- {mark}:begin --> section"
+    return found[1]
+
+
+def test_the_commands_are_those_of_the_design() -> None:
+    assert set(COMMANDS) == {
+        *("demo", "worker", "profiles", "alerts", "topics create", "topics describe", "replay", "tail"),
+        *("status", "score", "doctor", "evaluate"),
+    }
+
+
+def test_the_readme_lists_exactly_the_commands_there_are() -> None:
+    listed = set(re.findall(r"`millrace ((?:topics )?[a-z]+)", documented("commands")))
+    assert listed == set(COMMANDS)
+
+
+def test_the_readme_lists_every_key_of_the_configuration_with_its_default() -> None:
+    block = re.search(r"```yaml\n(.*?)```", documented("config"), re.DOTALL)
+    assert block is not None
+    listed = yaml.safe_load(block[1])
+    assert listed == json.loads(msgspec.json.encode(Config()))
+    msgspec.convert(listed, Config)
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "", "topics"])
+def test_help_is_worth_reading(name: str) -> None:
+    result = run(*name.split(), "--help")
+    assert result.exit_code == 0
+    assert len(result.output) > 100
+    command = COMMANDS.get(name)
+    if command is not None:
+        assert all(
+            option.help for option in command.params if isinstance(option, click.Option) and option.name != "preset"
+        )
+        assert not (command.help or "").splitlines()[0].endswith("...")
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = "import sys; from worker.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    began = time.monotonic()
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    seconds = time.monotonic() - began
+    heavy = {"torch", "transformers", "faust", "confluent_kafka", "numpy", "redis", "rich"}
+    assert heavy & set(out.split()) == set()
+    # The promise is half a second on an idle machine; a test machine may be busy.
+    assert seconds < 4 * HELP_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["status", "--set", "kafka.bootstrp=x"], 2, "bootstrp"),
+        (["status", "--set", "worker.max_batch_tokens=many"], 2, "max_batch_tokens"),
+        (["worker", "--set", "kafka.topics={events.clicks: a}"], 2, "events.clicks"),
+        (["replay", "{file}", "--topic", "scores.ctr"], 6, "events.click"),
+        (["replay", "{file}", "--topic", "events.service", "--map", "txt=a"], 6, "txt"),
+        (["replay", "{file}", "--topic", "events.service"], 6, "{file}:2"),
+        (["score", "--text", "  "], 6, "--text"),
+        (["score", "--text", "a", "--artifact", "/nowhere/at/all"], 5, "/nowhere/at/all"),
+        (["score", "--text", "a", "--artifact", "null"], 5, "null"),
+        (["tail", "scores"], 6, "scores.ctr"),
+        (["evaluate", "--task", "sentiment", "--data", "{file}", "--artifact", "/nowhere"], 5, "/nowhere"),
+    ],
+)
+def test_errors_are_one_line_with_the_exit_code_of_their_kind(
+    tmp_path: Path, arguments: list[str], code: int, says: str
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "a"}\nnot json\n')
+    result = run(*[argument.replace("{file}", str(file)) for argument in arguments])
+    assert result.exit_code == code, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("millrace: ")
+    assert says.replace("{file}", str(file)) in line
+
+
+def test_every_kind_of_error_has_an_exit_code_of_its_own_or_its_parents() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MillraceError)]
+    codes = {kind.exit_code for kind in kinds if kind.__base__ in (MillraceError, Exception)}
+    assert codes == {1, 2, 3, 4, 5, 6}
+
+
+def test_a_defect_is_one_line_and_a_traceback_only_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("secret arithmetic")
+
+    monkeypatch.setattr("worker.one_text.score_text", broken)
+    result = run("score", "--text", "a")
+    assert result.exit_code == 1
+    assert re.fullmatch(r"millrace: a defect, ZeroDivisionError: .* --debug .*\n", result.stderr)
+    assert isinstance(run("score", "--text", "a", "--debug").exception, ZeroDivisionError)
+
+
+def test_configuration_comes_from_file_then_environment_then_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Config] = []
+    monkeypatch.setattr("worker.status.status", lambda config: seen.append(config) or {})
+    monkeypatch.setattr("worker.tables.show", lambda *arguments, **options: None)
+    file = tmp_path / "millrace.yaml"
+    file.write_text("kafka: {bootstrap: file, group_prefix: file}\nredis: {timeout_ms: 7}\n")
+    env = {"MILLRACE_KAFKA__BOOTSTRAP": "env", "MILLRACE_KAFKA__GROUP_PREFIX": "env"}
+    result = run("status", "--config", str(file), "--set", "kafka.bootstrap=flag", env=env)
+    assert result.exit_code == 0, result.output
+    assert (seen[0].kafka.bootstrap, seen[0].kafka.group_prefix, seen[0].redis.timeout_ms) == ("flag", "env", 7)
+
+
+def test_evaluate_takes_several_files_after_one_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / f"{name}.jsonl" for name in "abcd"]
+    for file in files:
+        file.write_text("{}\n")
+    a, b, c, d = map(str, files)
+    seen: list[Any] = []
+
+    def evaluate_files(scorer: object, task: str, data: tuple[Path, ...], history: tuple[Path, ...]) -> dict[str, Any]:
+        seen.append((task, data, history))
+        return {"task": task, "n": 3, "auc": 0.75}
+
+    monkeypatch.setattr("model.evaluate.evaluate_files", evaluate_files)
+    monkeypatch.setattr("worker.one_text.load", lambda model, artifact: artifact)
+    result = run("evaluate", "--data", a, b, "--task", "click", "--history", c, "--data", d, "--json")
+    assert result.exit_code == 0, result.output
+    assert seen == [("click", (files[0], files[1], files[3]), (files[2],))]
+    assert result.stdout.count("\n") == 1
+    assert json.loads(result.stdout) == {"task": "click", "n": 3, "auc": 0.75}
+    assert "0.7500" in run("evaluate", "--data", a, "--task", "click").stdout
+
+
+ROLE = """
+import sys, threading
+import worker.cli, worker.profiles
+
+def run(config, stop):
+    print("running", flush=True)
+    stop.wait()
+    print("drained", flush=True)
+
+worker.profiles.run = run
+worker.cli.main(["profiles"])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_role_drains_and_ends_well_when_asked_to_stop(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", ROLE], stdout=subprocess.PIPE, text=True, env={**os.environ}) as role:
+        assert role.stdout is not None
+        assert role.stdout.readline() == "running\n"
+        role.send_signal(number)
+        assert role.stdout.read() == "drained\n"
+        assert role.wait(20) == 0
+
+
+def test_a_role_that_cannot_start_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker.cli.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr("worker.admin.REQUEST_TIMEOUT_S", 0.5)
+    options = (
+        "--set",
+        "kafka.bootstrap=127.0.0.1:1",
+        "--set",
+        "model.artifact=null",
+        "--set",
+        "observe.log_level=error",
+    )
+    result = run("profiles", *options)
+    assert result.exit_code == 3
+    assert "kafka.bootstrap" in result.stderr.splitlines()[-1]

@@ -1,0 +1,69 @@
+"""Metrics and health over HTTP."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from worker.config import ObserveConfig
+from worker.errors import ConfigError
+from worker.metrics import AlertsMetrics, ProfilesMetrics, WorkerMetrics
+from worker.observe import Observer
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 our own server
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_metrics_and_health_are_served_on_loopback_while_the_context_is_open() -> None:
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry)
+    metrics.events.labels("events.click").inc(3)
+    state: dict[str, Any] = {"well": True}
+    with Observer(ObserveConfig(), registry, lambda: (state["well"], {"lag": 4})) as observer:
+        address = observer.address
+        assert address.startswith("http://127.0.0.1:")
+        status, body = get(address + "/metrics")
+        assert status == 200
+        assert 'millrace_worker_events_total{topic="events.click"} 3.0' in body
+        status, body = get(address + "/healthz?verbose=1")
+        assert (status, json.loads(body)) == (200, {"status": "ok", "lag": 4})
+        state["well"] = False
+        status, body = get(address + "/healthz")
+        assert (status, json.loads(body)["status"]) == (503, "unwell")
+        assert get(address + "/etc/passwd")[0] == 404
+    with pytest.raises(urllib.error.URLError):
+        get(address + "/healthz")
+
+
+def test_a_taken_port_is_an_error_that_names_the_key() -> None:
+    with Observer(ObserveConfig(), CollectorRegistry(), lambda: (True, {})) as first:
+        port = int(first.address.rpartition(":")[2])
+        with pytest.raises(ConfigError, match=r"observe\.port"):
+            Observer(ObserveConfig(port=port), CollectorRegistry(), lambda: (True, {}))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "prefix"),
+    [
+        (WorkerMetrics, "millrace_worker_"),
+        (ProfilesMetrics, "millrace_profiles_"),
+        (AlertsMetrics, "millrace_alerts_"),
+    ],
+)
+def test_every_metric_is_registered_under_its_roles_name(metrics: Any, prefix: str) -> None:
+    registry = CollectorRegistry()
+    made = metrics(registry)
+    families = list(registry.collect())
+    assert len(families) == len(vars(made))
+    assert all(family.name.startswith(prefix) and family.documentation.endswith(".") for family in families)
