@@ -91,9 +91,7 @@ def produce(config: Config, opinions: list[Opinion]) -> None:
 def read(config: Config, contract: str, *, isolation: str = "read_committed") -> list[list[bytes]]:
     """Values of a topic as they stand now, one list a partition."""
     topic = config.kafka.topic(contract)
-    consumer = Consumer(
-        consumer_config(config.kafka, "nobody", isolation_level=isolation, enable_partition_eof=True)
-    )
+    consumer = Consumer(consumer_config(config.kafka, "nobody", isolation_level=isolation, enable_partition_eof=True))
     try:
         count = len(consumer.list_topics(topic, timeout=WAIT_S).topics[topic].partitions)
         consumer.assign([TopicPartition(topic, partition, 0) for partition in range(count)])

@@ -8,6 +8,7 @@ Its consumers read uncommitted records unless its own exactly-once mode is on; o
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from collections.abc import Iterable, Mapping
@@ -105,8 +106,10 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         held = [TP(self.app.kept_topic, partition) for partition in keeper.partitions()]
         held = [tp for tp in held if tp in assignment]
         if held:
-            earliest = {tp.partition: at for tp, at in (await self.earliest_offsets(*held)).items()}
-            ends = {tp.partition: at for tp, at in (await self.highwaters(*held)).items()}
+            # Together: each waits behind a running fetch, up to a second.
+            first, last = await asyncio.gather(self.earliest_offsets(*held), self.highwaters(*held))
+            earliest = {tp.partition: at for tp, at in first.items()}
+            ends = {tp.partition: at for tp, at in last.items()}
             positions = keeper.positions(earliest, ends)
             await self.seek_wait({tp: positions[tp.partition] for tp in held})
 

@@ -4,10 +4,11 @@ Pure: the event time reached (the watermark) and the wall time are arguments. Ne
 millionths, so sums do not depend on order: any order of the same opinions within the minutes of the ring gives
 the same counts and, at the same watermark, the same judgement and the same alert id.
 
-Expected share, a location estimate that a burst does not move: minutes before the window are joined to blocks of
-at least ``min_volume`` opinions; around their weighted median, blocks more than three standard deviations off, up
-or down, are left out; the rest is averaged together with a prior of two opinions at `PRIOR_SHARE`. What their
-scatter exceeds the binomial by (Pearson's X²/df) widens the test. Minutes of an alert's past burst do not count.
+Expected share, an estimate that a burst does not move: the baseline is cut into blocks as long as the window, joined
+where they hold fewer than ``min_volume`` opinions; around the blocks' median, those more than three standard
+deviations off, up or down, are left out (a block has one vote whatever its volume, so neither a burst nor a promotion
+outvotes the rest); what is left is averaged together with a prior of two opinions at `PRIOR_SHARE`. What its scatter
+exceeds the binomial by (Pearson's X²/df) widens the test. Minutes of an alert's past burst do not count.
 
 Statistic: signed root of the likelihood ratio of window against baseline (G² test of two proportions, Wilks 1938;
 close to a standard normal even for small counts), half an opinion taken off for continuity. It takes into account
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 from math import exp, log, sqrt
+from statistics import median
 from typing import Final, Literal
 
 import msgspec
@@ -97,7 +99,7 @@ class Subject:
     def __init__(self, name: str, config: AlertsConfig, state: _State | None = None) -> None:
         self.name = name
         self._config = config
-        self._state = state or _State("item", "", 0, {}, {}, [0.0, 0.0, 0])
+        self._state = state or _State("item", "", 0, {}, {}, [0.0, 0.0, 0.0])
         self._baseline: tuple[int, Expected | None] | None = None
 
     @classmethod
@@ -268,12 +270,18 @@ class Subject:
     def _expected(self, now: int) -> Expected | None:
         # It only changes when the minute does or when a late opinion enters the baseline.
         if self._baseline is None or self._baseline[0] != now:
-            newest, ring = now - self._config.window_minutes, self._state.ring
-            oldest = newest - self._config.baseline_minutes + 1
-            minutes = sorted((m for m, cells in ring.items() if oldest <= m <= newest and not cells[2]), reverse=True)
-            counts = [(ring[m][0] / MILLIONTHS, ring[m][1]) for m in minutes]
-            self._baseline = (now, expected_share(counts, self._past(newest), self._config.min_volume))
+            self._baseline = (now, self._estimate(now - self._config.window_minutes))
         return self._baseline[1]
+
+    def _estimate(self, newest: int) -> Expected | None:
+        window, baseline = self._config.window_minutes, self._config.baseline_minutes
+        blocks = [(0.0, 0) for _ in range(-(-baseline // window))]
+        for minute, (negative, total, burst) in self._state.ring.items():
+            age = newest - minute
+            if 0 <= age < baseline and not burst:
+                before = blocks[age // window]
+                blocks[age // window] = (before[0] + negative / MILLIONTHS, before[1] + total)
+        return expected_share(blocks, self._past(newest), self._config.min_volume)
 
     def _past(self, minute: int) -> tuple[float, float]:
         negative, total, at = self._state.past
@@ -286,7 +294,7 @@ class Subject:
             negative, total, burst = ring.pop(minute)
             if not burst:
                 kept = exp((past[2] - minute) / PAST_MINUTES) if past[1] else 0.0
-                past[:] = [past[0] * kept + negative / MILLIONTHS, past[1] * kept + total, minute]
+                past[:] = [past[0] * kept + negative / MILLIONTHS, past[1] * kept + total, float(minute)]
 
 
 def alert_id(rule: str, subject: str, first_minute: int) -> str:
@@ -295,16 +303,16 @@ def alert_id(rule: str, subject: str, first_minute: int) -> str:
 
 
 def expected_share(counts: list[tuple[float, int]], past: tuple[float, float], min_volume: int) -> Expected | None:
-    """Share of negatives that minutes of (negative, total) and a decayed past make one expect; see the module's head.
+    """Share of negatives that blocks of (negative, total), newest first, and a decayed past make one expect.
 
-    None when they hold fewer than ``min_volume`` opinions.
+    None when they hold fewer than ``min_volume`` opinions. The method is at the module's head.
     """
-    blocks = _blocks(counts, min_volume)
+    blocks = _joined(counts, min_volume)
     if past[1] >= 1:
         blocks.append(past)
     if sum(total for _, total in blocks) < min_volume:
         return None
-    centre = _weighted_median(blocks)
+    centre = median(negative / total for negative, total in blocks)
     kept = [block for block in blocks if _deviation(block, centre) <= OUTLIER_SIGMA] or blocks
     negative = sum(block[0] for block in kept) + PRIOR_SHARE * PRIOR_WEIGHT
     weight = sum(block[1] for block in kept) + PRIOR_WEIGHT
@@ -328,25 +336,27 @@ def surge_score(negative: float, total: int, expected: Expected) -> float:
 
 
 def _divergence(p: float, q: float) -> float:
-    # Kullback-Leibler divergence of two coins; q is a mean of p and something else, so it is 0 or 1 only with p.
+    # Kullback-Leibler divergence of two coins. q is a mean of p and something else: it is 0 or 1 only where p is, or
+    # so near that floats cannot tell.
+    q = min(max(q, 1e-12), 1 - 1e-12)
     left = p * log(p / q) if p > 0 else 0.0
     right = (1 - p) * log((1 - p) / (1 - q)) if p < 1 else 0.0
     return left + right
 
 
 def _deviation(block: tuple[float, float], share: float) -> float:
-    # The half opinion keeps a share of 0 or 1 from being certain.
+    # One opinion of either kind more keeps a share of 0 or 1 from being certain.
     negative, total = block
-    smooth = (share * total + 0.5) / (total + 1)
+    smooth = (share * total + 1) / (total + 2)
     return abs(negative - share * total) / sqrt(total * smooth * (1 - smooth))
 
 
-def _blocks(counts: list[tuple[float, int]], min_volume: int) -> list[tuple[float, float]]:
-    """Neighbouring minutes joined until each block holds ``min_volume`` opinions; a rest joins the last block."""
+def _joined(counts: list[tuple[float, int]], min_volume: int) -> list[tuple[float, float]]:
+    """Neighbours joined until each block holds ``min_volume`` opinions; a rest joins the last block."""
     blocks: list[tuple[float, float]] = []
     negative = total = 0.0
-    for minute in counts:
-        negative, total = negative + minute[0], total + minute[1]
+    for block in counts:
+        negative, total = negative + block[0], total + block[1]
         if total >= min_volume:
             blocks.append((negative, total))
             negative = total = 0.0
@@ -354,14 +364,3 @@ def _blocks(counts: list[tuple[float, int]], min_volume: int) -> list[tuple[floa
         last = blocks.pop() if blocks else (0.0, 0.0)
         blocks.append((last[0] + negative, last[1] + total))
     return blocks
-
-
-def _weighted_median(blocks: list[tuple[float, float]]) -> float:
-    """Share at which half of all opinions lie in blocks below."""
-    ordered = sorted((negative / total, total) for negative, total in blocks)
-    half, seen = sum(total for _, total in ordered) / 2, 0.0
-    for share, total in ordered:
-        seen += total
-        if seen >= half:
-            return share
-    return ordered[-1][0]
