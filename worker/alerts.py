@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from schemas.topics import ALERTS_OPINION, OPINIONS
 from worker.admin import partition_counts
 from worker.config import Config
-from worker.errors import KafkaError, MillraceError
+from worker.errors import ConfigError, KafkaError, MillraceError
 from worker.faust_app import KeptApp, KeptTable, broker_urls, credentials, ensure_changelog
 from worker.metrics import AlertsMetrics
 from worker.observe import Observer
@@ -88,6 +88,11 @@ async def _shut(watch: OpinionWatch, app: Any, starting: asyncio.Future[Any]) ->
 
 def _make_app(config: Config, watch: OpinionWatch, partitions: int) -> Any:
     kafka = config.kafka
+    data_dir = Path(config.alerts.data_dir)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)  # Faust makes only the last folder of a path
+    except OSError as error:
+        raise ConfigError(f"alerts.data_dir {data_dir}: {error.strerror}") from error
     app = KeptApp(
         f"{kafka.group_prefix}.alerts",
         keeper=watch,
@@ -97,7 +102,7 @@ def _make_app(config: Config, watch: OpinionWatch, partitions: int) -> Any:
         broker_session_timeout=SESSION_TIMEOUT_S,
         broker_heartbeat_interval=SESSION_TIMEOUT_S / 3,
         consumer_auto_offset_reset="earliest",
-        datadir=Path(config.alerts.data_dir),
+        datadir=data_dir,
         store="memory://",
         Table=KeptTable,
         # Our own topics are made before Faust starts; the leader topic is only for Faust's own leader election.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import signal
 import sys
@@ -56,7 +57,10 @@ def demo(config: Config, events: int | None, exit_: bool, rate: float | None, js
     """
     from worker.demo import run_demo
 
-    run_demo(config, events=events, exit_=exit_, json_=json_, rate=rate)
+    sys.exit(run_demo(config, events=events, exit_=exit_, json_=json_, rate=rate))
+
+
+_ROLES = {"worker": "worker.pipeline", "profiles": "worker.profiles", "alerts": "worker.alerts"}
 
 
 def _run_role(config: Config, role: Literal["worker", "profiles", "alerts"]) -> None:
@@ -73,13 +77,8 @@ def _run_role(config: Config, role: Literal["worker", "profiles", "alerts"]) -> 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask_to_stop)
     try:
-        if role == "worker":
-            from worker.pipeline import run
-        elif role == "profiles":
-            from worker.profiles import run
-        else:
-            from worker.alerts import run
-        run(config, stop)
+        # Imported with the handlers in place: torch takes seconds, and a signal may come in them.
+        importlib.import_module(_ROLES[role]).run(config, stop)
     except Exception as error:
         if not isinstance(error, MillraceError):
             logging.getLogger(__name__).exception("%s ended on a defect", role)
