@@ -29,7 +29,7 @@ kafka: ## Apache Kafka on 127.0.0.1:9092, fetched by Maven; Ctrl-C stops it (ARG
 	deploy/kafka/kafka run $(ARGS)
 
 bench-worker: $(READY) ## Events per second of the worker and how busy the encoder is; one JSON line last
-	$(PY) -m tests.bench.bench_worker $(ARGS)
+	$(PY) tests/bench/bench_worker.py $(ARGS)
 
 starter: $(READY) ## Train the starter artifact again from the data files
 	$(PY) -m model.train $(ARGS)
@@ -42,7 +42,7 @@ lock: $(READY) ## Write the versions in .venv to deploy/constraints.txt
 	@mv deploy/constraints.new deploy/constraints.txt
 
 clean: ## Remove the environment, caches and what local servers wrote
-	rm -rf $(VENV) .millrace .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .millrace/kafka-* .millrace/alerts .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml deploy/constraints.txt
