@@ -293,9 +293,16 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
 
 
 def build(
-    config: Config, scorer: Scorer, routing: Routing, source: Source, sink: Sink, device: Device, metrics: WorkerMetrics
+    config: Config,
+    scorer: Scorer,
+    routing: Routing,
+    source: Source,
+    sink: Sink,
+    device: Device,
+    metrics: WorkerMetrics,
+    **clocks: Any,
 ) -> Pipeline:
-    """A pipeline of the configuration between the given edges."""
+    """A pipeline of the configuration between the given edges; ``clock`` and ``wall_ms`` as for `Pipeline`."""
     kafka, worker = config.kafka, config.worker
     lanes = _lanes(kafka)
     factor = (1.0 if on_gpu(scorer) else worker.cpu_objective_factor) / 1000
@@ -314,6 +321,7 @@ def build(
         FoldBuffer(scorer.space, kafka.fold_shards, topic_ids(kafka, lanes)),
         worker,
         metrics,
+        **clocks,
     )
 
 
