@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import redis
 from click.testing import CliRunner
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from model.null import NullScorer
+from schemas.redis_keys import fence_key
 from schemas.states import Fence, encode_fence
 from schemas.topics import TOPICS
 from worker.cli import main
@@ -17,17 +21,25 @@ from worker.clients import consumer_config
 from worker.config import KafkaConfig
 
 
+class Site:
+    """Where Kafka and Redis are, as options of the command line."""
+
+    def __init__(self, kafka: KafkaConfig, redis_url: str) -> None:
+        self.kafka, self.redis_url = kafka, redis_url
+        settings = {f"kafka.{key}": json.dumps(value) for key, value in msgspec.to_builtins(kafka).items()}
+        settings |= {"redis.url": redis_url, "model.artifact": "null"}
+        self.options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+
+
 @pytest.fixture
-def options(embedded_broker: str, embedded_redis: str) -> list[str]:
-    settings = {
-        "kafka.bootstrap": embedded_broker,
-        "kafka.embedded": "true",
-        "kafka.fold_shards": "4",
-        "kafka.group_prefix": "ops",
-        "redis.url": embedded_redis,
-        "model.artifact": "null",
-    }
-    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+def site(embedded_broker: str, embedded_redis: str) -> Site:
+    kafka = KafkaConfig(bootstrap=embedded_broker, embedded=True, fold_shards=4, group_prefix="ops")
+    return Site(kafka, embedded_redis)
+
+
+@pytest.fixture
+def options(site: Site) -> list[str]:
+    return site.options
 
 
 def run(options: list[str], *arguments: str, code: int = 0) -> Any:
@@ -41,10 +53,10 @@ def write_rows(path: Path, count: int) -> Path:
     return path
 
 
-def test_topics_are_made_once_and_described(options: list[str]) -> None:
+def test_topics_are_made_once_and_described(site: Site, options: list[str]) -> None:
     assert "missing" in run(options, "topics", "describe", code=1).stdout
     made = run(options, "topics", "create").stdout
-    assert all(name in made for name in TOPICS)
+    assert all(site.kafka.topic(name) in made for name in TOPICS)
     assert run(options, "topics", "create").stdout == "all topics are there\n"
     reports = json.loads(run(options, "topics", "describe", "--json").stdout)
     assert [report["differences"] for report in reports] == [[]] * len(TOPICS)
@@ -57,7 +69,7 @@ def test_a_replay_without_topics_says_how_to_make_them(options: list[str], tmp_p
 
 
 def test_replayed_rows_can_be_followed_counted_and_are_keyed_by_user(
-    options: list[str], tmp_path: Path, embedded_broker: str
+    site: Site, options: list[str], tmp_path: Path
 ) -> None:
     run(options, "topics", "create")
     file = write_rows(tmp_path / "chats.jsonl", 40)
@@ -81,7 +93,7 @@ def test_replayed_rows_can_be_followed_counted_and_are_keyed_by_user(
     assert roles["profiles"]["lag"] == roles["alerts"]["lag"] == 0
     assert roles["alerts"]["oldest_unfinished_s"] is None
 
-    group = Consumer(consumer_config(KafkaConfig(bootstrap=embedded_broker), "ops.worker"))
+    group = Consumer(consumer_config(site.kafka, f"{site.kafka.group_prefix}.worker"))
     done = [
         TopicPartition(part["topic"], part["partition"], part["high"])
         for part in roles["worker"]["partitions"]
@@ -104,25 +116,18 @@ def test_a_paced_replay_takes_its_time(options: list[str], tmp_path: Path) -> No
     assert report["seconds"] >= 15 / 40
 
 
-def test_status_sets_fences_beside_the_end_of_the_folds(
-    options: list[str], embedded_broker: str, embedded_redis: str
-) -> None:
-    import redis
-
-    from model.null import NullScorer
-    from schemas.redis_keys import fence_key
-
+def test_status_sets_fences_beside_the_end_of_the_folds(site: Site, options: list[str]) -> None:
     run(options, "topics", "create")
-    producer = Producer({"bootstrap.servers": embedded_broker})
+    producer = Producer({"bootstrap.servers": site.kafka.bootstrap})
     for _ in range(3):
-        producer.produce("folds.user", b"block", partition=2)
+        producer.produce(site.kafka.topic("folds.user"), b"block", partition=2)
     producer.flush(10)
-    with redis.Redis.from_url(embedded_redis) as client:
+    with redis.Redis.from_url(site.redis_url) as client:
         client.set(
             fence_key(NullScorer().space, "user", 2), encode_fence(Fence(incarnation=1, fold_offset=1, marks={}))
         )
     fences = json.loads(run(options, "status", "--json").stdout)["fences"]
-    assert len(fences) == 8
+    assert len(fences) == 2 * site.kafka.fold_shards
     assert [fence for fence in fences if fence["end"]] == [{"kind": "user", "shard": 2, "fence": 1, "end": 3}]
 
 
@@ -134,16 +139,12 @@ def test_status_goes_on_without_redis(options: list[str]) -> None:
     assert "Redis" in status["fences_error"]
 
 
-def test_the_doctor_finds_a_sound_system_well_and_an_evicting_redis_not(
-    options: list[str], embedded_redis: str
-) -> None:
-    import redis
-
+def test_the_doctor_finds_a_sound_system_well_and_an_evicting_redis_not(site: Site, options: list[str]) -> None:
     run(options, "topics", "create")
     checks = json.loads(run(options, "doctor", "--json").stdout)
     assert {check["name"] for check in checks} >= {"libraries", "kafka", "topics", "redis", "redis eviction", "model"}
     assert "✓" in run(options, "doctor").stdout
-    with redis.Redis.from_url(embedded_redis) as client:
+    with redis.Redis.from_url(site.redis_url) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
     checks = json.loads(run(options, "doctor", "--json", code=1).stdout)
     (bad,) = [check for check in checks if not check["well"]]
@@ -153,6 +154,6 @@ def test_the_doctor_finds_a_sound_system_well_and_an_evicting_redis_not(
 
 def test_a_topic_with_the_wrong_shards_is_told(options: list[str]) -> None:
     run(options, "topics", "create")
-    result = run([*options, "--set", "kafka.fold_shards=8"], "topics", "describe", "--json", code=1)
-    wrong = {report["name"] for report in json.loads(result.stdout) if report["differences"]}
+    result = run([*options, "--set", "kafka.fold_shards=16"], "topics", "describe", "--json", code=1)
+    wrong = {report["contract"] for report in json.loads(result.stdout) if report["differences"]}
     assert wrong == {"folds.user", "folds.item", "features.user", "features.item"}
