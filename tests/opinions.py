@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas.scores import Alert, Opinion, SourcePosition
 from schemas.topics import ALERTS_OPINION, OPINIONS
@@ -21,7 +21,11 @@ from worker.surge import SurgeDetector
 
 MINUTE_MS = 60_000
 START_MS = 29_000_000 * MINUTE_MS  # some day in February 2025, on a minute
-WAIT_S = 30.0
+WAIT_S = 60.0
+
+_NO_COORDINATOR_YET = frozenset(
+    {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE}
+)
 
 
 def opinion(subject: str, at_ms: int, p_negative: float, offset: int, *, partition: int = 0) -> Opinion:
@@ -139,6 +143,11 @@ def counted_to_the_end(config: Config) -> bool:
         committed = consumer.committed(asked, timeout=WAIT_S)
         ends = [consumer.get_watermark_offsets(partition, timeout=WAIT_S)[1] for partition in asked]
         return all(end == 0 or part.offset == end for part, end in zip(committed, ends, strict=True))
+    except KafkaException as error:
+        # A broker that has just started, or just made its first group, is still looking for the coordinator.
+        if error.args[0].code() in _NO_COORDINATOR_YET:
+            return False
+        raise
     finally:
         consumer.close()
 
@@ -157,6 +166,10 @@ class Role:
             run(config, self._stop)
         except BaseException as error:  # noqa: BLE001 raised again in stop, on the test's thread
             self._error.append(error)
+
+    @property
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
 
     def stop(self) -> None:
         self._stop.set()

@@ -14,13 +14,15 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Final
 
+import aiokafka.errors
 import structlog
+from faust.exceptions import ProducerSendError
 from prometheus_client import CollectorRegistry
 
 from schemas.topics import ALERTS_OPINION, OPINIONS
 from worker.admin import partition_counts
 from worker.config import Config
-from worker.errors import ConfigError, KafkaError, MillraceError
+from worker.errors import ConfigError, KafkaError
 from worker.faust_app import KeptApp, KeptTable, broker_urls, credentials, ensure_changelog
 from worker.metrics import AlertsMetrics
 from worker.observe import Observer
@@ -62,13 +64,17 @@ async def _serve(config: Config, stop: Event, partitions: int) -> None:
                     starting.result()
                     await watch.write()
                     await watch.commit()
-        except Exception as error:  # noqa: BLE001 raised again as ours when Faust has been stopped
+        except Exception as error:  # noqa: BLE001 raised again when Faust has been stopped
             watch.failure = watch.failure or error
+        except asyncio.CancelledError:
+            # Faust cancels what waits for it when it crashes; its reason is raised below.
+            if watch.failure is None and not app.crashed:
+                raise
         finally:
             await _shut(watch, app, starting)
     failure = watch.failure or app.crash_reason
     if failure is not None:
-        raise _ours(failure) from failure
+        raise _ours(failure) from failure.__cause__
 
 
 async def _shut(watch: OpinionWatch, app: Any, starting: asyncio.Future[Any]) -> None:
@@ -84,6 +90,12 @@ async def _shut(watch: OpinionWatch, app: Any, starting: asyncio.Future[Any]) ->
         await asyncio.wait_for(app.stop(), max(deadline - time.monotonic(), 1.0))
     except TimeoutError:
         _log.warning("Faust did not stop in time", seconds=STOP_TIMEOUT_S)
+
+
+def _ours(failure: BaseException) -> BaseException:
+    if isinstance(failure, (aiokafka.errors.KafkaError, ProducerSendError, ConnectionError)):
+        return KafkaError(f"Kafka failed while watching opinions: {failure}. Check kafka.bootstrap and the broker")
+    return failure
 
 
 def _make_app(config: Config, watch: OpinionWatch, partitions: int) -> Any:
@@ -125,16 +137,9 @@ def _make_app(config: Config, watch: OpinionWatch, partitions: int) -> Any:
         try:
             async for event in stream.events():
                 await watch.feed(event.message)
-        except Exception as error:
-            # Faust would start the agent again behind the record that broke it.
+        except Exception as error:  # noqa: BLE001 raised again by `_serve`
+            # Not through Faust: it would start the agent again behind the record that broke it.
             watch.failure = error
-            raise
 
     app.agent(topic, name="opinions")(count)
     return app
-
-
-def _ours(failure: BaseException) -> MillraceError:
-    if isinstance(failure, MillraceError):
-        return failure
-    return KafkaError(f"alerts stopped: {type(failure).__name__}: {failure}")

@@ -52,7 +52,7 @@ class Keeper(Protocol):
         """Partitions that are open."""
 
     def positions(self, earliest: Mapping[int, int], ends: Mapping[int, int]) -> dict[int, int]:
-        """Next offset of each open partition, given the first and the last there are."""
+        """Next offset of the open partitions, given the first and the last there are; those left out are not sought."""
 
     async def release(self) -> None:
         """All partitions are being taken away: write what can be written, forget them."""
@@ -111,7 +111,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             earliest = {tp.partition: at for tp, at in first.items()}
             ends = {tp.partition: at for tp, at in last.items()}
             positions = keeper.positions(earliest, ends)
-            await self.seek_wait({tp: positions[tp.partition] for tp in held})
+            await self.seek_wait({tp: positions[tp.partition] for tp in held if tp.partition in positions})
 
     async def on_partitions_revoked(self, revoked: set[Any]) -> None:
         # Before the group goes on, so that the next owner of a partition finds all that we counted.

@@ -136,22 +136,21 @@ class OpinionWatch:
     def positions(self, earliest: Mapping[int, int], ends: Mapping[int, int]) -> dict[int, int]:
         """Where to read on, given the first and the last offset of each partition.
 
-        Raises `TopicError` when a position lies behind the end: the topic is not the one that was counted.
+        Empty, with `failure` set, when a position lies behind the end: the topic is not the one that was counted.
         """
         positions = {}
-        for number in earliest:
-            partition = self._partitions[number]
-            position, first = partition.next_offset or 0, earliest[number]
-            if position > ends[number]:
+        for number, first in earliest.items():
+            wanted = self._partitions[number].next_offset
+            if wanted is not None and wanted > ends[number]:
                 self.failure = TopicError(
-                    f"{self._opinions}, partition {number} ends at {ends[number]}, but {position} were counted: the"
+                    f"{self._opinions}, partition {number} ends at {ends[number]}, but {wanted} were counted: the"
                     f" topic has been made anew. Stop all alerts processes and delete {self._changelog}"
                 )
-                raise self.failure
-            if partition.next_offset is not None and position < first:
+                return {}
+            if wanted is not None and wanted < first:
                 # What retention has taken is days older than any window, so it is told and not a reason to stop.
-                _log.warning("opinions expired before they were counted", partition=number, missing=first - position)
-            positions[number] = max(position, first)
+                _log.warning("opinions expired before they were counted", partition=number, missing=first - wanted)
+            positions[number] = max(wanted or 0, first)
         return positions
 
     async def release(self) -> None:
@@ -171,7 +170,7 @@ class OpinionWatch:
     async def feed(self, message: Any) -> None:
         """Count one record of ``opinions``. Waits for writing when `MAX_UNWRITTEN` subjects have changed."""
         partition = self._partitions.get(message.partition)
-        if partition is None or message.offset < (partition.next_offset or 0):
+        if self.failure is not None or partition is None or message.offset < (partition.next_offset or 0):
             return
         partition.next_offset = message.offset + 1
         opinion = _decode(message.value, round(message.timestamp * 1000))

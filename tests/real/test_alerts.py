@@ -1,0 +1,184 @@
+"""The alerts role against Apache Kafka: kills, aborted transactions, topics that are not what they were."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewPartitions
+
+from schemas.scores import Alert
+from schemas.topics import ALERTS_OPINION, OPINIONS
+from tests.opinions import (
+    MINUTE_MS,
+    WAIT_S,
+    Role,
+    burst_on_lamp,
+    counted_to_the_end,
+    expected,
+    opinion,
+    plain,
+    produce,
+    published,
+    running,
+    stream,
+    wait_until,
+)
+from worker.admin import create_topics
+from worker.config import Config
+from worker.errors import TopicError
+from worker.watch import changelog_name
+
+pytestmark = pytest.mark.real
+
+A_MINUTE = 12
+PROGRAM = """
+import sys, threading
+from pathlib import Path
+from worker.alerts import run
+from worker.config import load_config
+run(load_config(Path(sys.argv[1])), threading.Event())
+"""
+
+
+@pytest.fixture
+def config(kafka_config: dict[str, Any], tmp_path: Path) -> Config:
+    tree = {
+        "kafka": kafka_config,
+        "alerts": {"data_dir": str(tmp_path / "alerts")},
+        "observe": {"log_level": "warning"},
+    }
+    (tmp_path / "config.json").write_bytes(msgspec.json.encode(tree))
+    config = msgspec.convert(tree, Config)
+    create_topics(config.kafka, contracts=[OPINIONS, ALERTS_OPINION])
+    return config
+
+
+@contextmanager
+def process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The role in a process of its own, killed at the end."""
+    with (folder / "role.out").open("ab") as log:
+        role = subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder / "config.json")], stdout=log, stderr=log)
+    try:
+        yield role
+    finally:
+        role.kill()
+        role.wait(WAIT_S)
+
+
+def test_a_burst_opens_one_alert_which_resolves(config: Config) -> None:
+    produce(config, stream(60, A_MINUTE, burst_on_lamp))
+    with running(config):
+        wait_until(lambda: counted_to_the_end(config), "all opinions counted")
+    alerts = published(config)
+    assert plain(alerts) == plain(expected(config))
+    assert {alert.subject for alert in alerts} == {"item:lamp"}
+    assert [alert.status for alert in alerts].count("opened") == 1
+    assert alerts[-1].status == "resolved"
+
+
+def test_kill_in_the_burst_loses_nothing_and_doubles_nothing(config: Config, tmp_path: Path) -> None:
+    opinions = stream(60, A_MINUTE, burst_on_lamp)
+    burst, later = 41 * A_MINUTE * 3, 44 * A_MINUTE * 3
+    with process(tmp_path) as role:
+        produce(config, opinions[:burst])
+        wait_until(lambda: counted_to_the_end(config), "the calm before counted")
+        produce(config, opinions[burst:later])
+        wait_until(lambda: bool(published(config)), "the alert opened")
+        role.send_signal(signal.SIGKILL)
+        role.wait(WAIT_S)
+    before = published(config)
+    with process(tmp_path):
+        produce(config, opinions[later:])
+        wait_until(lambda: counted_to_the_end(config), "the rest counted")
+    after = published(config)
+    # At least once: what the kill caught between publishing and remembering comes again, equal but for the wall time.
+    assert after[: len(before)] == before
+    assert distinct(after) == plain(expected(config))
+    opened = {alert.alert_id for alert in after if alert.status == "opened"}
+    assert len(opened) == 1
+    assert {alert.alert_id for alert in after} == opened
+
+
+def test_aborted_opinions_are_not_counted(config: Config) -> None:
+    calm = stream(45, A_MINUTE, lambda _subject, _minute: 0.15)
+    cut = 40 * A_MINUTE * 3
+    produce(config, calm[:cut])
+    producer = Producer(
+        {"bootstrap.servers": config.kafka.bootstrap, "transactional.id": config.kafka.group_prefix, "log_level": 0}
+    )
+    producer.init_transactions(WAIT_S)
+    for round_ in range(3):
+        producer.begin_transaction()
+        for number in range(50):
+            angry = opinion(
+                "item:lamp", calm[cut].event_time_ms + round_ * MINUTE_MS, 1.0, 100_000 + 50 * round_ + number
+            )
+            producer.produce(config.kafka.topic(OPINIONS), msgspec.json.encode(angry), key="item:lamp")
+        assert producer.flush(WAIT_S) == 0
+        producer.abort_transaction(WAIT_S)
+    produce(config, calm[cut:])
+    with running(config):
+        wait_until(lambda: counted_to_the_end(config), "all opinions counted")
+    assert expected(config, isolation="read_uncommitted"), "the aborted ones would have raised an alert"
+    assert expected(config) == []
+    assert published(config) == []
+
+
+def test_two_processes_share_partitions_and_one_takes_over(config: Config, tmp_path: Path) -> None:
+    opinions = stream(60, A_MINUTE, burst_on_lamp, subjects=("item:lamp", *(f"item:{n}" for n in range(11))))
+    third = len(opinions) // 3
+    with process(tmp_path) as first:
+        produce(config, opinions[:third])
+        wait_until(lambda: counted_to_the_end(config), "first third counted")
+        with process(tmp_path):
+            produce(config, opinions[third : 2 * third])
+            wait_until(lambda: counted_to_the_end(config), "second third counted")
+            first.send_signal(signal.SIGKILL)
+            first.wait(WAIT_S)
+            produce(config, opinions[2 * third :])
+            wait_until(lambda: counted_to_the_end(config), "last third counted by the one that is left")
+    assert distinct(published(config)) == plain(expected(config))
+
+
+def test_new_partitions_are_refused_not_guessed(config: Config) -> None:
+    produce(config, stream(3, 3, burst_on_lamp))
+    with running(config):
+        wait_until(lambda: counted_to_the_end(config), "all counted")
+    admin = AdminClient({"bootstrap.servers": config.kafka.bootstrap, "log_level": 0})
+    topic = config.kafka.topic(OPINIONS)
+    admin.create_partitions([NewPartitions(topic, 13)])[topic].result(WAIT_S)
+    with pytest.raises(TopicError, match=f"13 partitions, {changelog_name(config)} has 12"), running(config):
+        pass
+
+
+def test_a_topic_made_anew_is_refused(config: Config) -> None:
+    produce(config, stream(3, 3, burst_on_lamp))
+    with running(config):
+        wait_until(lambda: counted_to_the_end(config), "all counted")
+    admin = AdminClient({"bootstrap.servers": config.kafka.bootstrap, "log_level": 0})
+    topic = config.kafka.topic(OPINIONS)
+    admin.delete_topics([topic])[topic].result(WAIT_S)
+    wait_until(lambda: topic not in admin.list_topics(timeout=WAIT_S).topics, "the topic is gone")
+    create_topics(config.kafka, contracts=[OPINIONS])
+    role = Role(config)
+    wait_until(lambda: role.ended, "the role refuses")
+    with pytest.raises(TopicError, match="made anew"):
+        role.stop()
+
+
+def distinct(alerts: list[Alert]) -> list[Alert]:
+    """Alerts once each, in `plain` order; repeats must be equal but for the wall time."""
+    once: list[Alert] = []
+    for alert in plain(alerts):
+        if not once or alert != once[-1]:
+            once.append(alert)
+    return once
