@@ -37,9 +37,9 @@ SEED: Final = 7
 WARM_UP: Final = 12
 """Events sent while the roles start, at least one of every stream; they are counted but not timed."""
 SPEED: Final = 15
-SPAN_MINUTES: Final = 60
+SPAN_MINUTES: Final = 40
 BACKDATED_DAYS: Final = 30
-SURGE: Final = (0.45, 0.75)
+SURGE: Final = (0.5, 0.8)
 """When the complaints come in a bounded demo, as shares of its event time."""
 SURGE_MINUTES: Final = (12, 22, 50)
 """The same in an endless one: from minute, to minute, again every so many minutes."""
@@ -142,7 +142,8 @@ class _Demo:
                 missing = set(self._roles.pids) - self._scraper.ready
                 what = f"{', '.join(sorted(missing))} not up" if missing else "the first events have no scores"
                 raise RoleError(f"{what} after {START_TIMEOUT_S:.0f} s; logs: {self._roles.folder}")
-            self._turn("starting")
+            missing = set(self._roles.pids) - self._scraper.ready
+            self._turn(f"starting {', '.join(sorted(missing)) or 'to score'}")
 
     def run(self, *, stay: bool) -> None:
         """Send at the given rate, read what comes; to the end of the events, or for ever."""
@@ -250,13 +251,14 @@ def _folder() -> Iterator[Path]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does."""
+    """SIGTERM, and the terminal's closing, end the demo as Ctrl-C does."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from worker.config import Config
-from worker.embedded import free_ports
+from worker.embedded import free_ports, leashed
 from worker.errors import MillraceError
 
 ROLES: Final = ("worker", "profiles", "alerts")
@@ -101,10 +100,8 @@ class Roles:
         file = self.folder / f"{role}.yaml"
         # JSON is YAML.
         file.write_bytes(msgspec.json.encode(msgspec.structs.replace(self._config, observe=observe)))
-        command = [sys.executable, "-m", "worker.cli", role, "--config", str(file)]
-        if setpriv := shutil.which("setpriv"):
-            # Should this process be killed, the roles end too instead of asking a broker that is gone for ever.
-            command = [setpriv, "--pdeathsig", "TERM", *command]
+        # Should this process be killed, the roles end too instead of asking a broker that is gone for ever.
+        command = leashed([sys.executable, "-m", "worker.cli", role, "--config", str(file)])
         with self._log(role).open("wb") as log:
             # A session of its own: Ctrl-C is for us, and we end the roles in good order.
             return subprocess.Popen(

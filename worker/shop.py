@@ -31,8 +31,8 @@ BASE_LOGIT: Final = -3.0
 CLICK_RATE: Final = 0.14
 """What comes of the above: share of impressions that are clicked, for ``model.click_base_rate``."""
 OUTSIDE_SHARE: Final = 0.1
-SURGE_REVIEW_SHARE: Final = 0.5
-SURGE_NEGATIVE_SHARE: Final = 0.92
+SURGE_REVIEW_SHARE: Final = 0.7
+SURGE_NEGATIVE_SHARE: Final = 0.95
 SURGE_SERVICE_SHARE: Final = 0.3
 
 # A page brings about five events, so these give roughly 64 % clicks, 21 % reviews, 15 % messages.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -30,7 +31,7 @@ from schemas.topics import (
     SCORES_SENTIMENT,
 )
 from worker.catalogue import Catalogue
-from worker.demo_meter import Meter, Sample
+from worker.demo_meter import SUBJECT_MINUTES, Meter, Sample
 from worker.demo_roles import Scraper
 
 REFRESH_S: Final = 0.25
@@ -41,8 +42,8 @@ STREAMS: Final = (
     ("reviews", "review", EVENTS_REVIEW, SCORES_SENTIMENT),
     ("service", "service", EVENTS_SERVICE, SCORES_INTENT),
 )
-# Lines that are there whatever the height: head, streams, machine, four rules, features.
-_FIXED_LINES: Final = 14
+# Lines that are there whatever the height: head, streams, machine, rules, features.
+_FIXED_LINES: Final = 11
 _MOODS: Final = {"negative": "red", "neutral": "yellow", "positive": "green"}
 _LEVELS: Final = "▁▂▃▄▅▆▇█"
 
@@ -52,7 +53,7 @@ class View:
 
     def __init__(self, meter: Meter, scraper: Scraper, catalogue: Catalogue, artifact: str, *, quiet: bool) -> None:
         self._meter, self._scraper = meter, scraper
-        self._artifact = artifact
+        self._artifact = Path(artifact).name
         self._titles = {item.item_id: item.titles["zh"] for item in catalogue.items}
         self._english = {item.category: item.category_en for item in catalogue.items}
         self._console = Console(stderr=quiet)
@@ -116,7 +117,7 @@ class View:
             self._machine(),
             Rule("latest scores", style="dim", align="left"),
             self._samples(samples),
-            Rule(f"opinion, the last {5} minutes of event time", style="dim", align="left"),
+            Rule(self._opinion_title(), style="dim", align="left"),
             self._opinion(opinions),
             Rule("user state", style="dim", align="left"),
             self._features(now),
@@ -132,15 +133,16 @@ class View:
             Text(f"{phase}, {now - self._began_s:.0f} s", "bold"),
         )
         head.add_row(
-            Text(f"simulated shop > Kafka > worker, profiles, alerts > Kafka, Redis   model {self._artifact}", "dim"),
+            Text(f"shop > Kafka > worker, profiles, alerts   model {self._artifact}", "dim"),
             Text(f"shop time {clock}", "dim"),
         )
         return head
 
     def _streams(self, now: float) -> RenderableType:
         table = Table(box=None, expand=True, padding=(0, 1), header_style="dim", pad_edge=False)
-        table.add_column("stream")
-        for name in ("in/s", "scores/s", "scores", "p50 ms", "p99 ms", "queue", "as meant"):
+        table.add_column("stream", no_wrap=True)
+        # "as meant": how often the model found what the shop meant. "queued": tokens waiting for the encoder.
+        for name in ("in/s", "out/s", "scores", "p50 ms", "p99 ms", "queued", "as meant"):
             table.add_column(name, justify="right", no_wrap=True)
         for name, lane, events, scores in STREAMS:
             latency = self._meter.latency_ms(scores)
@@ -153,7 +155,7 @@ class View:
                 str(self._meter.outputs[scores]),
                 f"{latency['p50']:.0f}",
                 f"{latency['p99']:.0f}",
-                "-" if queue is None else f"{queue:.0f} tok",
+                "-" if queue is None else f"{queue:.0f}",
                 _percent(sum(agreed) / len(agreed) if agreed else None),
             )
         return table
@@ -163,12 +165,14 @@ class View:
         batches = scraper.per_second("worker", "millrace_worker_encode_seconds_count")
         folds = [scraper.per_second("profiles", f"millrace_profiles_folds_total{{kind={kind}}}") for kind in _KINDS]
         facts = (
-            ("encoder busy", _percent(self._busy())),
-            ("batches/s", _number(batches)),
-            ("cache hits", _percent(self._hits())),
+            ("encoder", _percent(self._busy())),
+            ("cache", _percent(self._hits())),
+            ("states known", _percent(self._known())),
             ("folds/s", _number(sum(fold or 0.0 for fold in folds) if any(folds) else None)),
             ("Redis keys", "-" if scraper.redis_keys is None else str(scraper.redis_keys)),
-            ("dead letters", str(meter.dead_letters)),
+            ("dead", str(meter.dead_letters)),
+            # Cut off where the terminal is narrow.
+            ("batches/s", _number(batches)),
             ("waiting", str(meter.waiting)),
         )
         text = Text(no_wrap=True, overflow="ellipsis")
@@ -187,6 +191,12 @@ class View:
             for _ in range(count - len(rows)):
                 table.add_row("", "")
         return table
+
+    def _opinion_title(self) -> str:
+        open_now = sum(alert.status != "resolved" for alert in self._meter.alerts.values())
+        return f"negative opinion, last {SUBJECT_MINUTES} minutes of shop time   alerts: {open_now} open," + (
+            f" {len(self._meter.opened)} so far"
+        )
 
     def _opinion(self, count: int) -> RenderableType:
         table = Table.grid(expand=True, padding=(0, 1))
@@ -236,6 +246,11 @@ class View:
         misses = self._scraper.value("worker", "millrace_worker_cache_misses_total")
         return hits / (hits + misses) if hits is not None and misses is not None and hits + misses else None
 
+    def _known(self) -> float | None:
+        reads = {name: n for name, n in self._scraper.samples("worker").items() if name.startswith(_STATE_READS)}
+        total = sum(reads.values())
+        return reads.get(_STATE_READS + "{result=known}", 0.0) / total if total else None
+
     def _named(self, subject: str) -> str:
         level, _, name = subject.partition(":")
         name = self._titles.get(name, name)
@@ -243,6 +258,7 @@ class View:
 
 
 _KINDS: Final = ("user", "item")
+_STATE_READS: Final = "millrace_worker_state_reads_total"
 _SHOWN_ACTIONS: Final = frozenset({"impression", "search", "purchase"})
 
 
