@@ -293,7 +293,7 @@ def doctor(config: Config, json_: bool) -> None:
 
 @main.command(cls=ManyFiles)
 @click.option("--artifact", help="Artifact folder; by default model.artifact of the configuration.")
-@click.option("--task", required=True, help="sentiment, category, intent.shop, click, …")
+@click.option("--task", required=True, help="sentiment, category, intent, intent.shop, click, …")
 @click.option("--data", type=FILE, multiple=True, required=True, metavar="FILE...", help="Labelled JSON Lines.")
 @click.option("--history", type=FILE, multiple=True, metavar="FILE...", help="For click: run through first.")
 @json_option
@@ -307,11 +307,11 @@ def evaluate(
     millrace evaluate --task sentiment --data reviews.valid.jsonl.gz --json
     millrace evaluate --task click --data clicks.valid.jsonl.gz --history clicks.train.jsonl.gz
     """
-    from model.evaluate import evaluate_files
     from worker import tables
+    from worker.measure import measure
     from worker.one_text import load
 
-    figures = evaluate_files(load(config.model, artifact), task, data, history)
+    figures = measure(load(config.model, artifact), task, data, history)
     tables.show(figures, tables.figures_table, json_=json_)
 
 

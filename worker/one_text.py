@@ -35,6 +35,11 @@ def load(model: ModelConfig, artifact: str | None) -> Scorer:
         raise ModelLoadError(str(error)) from error
 
 
+def heads_of(scorer: Scorer, task: str) -> list[str]:
+    """The head of that name; without one, the heads of that family (``intent``); empty where there is neither."""
+    return [task] if task in scorer.labels else [head for head in scorer.labels if head.startswith(f"{task}.")]
+
+
 def score_text(model: ModelConfig, text: str, *, task: str | None = None, artifact: str | None = None) -> list[Answer]:
     """Answers of the head ``task``, of a family of heads (``intent``), or of all heads.
 
@@ -43,7 +48,7 @@ def score_text(model: ModelConfig, text: str, *, task: str | None = None, artifa
     if not text.strip():
         raise InputError("--text is empty")
     scorer = load(model, artifact)
-    heads = [head for head in scorer.labels if task is None or head == task or head.startswith(f"{task}.")]
+    heads = list(scorer.labels) if task is None else heads_of(scorer, task)
     if not heads:
         raise InputError(f"--task {task}: this model has {', '.join(sorted(scorer.labels))}")
     encoded = scorer.encode(scorer.prepare([text]))

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -166,8 +167,8 @@ def test_evaluate_takes_several_files_after_one_option(tmp_path: Path, monkeypat
         seen.append((task, data, history))
         return {"task": task, "n": 3, "auc": 0.75}
 
-    monkeypatch.setattr("model.evaluate.evaluate_files", evaluate_files)
-    monkeypatch.setattr("worker.one_text.load", lambda model, artifact: artifact)
+    monkeypatch.setattr("worker.measure.evaluate_files", evaluate_files)
+    monkeypatch.setattr("worker.one_text.load", lambda model, artifact: SimpleNamespace(labels={}))
     result = run("evaluate", "--data", a, b, "--task", "click", "--history", c, "--data", d, "--json")
     assert result.exit_code == 0, result.output
     assert seen == [("click", (files[0], files[1], files[3]), (files[2],))]
