@@ -67,6 +67,7 @@ def _run_role(config: Config, role: Literal["worker", "profiles", "alerts"]) -> 
     from worker import logs
 
     logs.configure(config.observe)
+    logging.getLogger("worker.kafka").setLevel(logging.NOTSET)  # a role has a log; the tools are quiet
     stop = threading.Event()
 
     def ask_to_stop(number: int, frame: object) -> None:
