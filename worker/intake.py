@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
@@ -53,6 +54,10 @@ class Intake:
             units = self._tokenise(fresh, units, letters)
         self._charge(ledger, units, letters)
         return units, letters
+
+    def count(self, records: Sequence[Record]) -> dict[str, int]:
+        """Records by the contract's topic name."""
+        return {f"events.{self._lanes[topic]}": n for topic, n in Counter(r.topic for r in records).items()}
 
     def keep(self, encoded: Sequence[Slot]) -> None:
         """Texts that are now encoded: the next events with them need no encoder."""

@@ -135,7 +135,7 @@ class Pipeline:
             self._ledger.revoke(polled.lost)
         self._ledger.assign(polled.assigned)
         if polled.records:
-            for topic, count in Counter(record.topic for record in polled.records).items():
+            for topic, count in self._intake.count(polled.records).items():
                 self._metrics.events.labels(topic).inc(count)
             units, letters = self._intake.admit(polled.records, self._ledger, now, self._wall_ms())
             for unit in units:

@@ -33,8 +33,8 @@ MIX = {EVENTS_CLICK: 0.6, EVENTS_REVIEW: 0.2, EVENTS_SERVICE: 0.2}
 ITEMS, USERS = 2000, 5000
 TIMEOUT_S = 300.0
 
-ADJECTIVES = "red small quiet wooden heavy bright folding soft waterproof wireless classic compact".split()
-THINGS = "guitar kettle lamp tent keyboard jacket blender backpack speaker chair drill notebook".split()
+ADJECTIVES = ("red", "small", "quiet", "wooden", "heavy", "bright", "folding", "soft", "wireless", "classic", "compact")
+THINGS = ("guitar", "kettle", "lamp", "tent", "keyboard", "jacket", "blender", "backpack", "speaker", "chair", "drill")
 OPENINGS = (
     "I bought this for my daughter and",
     "After two weeks of daily use",
@@ -53,7 +53,13 @@ MIDDLES = (
     "屏幕有一道划痕，客服一直没有回复",
     "用起来还可以，就是说明书看不懂",
 )
-ENDINGS = ("I would buy it again.", "Not worth the money.", "We will see how long it lasts.", "推荐购买。", "不会再买了。")
+ENDINGS = (
+    "I would buy it again.",
+    "Not worth the money.",
+    "We will see how long it lasts.",
+    "推荐购买。",
+    "不会再买了。",
+)
 ASKS = (
     "where is my order",
     "I want to cancel the order that I placed yesterday",
@@ -75,7 +81,7 @@ def events(count: int, seed: int, unique: bool) -> Iterator[tuple[str, str, byte
         user, item = f"u{zipf[2 * n] % USERS}", int(zipf[2 * n + 1] % ITEMS)
         event: dict[str, Any] = {"event_id": f"e{n}", "event_time_ms": now - 1000 + n // 100, "user_id": user}
         if topic == EVENTS_CLICK:
-            name = f"{ADJECTIVES[item % 12]} {THINGS[item // 12 % 12]} model {n if unique else item}"
+            name = f"{ADJECTIVES[item % 11]} {THINGS[item // 11 % 11]} model {n if unique else item}"
             event |= {"item_id": f"i{item}", "title": name, "clicked": rng.random() < 0.1}
             event["context"] = {"price": round(rng.uniform(5, 500), 2), "position": rng.randrange(10)}
         elif topic == EVENTS_REVIEW:
@@ -137,9 +143,7 @@ def measure(artifact: str, count: int, seconds: float, unique: bool = False, pro
     if kept != count:
         raise RuntimeError(f"the broker kept {kept} of {count} events: preload fewer")
     with EmbeddedRedis() as redis:
-        config = embedded_config(
-            bootstrap, redis, model={"artifact": artifact}, observe={"log_level": "warning"}
-        )
+        config = embedded_config(bootstrap, redis, model={"artifact": artifact}, observe={"log_level": "warning"})
         try:
             return _measure(config, count, seconds, profile)
         finally:

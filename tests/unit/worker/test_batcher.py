@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.events import ServiceEvent
-from worker.batcher import MIN_BUDGET_TOKENS, Batch, Batcher, CostModel, Unit
+from worker.batcher import MIN_BUDGET_TOKENS, Batcher, CostModel, Unit
 from worker.decode import Lane
 from worker.ledger import Ticket
 from worker.source import Record

@@ -127,9 +127,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
-fields = st.sampled_from(
-    "event_id event_time_ms action user_id item_id title query text stars candidates context topics".split()
-)
+fields = st.sampled_from([*ClickEvent.__struct_fields__, *ReviewEvent.__struct_fields__])
 near_events = st.dictionaries(fields, json_values).map(lambda tree: json.dumps(tree).encode())
 
 

@@ -259,8 +259,7 @@ class BrokenReader:
 def test_a_defect_in_a_stage_surfaces_in_the_loop() -> None:
     run = Setting({(CLICKS, 0): clicks(3)}, threaded=True, reader=BrokenReader())
     with pytest.raises(RuntimeError, match="defect"):
-        for _ in range(2000):
-            run.pipeline.step()
+        run.steps(2000, advance_s=0.001)
     run.device.close()
 
 

@@ -1,4 +1,4 @@
-"""A batch gives one result per unit, in order; each text is encoded once; one bad event costs its neighbours nothing."""
+"""One result per unit, in order; each text is encoded once; one bad event costs its neighbours nothing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -247,7 +247,7 @@ def test_a_click_head_that_gives_infinity_fails_that_event_alone() -> None:
         return np.array([[c["p"]] for c in contexts], np.float32)
 
     scorer = NullScorer()
-    events = [click(item_id="i", context={"p": 0.5}), click(item_id="j", context={"p": float(1e39)})]
+    events = [click(item_id="i", context={"p": 0.5}), click(item_id="j", context={"p": 1e39})]
     results = score(scorer, units_of(scorer, *events), features=features).results
     assert [type(r) is Failure for r in results] == [False, True]
 
