@@ -211,9 +211,7 @@ class BatchScorer:
         good = _finite(sentiment, category, vectors)
         return [
             ReviewResult(p, self._categories[b], c, v) if fine else Failure(_NOT_A_NUMBER)
-            for p, b, c, v, fine in zip(
-                _numbers(sentiment), best.tolist(), confidence, vectors, good, strict=True
-            )
+            for p, b, c, v, fine in zip(_numbers(sentiment), best.tolist(), confidence, vectors, good, strict=True)
         ]
 
     def _services(self, slots: list[Slot]) -> list[Result]:
@@ -241,8 +239,13 @@ class BatchScorer:
         for n, unit in enumerate(units):
             rows.add(n, unit)
         p_click, p_purchase = self._probabilities(fetched, rows)
-        results = [_click_result(fetched, unit) for unit in units]
-        bad = {n for n, result in enumerate(results) if result.vector is not None and not _finite(result.vector[None])[0]}
+        texts = [unit.texts[1 if cast("ClickEvent", unit.event).action == "search" else 0] for unit in units]
+        vectors = np.stack([_ZERO if s is None else cast("Floats", s.vector) for s in texts]).astype(np.float16)
+        results = [
+            _click_result(fetched, cast("ClickEvent", unit.event), None if text is None else vector)
+            for unit, text, vector in zip(units, texts, vectors, strict=True)
+        ]
+        bad = {n for n, fine in enumerate(_finite(vectors)) if not fine}
         for n, item, click, purchase in zip(
             rows.owner, rows.candidate, _numbers(p_click), _numbers(p_purchase), strict=True
         ):
@@ -255,10 +258,7 @@ class BatchScorer:
         for result in results:
             if len(result.candidates) > 1:
                 result.candidates.sort(key=lambda candidate: -candidate.p_click)
-        return [
-            Failure(_NOT_A_NUMBER) if n in bad else result
-            for n, result in enumerate(results)
-        ]
+        return [Failure(_NOT_A_NUMBER) if n in bad else result for n, result in enumerate(results)]
 
     def _probabilities(self, fetched: Fetched, rows: _ClickRows) -> tuple[Floats, Floats]:
         if not rows.owner:
@@ -308,10 +308,8 @@ _ZERO: Final = np.zeros(VECTOR_SIZE, np.float32)
 _NO_FLOATS: Final = np.zeros(0, np.float32)
 
 
-def _click_result(fetched: Fetched, unit: Unit) -> ClickResult:
-    event = cast("ClickEvent", unit.event)
-    slot = unit.texts[1] if event.action == "search" else unit.texts[0]
-    vector = None if slot is None else cast("Floats", slot.vector).astype(np.float16)
+def _click_result(fetched: Fetched, event: ClickEvent, vector: F16 | None) -> ClickResult:
+    """Where the user's state came from; the probabilities are filled in by the caller."""
     if event.user_id is None:
         return ClickResult(None, None, "none", None, [], vector)
     state = fetched.users.get(event.user_id)
