@@ -57,13 +57,16 @@ async def _serve(config: Config, stop: Event, partitions: int) -> None:
     app = watch.app = _make_app(config, watch, partitions)
     with Observer(config.observe, registry, watch.health):
         starting = asyncio.ensure_future(app.start())
+        writing = asyncio.ensure_future(asyncio.sleep(0))
         try:
             while not stop.is_set() and watch.failure is None and not app.crashed:
                 await asyncio.sleep(LINGER_S)
                 if starting.done():
                     starting.result()
-                    await watch.write()
-                    await watch.commit()
+                    # Beside this loop: while Kafka is away a write waits for it, and a stop must not wait for that.
+                    if writing.done():
+                        writing.result()
+                        writing = asyncio.ensure_future(watch.write_and_commit())
         except Exception as error:  # noqa: BLE001 raised again when Faust has been stopped
             watch.failure = watch.failure or error
         except asyncio.CancelledError:
@@ -71,20 +74,20 @@ async def _serve(config: Config, stop: Event, partitions: int) -> None:
             if watch.failure is None and not app.crashed:
                 raise
         finally:
-            await _shut(watch, app, starting)
+            await _shut(watch, app, starting, writing)
     failure = watch.failure or app.crash_reason
     if failure is not None:
         raise _ours(failure) from failure.__cause__
 
 
-async def _shut(watch: OpinionWatch, app: Any, starting: asyncio.Future[Any]) -> None:
+async def _shut(watch: OpinionWatch, app: Any, starting: asyncio.Future[Any], writing: asyncio.Future[Any]) -> None:
     deadline = time.monotonic() + STOP_TIMEOUT_S
     try:
         if watch.failure is None and not app.crashed and starting.done():
-            await asyncio.wait_for(watch.write(), STOP_TIMEOUT_S)
-            await asyncio.wait_for(watch.commit(force=True), max(deadline - time.monotonic(), 1.0))
+            await asyncio.wait_for(watch.write_and_commit(force=True), STOP_TIMEOUT_S)
     except TimeoutError:
         _log.warning("not all written before the end; the next process counts it again", seconds=STOP_TIMEOUT_S)
+    writing.cancel()
     starting.cancel()
     try:
         await asyncio.wait_for(app.stop(), max(deadline - time.monotonic(), 1.0))

@@ -14,8 +14,10 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 
+import aiokafka.errors
 import confluent_kafka
 import faust
+import structlog
 from confluent_kafka.admin import NewTopic
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.transport.drivers import aiokafka as driver
@@ -37,6 +39,8 @@ _OPTIONS_USED: Final = frozenset(
     {"security.protocol", "sasl.mechanism", "sasl.mechanisms", "sasl.username", "sasl.password", "ssl.ca.location"}
 )
 _PLAIN, _SSL, _SASL, _SASL_SSL = "PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"
+
+_log = structlog.get_logger("worker.alerts")
 
 
 class Keeper(Protocol):
@@ -93,6 +97,13 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         # tests/real/test_alerts.py aborts transactions and counts.
         consumer._isolation_level = "read_committed"
         return consumer
+
+    async def on_thread_stop(self) -> None:
+        try:
+            await super().on_thread_stop()
+        except (asyncio.CancelledError, aiokafka.errors.KafkaError):
+            # aiokafka cannot close a fetch that waits to try again; the thread ends here anyway.
+            _log.warning("the broker is away: the consumer ends without leaving its group")
 
 
 class _Consumer(driver.Consumer):  # type: ignore[misc]
@@ -154,7 +165,10 @@ def credentials(kafka: KafkaConfig) -> Any:
         return None
     if protocol not in (_SSL, _SASL, _SASL_SSL):
         raise ConfigError(f"kafka.options security.protocol: {protocol} is not one of PLAINTEXT, SSL, SASL_*")
-    context = ssl.create_default_context(cafile=options.get("ssl.ca.location")) if protocol != _SASL else None
+    try:
+        context = ssl.create_default_context(cafile=options.get("ssl.ca.location")) if protocol != _SASL else None
+    except OSError as error:
+        raise ConfigError(f"kafka.options ssl.ca.location {options.get('ssl.ca.location')}: {error}") from error
     if protocol == _SSL:
         return SSLCredentials(context)
     mechanism = options.get("sasl.mechanism") or options.get("sasl.mechanisms", "PLAIN")

@@ -193,6 +193,11 @@ class OpinionWatch:
             await asyncio.gather(*(self._write(*numbered) for numbered in self._partitions.items()))
             self._show()
 
+    async def write_and_commit(self, *, force: bool = False) -> None:
+        """`write`, then `commit`."""
+        await self.write()
+        await self.commit(force=force)
+
     async def commit(self, *, force: bool = False) -> None:
         """Tell the group how far we are, for those who watch its lag. Nothing here depends on it."""
         now = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.request
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from confluent_kafka import Producer
 
 from schemas.topics import ALERTS_OPINION, OPINIONS
 from tests.opinions import (
+    Role,
     burst_on_lamp,
     counted_to_the_end,
     expected,
@@ -23,7 +25,9 @@ from tests.opinions import (
     wait_until,
 )
 from worker.admin import create_topics
+from worker.alerts import STOP_TIMEOUT_S
 from worker.config import AlertsConfig, Config, KafkaConfig, ObserveConfig
+from worker.embedded import EmbeddedBroker
 from worker.errors import TopicError
 
 
@@ -36,20 +40,6 @@ def config(embedded_broker: str, tmp_path: Path) -> Config:
     )
     create_topics(config.kafka, contracts=[OPINIONS, ALERTS_OPINION])
     return config
-
-
-def test_a_burst_opens_one_alert_which_resolves(config: Config) -> None:
-    produce(config, stream(60, 10, burst_on_lamp))
-    with running(config):
-        wait_until(lambda: counted_to_the_end(config), "all opinions counted")
-    alerts = plain(published(config))
-    assert alerts == plain(expected(config))
-    assert {alert.subject for alert in alerts} == {"item:lamp"}
-    statuses = [alert.status for alert in published(config)]
-    assert statuses[0] == "opened"
-    assert statuses[-1] == "resolved"
-    assert statuses.count("opened") == statuses.count("resolved") == 1
-    assert len({alert.alert_id for alert in alerts}) == 1
 
 
 def test_a_restart_in_the_burst_changes_nothing(config: Config) -> None:
@@ -67,17 +57,24 @@ def test_a_restart_in_the_burst_changes_nothing(config: Config) -> None:
     assert plain(published(config)) == plain(expected(config))
 
 
-def test_opinions_written_twice_count_once(config: Config) -> None:
+def test_a_burst_opens_one_alert_which_resolves_and_repeats_change_nothing(config: Config) -> None:
     opinions = stream(60, 10, burst_on_lamp)
     tail = opinions[-600:]
     produce(config, opinions)
     with running(config):
         wait_until(lambda: counted_to_the_end(config), "all counted")
-        before = published(config)
+        alerts = published(config)
         # A worker that died before its commit writes the same opinions again.
         produce(config, [*tail, *tail])
         wait_until(lambda: counted_to_the_end(config), "repeats read")
-    assert published(config) == before
+    assert published(config) == alerts
+    assert plain(alerts) == plain(expected(config))
+    assert {alert.subject for alert in alerts} == {"item:lamp"}
+    statuses = [alert.status for alert in alerts]
+    assert statuses[0] == "opened"
+    assert statuses[-1] == "resolved"
+    assert statuses.count("opened") == statuses.count("resolved") == 1
+    assert len({alert.alert_id for alert in alerts}) == 1
 
 
 def test_what_is_no_opinion_is_skipped_and_counted(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,3 +130,18 @@ def test_nothing_is_written_into_the_current_folder(
     with running(config):
         wait_until(lambda: counted_to_the_end(config), "all counted")
     assert list(here.iterdir()) == []
+
+
+def test_it_stops_in_time_when_the_broker_is_gone(tmp_path: Path) -> None:
+    with EmbeddedBroker() as broker:
+        config = Config(
+            kafka=KafkaConfig(bootstrap=broker.bootstrap, embedded=True),
+            alerts=AlertsConfig(data_dir=str(tmp_path / "alerts")),
+        )
+        create_topics(config.kafka, contracts=[OPINIONS, ALERTS_OPINION])
+        produce(config, stream(3, 3, burst_on_lamp))
+        role = Role(config)
+        wait_until(lambda: counted_to_the_end(config), "all counted")
+    started = time.monotonic()
+    role.stop()
+    assert time.monotonic() - started < 2 * STOP_TIMEOUT_S + 5
