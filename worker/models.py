@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from model.click import ClickHead
 from model.errors import ArtifactError
 from model.null import NullScorer
 from model.scoring import Scorer, load_scorer
-from worker.config import ModelConfig
+from worker.config import Config, ModelConfig
 from worker.errors import ModelLoadError
 from worker.routing import Routing
 
@@ -42,23 +41,12 @@ def on_gpu(scorer: Scorer) -> bool:
     return str(getattr(scorer, "device", "cpu")).startswith("cuda")
 
 
-def click_model(scorer: Scorer, base_rate: float | None) -> Any:
-    """Click head and its features: the artifact's, or counts alone where it has none."""
+def click_head(scorer: Scorer, config: Config) -> ClickHead:
+    """The artifact's click head; one from counts alone where it has none.
+
+    Raises `ModelLoadError` when it was fitted for other time scales than the configuration's.
+    """
     try:
-        from model.click import ClickHead, features
-    except ImportError:
-        return _Stub(), _stub_features
-    return ClickHead.from_scorer(scorer), features
-
-
-class _Stub:
-    def click(self, f: Any) -> Any:
-        return f[:, 0]
-
-    purchase = click
-
-
-def _stub_features(users: Any, items: Any, vectors: Any, times: Any, contexts: Any) -> Any:
-    import numpy as np
-
-    return np.full((len(vectors), 1), 0.1, np.float32)
+        return ClickHead.from_scorer(scorer, config.model.click_base_rate, config.profiles.scales_s)
+    except ArtifactError as error:
+        raise ModelLoadError(str(error)) from error

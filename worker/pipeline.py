@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
+from model.click import features
 from model.scoring import Scorer
 from schemas.topics import EVENTS_DEAD, FOLDS, INPUTS, OPINIONS, SCORES_CTR, SCORES_INTENT, SCORES_SENTIMENT
 from worker.admin import partition_counts, topic_ids
@@ -29,7 +30,7 @@ from worker.errors import TopicError
 from worker.intake import Intake
 from worker.ledger import OffsetLedger
 from worker.metrics import WorkerMetrics
-from worker.models import click_model, load_model, on_gpu
+from worker.models import click_head, load_model, on_gpu
 from worker.observe import Observer
 from worker.routing import Routing, load_routing
 from worker.score import BatchScorer, Failure, Reader, Scored
@@ -76,7 +77,7 @@ class Pipeline:
             lane: metrics.latency_seconds.labels(lane).observe for lane in LANES.values()
         }
         self._free_at_s = self._seal_at_s = self._polled_at_s = self._stepped_at_s = clock()
-        self._more = self._paused = self._recommit = False
+        self._more = self._paused = self._recommit = self._commits_fail = False
 
     def step(self) -> None:
         """One turn: finish what the device has done, read what there is, start what is due, write, commit."""
@@ -212,11 +213,14 @@ class Pipeline:
 
     def _answered(self, polled: Polled) -> None:
         for offsets, error in polled.commits:
-            if error is not None:
-                _log.warning("commit failed, trying again: %s", error)
-                self._recommit = True
-            else:
+            if error is None:
+                self._commits_fail = False
                 self._committed(offsets)
+                continue
+            self._recommit = True
+            if not self._commits_fail:  # said once: during a rebalance every commit is refused until it is over
+                _log.warning("commit refused, trying again at every interval: %s", error)
+            self._commits_fail = True
 
     def _regulate(self) -> None:
         load = self._ledger.load
@@ -339,7 +343,7 @@ def check_topics(kafka: KafkaConfig) -> None:
 
 def batch_scorer(config: Config, scorer: Scorer, routing: Routing, reader: Reader) -> BatchScorer:
     """The device's work for this configuration."""
-    head, features = click_model(scorer, config.model.click_base_rate)
+    head = click_head(scorer, config)
     return BatchScorer(scorer, head, features, reader, config.profiles.scales_s, routing.heads)
 
 

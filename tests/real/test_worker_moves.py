@@ -10,10 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from schemas.topics import INPUTS
 from tests.worker_harness import Reader, Worker, committed, events, produce, until, worker
 from worker.admin import create_topics
 from worker.config import Config, KafkaConfig
 
+SCORES = ("scores.ctr", "scores.sentiment", "scores.intent")
 pytestmark = pytest.mark.real
 
 
@@ -21,13 +23,14 @@ def test_partitions_move_without_loss_or_repeat(kafka_config: dict[str, Any]) ->
     kafka = msgspec.convert(kafka_config, KafkaConfig)
     create_topics(kafka)
     config = msgspec.convert({"kafka": kafka_config, "model": {"artifact": "null"}}, Config)
-    reader = Reader(kafka, "scores.intent")
+    reader = Reader(kafka, *SCORES)
     enough, sent = threading.Event(), [0]
 
     def feed() -> None:
         while not enough.is_set():
-            produce(kafka, "events.service", events(20, start=sent[0], text="hello"))
-            sent[0] += 20
+            for topic in INPUTS:
+                produce(kafka, topic, events(10, start=sent[0], text="hello"))
+                sent[0] += 10
             enough.wait(0.05)
 
     feeder = threading.Thread(target=feed)
@@ -52,4 +55,4 @@ def test_partitions_move_without_loss_or_repeat(kafka_config: dict[str, Any]) ->
 
 
 def read_by(running: Worker) -> float:
-    return running.value("events_total", topic="events.service")
+    return sum(running.value("events_total", topic=topic) for topic in INPUTS)
