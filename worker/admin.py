@@ -21,7 +21,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from schemas.topics import FEATURES, FOLDS, TOPICS, Topic
+from schemas.topics import FEATURES, FOLDS, INPUTS, TOPICS, Topic
 from worker.clients import REQUEST_TIMEOUT_S, client_config, translate
 from worker.config import KafkaConfig
 from worker.errors import TopicError
@@ -79,7 +79,8 @@ def create_topics(
     """Make the topics of the contract that are missing; returns the cluster names of those made.
 
     ``replication`` defaults to three copies or as many as there are brokers. Topics that exist keep their
-    partitions; with ``update`` their settings (retention, sizes) are set to the contract's.
+    partitions; with ``update`` their settings (retention, sizes) are set to the contract's, but for input topics
+    that bear a shop's own name.
     """
     admin = admin_client(kafka)
     wanted = [TOPICS[name] for name in (contracts if contracts is not None else TOPICS)]
@@ -90,7 +91,8 @@ def create_topics(
     missing = [topic for topic in wanted if kafka.topic(topic.name) not in existing]
     made = _create(admin, kafka, missing, copies)
     if update:
-        _update_settings(admin, kafka, [topic for topic in wanted if topic not in missing], copies)
+        ours = [topic for topic in wanted if not (topic.name in INPUTS and topic.name in kafka.topics)]
+        _update_settings(admin, kafka, [topic for topic in ours if topic not in missing], copies)
     return made
 
 
@@ -135,8 +137,10 @@ def _report(
 def _differences(
     kafka: KafkaConfig, topic: Topic, partitions: int, replicas: int, settings: dict[str, str], copies: int
 ) -> list[str]:
-    differences = []
+    differences: list[str] = []
     wanted = wanted_partitions(kafka, topic)
+    if topic.name in INPUTS and topic.name in kafka.topics:
+        return differences  # a shop's own topic: it was there before us, and its owner settles it
     # Events and scores may have any number of partitions; the shard function needs exactly its own.
     if topic.name in _SHARDED and partitions != wanted:
         differences.append(f"{partitions} partitions, kafka.fold_shards is {wanted}")
