@@ -17,6 +17,7 @@ import numpy as np
 import structlog
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from model.artifact import Artifact
 from model.click import Array, Perceptrons, click_inputs, purchase_inputs
@@ -91,7 +92,8 @@ def train(inputs: Array, label: F64) -> Perceptrons:
     members = []
     for seed in range(MEMBERS):
         net = MLPClassifier((HIDDEN,), alpha=PENALTY, max_iter=EPOCHS, batch_size=256, random_state=seed)
-        with warnings.catch_warnings():
+        # Threads cost more than they give on matrices this small.
+        with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # stopping early is the regularisation
             members.append(net.fit(x, label))
     return Perceptrons(
