@@ -6,6 +6,7 @@ arguments, so that tests and simulations drive the same code; `worker.role` buil
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -46,6 +47,7 @@ POLL_EVERY_S: Final = 0.1
 """With enough waiting for the device the source is asked no more often than this: reading more would only pile up."""
 LEAD_S: Final = 0.005
 """How long before the device is free the next batch leaves, so that its states are there in time."""
+GC_THRESHOLD: Final = (50_000, 20, 100)
 STALL_S: Final = 30.0
 """An event unfinished for this long, or a loop that stands still for it, is unwell."""
 
@@ -281,6 +283,10 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
     routing = load_routing()
     scorer = load_model(config.model, routing)
     with ExitStack() as stack:
+        # Tens of thousands of short-lived objects are alive at any time and none in a cycle: at the default threshold
+        # the collector took a quarter of the main loop (23 instead of 30 us an event without it).
+        stack.callback(gc.set_threshold, *gc.get_threshold())
+        gc.set_threshold(*GC_THRESHOLD)
         reader = StateReader(config, scorer.space, lambda result, n: metrics.state_reads.labels(result).inc(n))
         stack.callback(reader.close)
         device = ThreadedDevice(batch_scorer(config, scorer, routing, reader))

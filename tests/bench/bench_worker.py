@@ -191,6 +191,7 @@ def _measure(config: Config, count: int, seconds: float, profile: bool) -> dict[
     return {
         "events_per_second": round((end[1] - start[1]) / wall, 1),
         "encoder_busy": round((end[2] - start[2]) / wall, 3),
+        "cpu_us_per_event": round(1e6 * (end[3] - start[3]) / max(end[1] - start[1], 1), 1),
         "cpu_cores": round((end[3] - start[3]) / wall, 2),
         "seconds": round(wall, 2),
         "cache_hit_share": round(hits / max(hits + misses, 1), 3),
