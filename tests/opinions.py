@@ -23,8 +23,9 @@ MINUTE_MS = 60_000
 START_MS = 29_000_000 * MINUTE_MS  # some day in February 2025, on a minute
 WAIT_S = 60.0
 
-_NO_COORDINATOR_YET = frozenset(
+_NOT_YET = frozenset(
     {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE}
+    | {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 )
 
 
@@ -144,8 +145,8 @@ def counted_to_the_end(config: Config) -> bool:
         ends = [consumer.get_watermark_offsets(partition, timeout=WAIT_S)[1] for partition in asked]
         return all(end == 0 or part.offset == end for part, end in zip(committed, ends, strict=True))
     except KafkaException as error:
-        # A broker that has just started, or just made its first group, is still looking for the coordinator.
-        if error.args[0].code() in _NO_COORDINATOR_YET:
+        # A broker that has just made a topic or its first group is still looking for leader and coordinator.
+        if error.args[0].code() in _NOT_YET:
             return False
         raise
     finally:
