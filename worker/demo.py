@@ -22,12 +22,12 @@ import msgspec
 
 from schemas.topics import INPUTS, OPINIONS, SCORES_CTR, SCORES_INTENT, SCORES_SENTIMENT, TOPICS
 from worker.catalogue import Catalogue
-from worker.config import Config
+from worker.config import Config, KafkaConfig
 from worker.demo_meter import Meter
 from worker.demo_roles import RoleError, Roles, Scraper
 from worker.demo_traffic import Traffic
 from worker.embedded import EmbeddedBroker, EmbeddedRedis, embedded_config
-from worker.errors import InputError
+from worker.errors import InputError, MillraceError
 from worker.shop import CLICK_RATE, Shop, Surge
 from worker.view import View
 
@@ -83,12 +83,13 @@ def run_demo(
     """Run the demo until its end or Ctrl-C. ``config`` says everything but where Kafka and Redis are.
 
     With ``exit_`` it ends when each of ``events`` has its score and prints a summary, as one JSON line with ``json_``.
-    Raises `MillraceError`; the roles' logs are kept then, and the message says where.
+    Raises `MillraceError`, also when such a demo is interrupted; the roles' logs are kept then.
     """
     if exit_ and events is None:
         raise InputError("--exit needs --events: how many events should the demo end after?")
     rate = rate or RATE
     with ExitStack() as stack:
+        stack.enter_context(_interruptible())
         folder = stack.enter_context(_folder())
         broker = stack.enter_context(EmbeddedBroker())
         redis = stack.enter_context(EmbeddedRedis())
@@ -103,7 +104,6 @@ def run_demo(
         roles = stack.enter_context(Roles(config, folder))
         scraper = stack.enter_context(Scraper(roles.addresses, redis.url))
         view = stack.enter_context(View(meter, scraper, catalogue, config.model.artifact, quiet=json_))
-        stack.enter_context(_interruptible())
         demo = _Demo(traffic, roles, scraper, meter, view, events, rate)
         try:
             demo.start()
@@ -111,6 +111,8 @@ def run_demo(
         except KeyboardInterrupt:
             demo.interrupted = True
         demo.finish()
+        if exit_ and demo.interrupted:
+            raise MillraceError(f"interrupted with {meter.waiting} events sent and not scored; logs: {folder}")
     click.echo(msgspec.json.encode(summary(meter)).decode() if json_ else _told(meter, demo.interrupted))
     return 0
 
@@ -226,9 +228,10 @@ def _demo_config(config: Config, broker: EmbeddedBroker, redis: EmbeddedRedis, f
     return embedded_config(
         broker,
         redis,
-        base=config,
+        # How a real cluster is reached, and what its topics are called, does not concern the embedded one.
+        base=msgspec.structs.replace(config, kafka=KafkaConfig()),
         # The embedded broker answers an empty fetch only after this time.
-        kafka={"options": {**config.kafka.options, "fetch.wait.max.ms": 20}},
+        kafka={"options": {"fetch.wait.max.ms": 20}},
         model={"click_base_rate": config.model.click_base_rate or CLICK_RATE},
         alerts={"data_dir": str(folder / "alerts")},
         observe={"log_format": "json"},

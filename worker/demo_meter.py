@@ -1,7 +1,8 @@
 """What the demo counts: events in, outputs out, the time between them, and the latest of everything for the view.
 
 Pure: times are arguments. Bounds: `MAX_WAITING` events without a score are remembered, `MAX_LATENCIES` latencies,
-`SAMPLES` samples a stream, `SUBJECTS` subjects with `SUBJECT_OPINIONS` opinions each; the oldest make room.
+`MAX_IMPRESSIONS` impressions, `SAMPLES` samples a stream, `SUBJECTS` subjects with `SUBJECT_OPINIONS` opinions each;
+the oldest make room.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from model.metrics import auc
+from schemas.events import ClickEvent
 from schemas.scores import Alert, CtrScore, IntentScore, Opinion, SentimentScore
 from schemas.states import FENCE_RECORD_KEY, State, decode_state
 from schemas.topics import (
@@ -27,6 +30,9 @@ from worker.shop import ShopEvent
 
 MAX_WAITING: Final = 200_000
 MAX_LATENCIES: Final = 1_000_000
+MAX_IMPRESSIONS: Final = 5_000
+CLICK_DELAY_MS: Final = 60_000
+"""After so much shop time an impression that was not clicked will not be."""
 RECENT: Final = 2_000
 SAMPLES: Final = 12
 SUBJECTS: Final = 1_000
@@ -52,6 +58,14 @@ class Sample(msgspec.Struct, frozen=True):
     latency_s: float
 
 
+class _Shown(msgspec.Struct):
+    """An impression: what the model said, and what came of it."""
+
+    time_ms: int
+    p_click: float | None = None
+    clicked: bool = False
+
+
 class _Sent(msgspec.Struct, frozen=True):
     event: ShopEvent
     at_s: float
@@ -75,6 +89,7 @@ class Meter:
         self.event_time_ms = 0
         self.last_output_s: float | None = None
         self._waiting: OrderedDict[str, _Sent] = OrderedDict()
+        self._shown: OrderedDict[str, _Shown] = OrderedDict()
         self._latencies: deque[float] = deque(maxlen=MAX_LATENCIES)
         self._recent: dict[str, deque[float]] = {topic: deque(maxlen=RECENT) for topic in _SCORES}
         self._seconds: dict[str, deque[tuple[int, int]]] = {}
@@ -101,6 +116,8 @@ class Meter:
             self._waiting.popitem(last=False)
         if timed and self._first_s is None:
             self._first_s = at_s
+        if isinstance(event.event, ClickEvent):
+            self._follow(event.event)
 
     def sent_broken(self, topic: str, at_s: float) -> None:
         """A record that cannot be scored was produced."""
@@ -121,7 +138,9 @@ class Meter:
             self.alerts[alert.alert_id] = alert
             self.alerts.move_to_end(alert.alert_id)
         elif topic == FEATURES_USER and value is not None and key != FENCE_RECORD_KEY:
-            self.state = decode_state(value)
+            state = decode_state(value)
+            # Who has only reviewed has no counts, and says little on the screen.
+            self.state = state if state.counts.any() or self.state is None else self.state
 
     def latency_ms(self, topic: str | None = None) -> dict[str, float]:
         """Median and 99th percentile, milliseconds: of all timed events, or of the latest of one scores topic."""
@@ -142,6 +161,21 @@ class Meter:
         now = int(now_s)
         counts = self._seconds.get(topic, ())
         return sum(n for second, n in counts if now - RATE_WINDOW_S <= second < now) / RATE_WINDOW_S
+
+    def click_auc(self) -> float | None:
+        """Whether clicked impressions were thought likelier than others: area under the ROC curve, None before clicks.
+
+        Of the latest impressions, those old enough for their outcome to be known. The model had not seen it.
+        """
+        known = [
+            (shown.p_click, shown.clicked)
+            for shown in self._shown.values()
+            if shown.p_click is not None and shown.time_ms + CLICK_DELAY_MS < self.event_time_ms
+        ]
+        if not known:
+            return None
+        found = auc(*np.array(known).T)
+        return None if np.isnan(found) else found
 
     def negative_shares(self, volume_min: int = 5) -> list[tuple[str, float, int]]:
         """(subject, share of negatives, opinions) of the last `SUBJECT_MINUTES` of event time, most negative first."""
@@ -167,10 +201,21 @@ class Meter:
             self._latencies.append(latency_s)
             self._recent[topic].append(latency_s)
         self.samples[topic].append(Sample(sent.event, score, latency_s))
-        if isinstance(score, SentimentScore):
+        if isinstance(score, CtrScore):
+            if (shown := self._shown.get(score.event_id)) is not None:
+                shown.p_click = score.p_click
+        elif isinstance(score, SentimentScore):
             self.agreement[topic].append(score.sentiment == sent.event.meant)
-        elif isinstance(score, IntentScore):
+        else:
             self.agreement[topic].append(score.intent == sent.event.meant)
+
+    def _follow(self, click: ClickEvent) -> None:
+        if click.action == "impression":
+            self._shown[click.event_id] = _Shown(click.event_time_ms)
+            if len(self._shown) > MAX_IMPRESSIONS:
+                self._shown.popitem(last=False)
+        elif click.action == "click" and (shown := self._shown.get(click.impression_id or "")) is not None:
+            shown.clicked = True
 
     def _opinion(self, opinion: Opinion) -> None:
         seen = self.subjects.setdefault(opinion.subject, deque(maxlen=SUBJECT_OPINIONS))

@@ -13,14 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from schemas.scores import CtrScore, IntentScore, SentimentScore
 from schemas.topics import (
     EVENTS_CLICK,
     EVENTS_REVIEW,
@@ -33,6 +31,7 @@ from schemas.topics import (
 from worker.catalogue import Catalogue
 from worker.demo_meter import SUBJECT_MINUTES, Meter, Sample
 from worker.demo_roles import Scraper
+from worker.view_text import sample_row, spark
 
 REFRESH_S: Final = 0.25
 SAMPLE_EVERY_S: Final = 1.2
@@ -44,8 +43,6 @@ STREAMS: Final = (
 )
 # Lines that are there whatever the height: head, streams, machine, rules, features.
 _FIXED_LINES: Final = 11
-_MOODS: Final = {"negative": "red", "neutral": "yellow", "positive": "green"}
-_LEVELS: Final = "▁▂▃▄▅▆▇█"
 
 
 class View:
@@ -141,13 +138,13 @@ class View:
     def _streams(self, now: float) -> RenderableType:
         table = Table(box=None, expand=True, padding=(0, 1), header_style="dim", pad_edge=False)
         table.add_column("stream", no_wrap=True)
-        # "as meant": how often the model found what the shop meant. "queued": tokens waiting for the encoder.
-        for name in ("in/s", "out/s", "scores", "p50 ms", "p99 ms", "queued", "as meant"):
+        # "agree": how often the model found what the shop meant; for clicks how well it told them from the rest.
+        # "queued": tokens waiting for the encoder.
+        for name in ("in/s", "out/s", "scores", "p50 ms", "p99 ms", "queued", "agree"):
             table.add_column(name, justify="right", no_wrap=True)
         for name, lane, events, scores in STREAMS:
             latency = self._meter.latency_ms(scores)
             queue = self._scraper.value("worker", f"millrace_worker_queue_tokens{{lane={lane}}}")
-            agreed = self._meter.agreement[scores]
             table.add_row(
                 Text(f"{name} > {scores}", "bold"),
                 f"{self._meter.rate(events, now):.1f}",
@@ -156,9 +153,16 @@ class View:
                 f"{latency['p50']:.0f}",
                 f"{latency['p99']:.0f}",
                 "-" if queue is None else f"{queue:.0f}",
-                _percent(sum(agreed) / len(agreed) if agreed else None),
+                self._agreement(scores),
             )
         return table
+
+    def _agreement(self, scores: str) -> str:
+        if scores == SCORES_CTR:
+            found = self._meter.click_auc()
+            return "AUC -" if found is None else f"AUC {found:.2f}"
+        agreed = self._meter.agreement[scores]
+        return _percent(sum(agreed) / len(agreed) if agreed else None)
 
     def _machine(self) -> RenderableType:
         scraper, meter = self._scraper, self._meter
@@ -187,7 +191,7 @@ class View:
         for _, _, _, topic in STREAMS:
             rows = list(self._shown[topic])[-count:]
             for sample in rows:
-                table.add_row(*_told(sample))
+                table.add_row(*sample_row(sample))
             for _ in range(count - len(rows)):
                 table.add_row("", "")
         return table
@@ -228,7 +232,7 @@ class View:
         if state is not None:
             shown, clicked, purchased = state.counts[-1]
             text.append(f"   {state.key}: shown {shown:.0f}, clicked {clicked:.0f}, bought {purchased:.0f}  liked ")
-            text.append(_spark(state.sums[1, -1] / (state.weights[1, -1] + 1)), "cyan")
+            text.append(spark(state.sums[1, -1] / (state.weights[1, -1] + 1)), "cyan")
         return text
 
     def _take_samples(self) -> None:
@@ -260,47 +264,6 @@ class View:
 _KINDS: Final = ("user", "item")
 _STATE_READS: Final = "millrace_worker_state_reads_total"
 _SHOWN_ACTIONS: Final = frozenset({"impression", "search", "purchase"})
-
-
-def _told(sample: Sample) -> tuple[Text, Text]:
-    """What was found, and of what."""
-    score, event = sample.score, sample.sent.event
-    if isinstance(score, SentimentScore):
-        probability = max(score.p_negative, score.p_neutral, score.p_positive)
-        found = Text(f"{score.sentiment} {probability:.2f}", _MOODS[score.sentiment])
-        return found.append(f"  {score.category}", "dim"), _plain(getattr(event, "text", ""))
-    if isinstance(score, IntentScore):
-        found = Text(f"{score.intent}", "yellow" if score.out_of_scope else "cyan")
-        return found, _plain(getattr(event, "text", "")).append(f"  → {score.queue} ({score.confidence:.2f})", "dim")
-    return _click_told(sample, score)
-
-
-def _click_told(sample: Sample, score: CtrScore) -> tuple[Text, Text]:
-    found = Text(f"{score.action} ", "magenta")
-    if score.candidates:
-        best = score.candidates[0]
-        titles = {each.item_id: each.title for each in getattr(sample.sent.event, "candidates", [])}
-        query = _plain(getattr(sample.sent.event, "query", ""))
-        return found.append(f"best {best.p_click:.2f}"), query.append(f"  → {titles.get(best.item_id, '')}", "dim")
-    if score.p_click is not None and score.p_purchase is not None:
-        found.append(f"ctr {score.p_click:.2f}")
-    about = _plain(getattr(sample.sent.event, "title", ""))
-    if score.p_purchase is not None:
-        about.append(f"  buys {score.p_purchase:.3f}", "dim")
-    return found, about.append(f"  {score.user_id} {score.state}", "dim")
-
-
-def _plain(text: str) -> Text:
-    return Text("".join(char if char.isprintable() else " " for char in text))
-
-
-def _spark(values: np.typing.ArrayLike) -> str:
-    """Numbers as a row of bars, lowest to highest."""
-    row = np.asarray(values, float)
-    low, high = float(row.min()), float(row.max())
-    if high <= low:
-        return _LEVELS[0] * len(row)
-    return "".join(_LEVELS[round(float(v - low) / (high - low) * (len(_LEVELS) - 1))] for v in row)
 
 
 def _percent(share: float | None) -> str:

@@ -96,6 +96,22 @@ def test_broken_records_wait_for_their_dead_letters():
     assert (meter.waiting, meter.dead_letters) == (0, 1)
 
 
+def test_the_auc_is_of_impressions_whose_outcome_is_known():
+    events = list(islice(Shop(1, Catalogue.load()).events(1_000_000, 1000.0), 3000))
+    clicked = {sent.event.impression_id for sent in events if sent.meant == "click"}
+    right, wrong, silent = Meter(), Meter(), Meter()
+    for sent in events:
+        for meter in (right, wrong, silent):
+            meter.sent(sent, 0.0)
+    for sent in events:
+        if sent.topic == EVENTS_CLICK:
+            for meter, likely in ((right, 0.9), (wrong, 0.1)):
+                p = likely if sent.event.event_id in clicked else 0.5
+                score = CtrScore(**BASE, event_id=sent.event.event_id, p_click=p)
+                meter.received(SCORES_CTR, b"k", msgspec.json.encode(score), 1.0)
+    assert (right.click_auc(), wrong.click_auc(), silent.click_auc()) == (1.0, 0.0, None)
+
+
 def test_what_waits_is_bounded_and_the_oldest_goes(monkeypatch, events):
     monkeypatch.setattr(module, "MAX_WAITING", 10)
     meter = Meter()

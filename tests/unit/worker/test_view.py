@@ -11,7 +11,8 @@ from tests.unit.worker.test_demo_meter import answer, opinion
 from worker.catalogue import Catalogue
 from worker.demo_meter import OPINIONS, Meter
 from worker.shop import Shop
-from worker.view import STREAMS, View, _spark
+from worker.view import STREAMS, View
+from worker.view_text import spark
 
 
 class Scraped:
@@ -111,5 +112,5 @@ def test_without_a_terminal_it_is_one_line(meter, catalogue, capsys):
 
 
 def test_a_spark_has_a_bar_for_every_number():
-    assert _spark([0, 1, 2, 7]) == "▁▂▃█"
-    assert _spark([3, 3]) == "▁▁"
+    assert spark([0, 1, 2, 7]) == "▁▂▃█"
+    assert spark([3, 3]) == "▁▁"
