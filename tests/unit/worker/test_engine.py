@@ -17,7 +17,7 @@ from worker.config import Config, KafkaConfig, WorkerConfig
 from worker.device import InlineDevice, ThreadedDevice
 from worker.errors import KafkaError
 from worker.metrics import WorkerMetrics
-from worker.pipeline import Pipeline, build
+from worker.pipeline import build
 from worker.routing import load_routing
 from worker.score import BatchScorer, NoStates
 from worker.source import Partition
@@ -50,7 +50,7 @@ class Setting:
         batches = BatchScorer(self.scorer, Head(), features, reader or NoStates(), (3600.0,), routing.heads)
         self.device: InlineDevice | ThreadedDevice = (ThreadedDevice if threaded else InlineDevice)(batches)
         self.registry = CollectorRegistry()
-        self.pipeline: Pipeline = build(
+        self.engine = build(
             config,
             self.scorer,
             routing,
@@ -65,7 +65,7 @@ class Setting:
     def steps(self, count: int = 30, advance_s: float = 0.06) -> None:
         for _ in range(count):
             self.clock.now += advance_s
-            self.pipeline.step()
+            self.engine.step()
 
     def outcomes(self) -> list[tuple[str, int, int]]:
         """Source positions of all scores and dead letters, in the order written."""
@@ -105,7 +105,7 @@ def test_every_record_has_one_outcome_in_order_and_offsets_follow(threaded: bool
     run = Setting(logs, threaded, max_batch_units=8)
     for _ in range(1500):
         run.clock.now += 0.01
-        run.pipeline.step()
+        run.engine.step()
         if run.source.committed == {p: len(log) for p, log in logs.items()}:
             break
     run.steps(2)  # the last commit's answer
@@ -118,7 +118,7 @@ def test_every_record_has_one_outcome_in_order_and_offsets_follow(threaded: bool
     assert run.metric("events_total", topic=CLICKS) == 43
     assert run.metric("latency_seconds_count", lane="click") == 43
     assert run.metric("dead_letters_total", reason="tombstone") == 1
-    assert run.pipeline.health()[1]["load"] == 0
+    assert run.engine.health()[1]["load"] == 0
 
 
 def test_all_folds_are_written_before_their_offsets_are_committed() -> None:
@@ -165,7 +165,7 @@ def test_a_failed_commit_is_tried_again() -> None:
 
 def test_revoked_partitions_are_finished_committed_and_let_go() -> None:
     run = Setting({(CLICKS, 0): clicks(30), (CLICKS, 1): clicks(30)}, max_batch_units=4, poll_records=1000)
-    run.pipeline.step()  # reads all, two batches are in flight, the rest is queued
+    run.engine.step()  # reads all, two batches are in flight, the rest is queued
     run.source.revoke((CLICKS, 0))
     run.steps(1, advance_s=0.2)
     handed_over = run.source.committed.get((CLICKS, 0), 0)
@@ -182,11 +182,11 @@ def test_revoked_partitions_are_finished_committed_and_let_go() -> None:
 
 def test_lost_partitions_commit_nothing_and_their_late_results_are_dropped() -> None:
     run = Setting({(CLICKS, 0): clicks(30)}, max_batch_units=4, poll_records=1000)
-    run.pipeline.step()
+    run.engine.step()
     run.source.lose((CLICKS, 0))
     run.steps()
     assert run.source.committed == {}
-    assert run.pipeline.health()[1]["load"] == 0
+    assert run.engine.health()[1]["load"] == 0
     run.source.assign((CLICKS, 0))
     run.steps()
     assert run.source.committed == {(CLICKS, 0): 30}
@@ -206,8 +206,8 @@ def test_above_the_high_mark_reading_pauses_and_resumes_below_the_low() -> None:
     highest = 0
     for _ in range(2000):
         run.clock.now += 0.05
-        run.pipeline.step()
-        load = run.pipeline.health()[1]["load"]
+        run.engine.step()
+        load = run.engine.health()[1]["load"]
         highest = max(highest, load)
         paused += run.source.paused
         if run.source.paused and run.metric("paused_partitions"):
@@ -223,7 +223,7 @@ def test_a_full_client_queue_pauses_reading_and_is_unwell() -> None:
     run.sink.room = 20
     run.steps(50)
     assert run.source.paused
-    assert not run.pipeline.health()[0]
+    assert not run.engine.health()[0]
     written, asked = len(run.sink.messages), len(run.source.asked)
     run.steps(10)
     assert len(run.sink.messages) == written
@@ -235,17 +235,17 @@ def test_a_full_client_queue_pauses_reading_and_is_unwell() -> None:
 
 def test_finish_scores_and_commits_what_was_read() -> None:
     run = Setting({(CLICKS, 0): clicks(30), (SERVICE, 0): texts(30)}, max_batch_units=4, poll_records=1000)
-    run.pipeline.step()
-    run.pipeline.finish()
+    run.engine.step()
+    run.engine.finish()
     assert run.source.committed == {(CLICKS, 0): 30, (SERVICE, 0): 30}
     assert len(run.outcomes()) == 60
 
 
 def test_finish_gives_up_at_the_drain_time_and_commits_only_what_is_safe() -> None:
     run = Setting({(CLICKS, 0): clicks(30)}, max_batch_units=4, poll_records=1000, drain_timeout_ms=200)
-    run.pipeline.step()
+    run.engine.step()
     run.sink.hold = True
-    run.pipeline.finish()
+    run.engine.finish()
     assert run.source.committed == {}
 
 
@@ -266,16 +266,16 @@ def test_a_defect_in_a_stage_surfaces_in_the_loop() -> None:
 def test_health_tells_of_a_loop_that_stands_still() -> None:
     run = Setting({(CLICKS, 0): clicks(3)})
     run.steps()
-    assert run.pipeline.health()[0]
+    assert run.engine.health()[0]
     run.clock.now += 31
-    assert not run.pipeline.health()[0]
+    assert not run.engine.health()[0]
 
 
 def test_an_old_event_unfinished_is_unwell() -> None:
     run = Setting({(CLICKS, 0): clicks(3)})
     run.sink.hold = True
     run.steps(600)
-    well, details = run.pipeline.health()
+    well, details = run.engine.health()
     assert not well
     assert details["oldest_unfinished_s"] > 30
 
