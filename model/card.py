@@ -16,6 +16,7 @@ starter` makes it from `model/starter.yaml`; `model/artifact.py` describes forma
 | n-gram channel | {grams} n-grams of pieces, {columns} linear columns in int8, fitted first and frozen |
 | text | at most {tokens} pieces, head and tail kept; NFKC, lower case, emoji kept |
 """
+_CLICK_FIGURES = ("n", "auc", "log_loss", "ece", "predicted_over_observed", "base_rate")
 _USE = """
 ## Use
 
@@ -56,7 +57,7 @@ def render(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
         tokens=manifest["text"]["max_tokens"],
     )
     limits = _LIMITS.format(reject=recipe.reject_share, share=recipe.calibration_share)
-    return intro + _USE + _data(recipe) + _figures(recipe, manifest) + _heads(manifest) + limits
+    return intro + _USE + _data(recipe) + _figures(recipe, manifest) + _click(manifest) + _heads(manifest) + limits
 
 
 def _data(recipe: Recipe) -> str:
@@ -86,6 +87,24 @@ def _figures(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
         note = f" ({figures['rows']})" if "rows" in figures else ""
         lines.append(f"| `{figures['task']}` | {file}{note} | {figures['n']} | {' | '.join(cells)} | {floor} |")
     return "\n".join([*lines, ""])
+
+
+def _click(manifest: Mapping[str, Any]) -> str:
+    """What the click and purchase heads reach, where the artifact has them."""
+    if "click" not in manifest:
+        return ""
+    lines = ["", "## Click and purchase", "", "| head | measured on | " + " | ".join(_CLICK_FIGURES) + " |"]
+    lines.append("| --- " * (len(_CLICK_FIGURES) + 2) + "|")
+    for head, on, key in (
+        ("click", "clicks_ml1m.valid, progressive at zero delay", "valid"),
+        ("purchase", "the last fifth of tmall_actions.train, state counts only, no text", "purchase_held_out"),
+    ):
+        found = manifest["click"].get(key, {})
+        lines.append(f"| {head} | {on} | " + " | ".join(str(found.get(name, "")) for name in _CLICK_FIGURES) + " |")
+    note = (
+        "Learned from films (MovieLens-1M) and an Alibaba contest log (2014), both for research use: their base rates"
+    )
+    return "\n".join([*lines, "", f"{note} are not a shop's; set the shop's own in the configuration.", ""])
 
 
 def _heads(manifest: Mapping[str, Any]) -> str:

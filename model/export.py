@@ -70,9 +70,14 @@ def _with_metrics(recipe: Recipe, data: Path, folder: Path) -> Path:
         if trial.without:
             figures.append(_unseen(scorer, trial, data) | files | {"rows": "texts not in train"})
     artifact = Artifact.load(folder)
-    done = Artifact.save(folder, artifact.manifest | {"metrics": figures}, artifact.tensors, artifact.tokenizer_json)
-    (folder / "README.md").write_text(render(recipe, done.manifest), encoding="utf-8")
+    Artifact.save(folder, artifact.manifest | {"metrics": figures}, artifact.tensors, artifact.tokenizer_json)
     return folder
+
+
+def write_card(recipe: Recipe, folder: Path) -> None:
+    """Write the model card, README.md, of an artifact as it is now."""
+    card = render(recipe, Artifact.load(folder).manifest)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _unseen(scorer: Scorer, trial: Trial, data: Path) -> dict[str, Any]:

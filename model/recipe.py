@@ -101,6 +101,7 @@ class Recipe:
     reject_share: float = 0.03
     space: list[SpaceTexts] = field(default_factory=list)
     evaluation: list[Trial] = field(default_factory=list)
+    click_scales_s: list[float] = field(default_factory=list)  # of the click head's states; empty: no click head
 
 
 T = TypeVar("T")

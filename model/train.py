@@ -1,7 +1,7 @@
 """Training an artifact: ``python -m model.train --recipe RECIPE --data DIR --out DIR --minutes M [--resume]``.
 
-Vocabulary, n-gram channel, plan, joint training, calibration, export: each step leaves its result in ``--out``, so that
-a run that was stopped goes on from there with ``--resume``.
+Vocabulary, n-gram channel, plan, joint training, calibration, export, click head, model card: the long steps leave their
+result in ``--out``, so that a run that was stopped goes on from there with ``--resume``.
 """
 
 import argparse
@@ -19,11 +19,12 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from model.bag import GramBag
+from model.clickfit import fit_into
 from model.corpus import Corpus, build_corpus, read_corpus
 from model.data import Example
 from model.encoder import PackedEncoder, PaddedEncoder
 from model.errors import DataError, ModelError
-from model.export import export
+from model.export import export, write_card
 from model.foreign import load_foreign, resize_vocabulary, resolve_body
 from model.linear import BagTarget, LinearFit, fit_bag
 from model.network import Network
@@ -70,6 +71,9 @@ def train(recipe_path: Path, data: Path, out: Path, *, minutes: float, resume: b
     _loop(run, trainer, checkpoint)
     trainer.save(checkpoint)
     folder = export(run.recipe, network.eval(), corpus, tokenizer_json, codec, data, out / "artifact")
+    if run.recipe.click_scales_s:
+        fit_into(folder, data, tuple(run.recipe.click_scales_s))
+    write_card(run.recipe, folder)
     console.log(f"artifact in {folder}")
     return folder
 
