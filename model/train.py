@@ -1,7 +1,7 @@
 """Training an artifact: ``python -m model.train --recipe RECIPE --data DIR --out DIR --minutes M [--resume]``.
 
-Vocabulary, n-gram channel, plan, joint training, calibration, export, click head, model card: the long steps leave their
-result in ``--out``, so that a run that was stopped goes on from there with ``--resume``.
+Vocabulary, n-gram channel, plan, joint training, calibration, export, click head, model card: the long steps leave
+their result in ``--out``, so that a run that was stopped goes on from there with ``--resume``.
 """
 
 import argparse
