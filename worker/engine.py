@@ -219,8 +219,7 @@ class Engine:
             self._paused = False
 
     def _hand_over(self, partitions: list[Partition]) -> None:
-        """Called while polling: partitions move to another worker. What is queued of them it reads again."""
-        self._intake.forget(self._batcher.drop(set(partitions)))
+        """Called while polling: partitions move to another worker. What is still queued of them it reads again."""
         self._settle(partitions, self._clock() + self._config.drain_timeout_ms / 1000)
 
     def _settle(self, partitions: list[Partition], deadline_s: float) -> None:

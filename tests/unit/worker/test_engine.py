@@ -79,6 +79,9 @@ class Setting:
                 found.append((headers[HEADER_TOPIC], int(headers[HEADER_PARTITION]), int(headers[HEADER_OFFSET])))
         return found
 
+    def batches(self) -> float:
+        return sum(self.metric("batches_total", reason=reason) for reason in ("full", "deadline", "idle", "drain"))
+
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"millrace_worker_{name}", labels) or 0.0
 
@@ -219,14 +222,15 @@ def test_above_the_high_mark_reading_pauses_and_resumes_below_the_low() -> None:
 
 
 def test_a_full_client_queue_pauses_reading_and_is_unwell() -> None:
-    run = Setting({(REVIEWS, 0): texts(600)}, poll_records=50, max_batch_units=10)
+    run = Setting({(REVIEWS, 0): texts(600)}, poll_records=600, max_batch_units=10)
     run.sink.room = 20
     run.steps(50)
     assert run.source.paused
     assert not run.engine.health()[0]
-    written, asked = len(run.sink.messages), len(run.source.asked)
+    started, asked = run.batches(), len(run.source.asked)
+    assert started < 60, "all that was read was scored, with no room for its output"
     run.steps(10)
-    assert len(run.sink.messages) == written
+    assert run.batches() == started
     assert len(run.source.asked) > asked, "a paused source must still be polled"
     run.sink.room = None
     run.steps(300)
