@@ -133,6 +133,7 @@ class _Demo:
         self._traffic, self._roles, self._scraper, self._meter, self._view = traffic, roles, scraper, meter, view
         self._events, self._rate = events, rate
         self.interrupted = False
+        self._written, self._moved_s = 0, time.monotonic()
 
     def start(self) -> None:
         """Wait until every role is up and the first events have their scores."""
@@ -158,8 +159,7 @@ class _Demo:
             if due > 0 and self._meter.event_time_ms <= time.time_ns() // 1_000_000:
                 self._traffic.send(due)
             self._turn("running")
-            if self._meter.waiting:
-                self._check_progress()
+            self._check_progress("scores", idle=self._meter.waiting == 0)
         self._wait_for(lambda: self._meter.waiting == 0, "scores")
         self._wait_for(self._alerts_have_counted, "opinions counted by alerts")
         while stay:
@@ -176,24 +176,22 @@ class _Demo:
         self._traffic.collect(TURN_S)
         self._view.refresh(phase)
 
-    def _check_progress(self) -> None:
-        now = time.monotonic()
-        if now - (self._meter.last_output_s or now) > STALL_TIMEOUT_S:
-            raise RoleError(
-                f"no score for {STALL_TIMEOUT_S:.0f} s while {self._meter.waiting} events wait for theirs;"
-                f" logs: {self._roles.folder}"
-            )
-
     def _wait_for(self, done: Callable[[], bool], what: str) -> None:
         """Until ``done``. Raises `RoleError` when nothing at all was written for `STALL_TIMEOUT_S`."""
-        moved_s = time.monotonic()
         while not done():
-            before = self._meter.outputs.total()
             self._turn("finishing")
-            if self._meter.outputs.total() != before:
-                moved_s = time.monotonic()
-            elif time.monotonic() - moved_s > STALL_TIMEOUT_S:
-                raise RoleError(f"waited {STALL_TIMEOUT_S:.0f} s in vain for {what}; logs: {self._roles.folder}")
+            self._check_progress(what, idle=False)
+
+    def _check_progress(self, what: str, *, idle: bool) -> None:
+        """Raises `RoleError` when something is due (not ``idle``) and nothing was written for `STALL_TIMEOUT_S`."""
+        now, written = time.monotonic(), self._meter.outputs.total()
+        if idle or written != self._written:
+            self._written, self._moved_s = written, now
+        elif now - self._moved_s > STALL_TIMEOUT_S:
+            raise RoleError(
+                f"waited {STALL_TIMEOUT_S:.0f} s in vain for {what}, {self._meter.waiting} events have none;"
+                f" logs: {self._roles.folder}"
+            )
 
     def _alerts_have_counted(self) -> bool:
         counted = self._scraper.value("alerts", "millrace_alerts_opinions_total")

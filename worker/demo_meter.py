@@ -87,7 +87,6 @@ class Meter:
         self.agreement: dict[str, deque[bool]] = {topic: deque(maxlen=RECENT) for topic in _SCORES}
         self.state: State | None = None
         self.event_time_ms = 0
-        self.last_output_s: float | None = None
         self._waiting: OrderedDict[str, _Sent] = OrderedDict()
         self._shown: OrderedDict[str, _Shown] = OrderedDict()
         self._latencies: deque[float] = deque(maxlen=MAX_LATENCIES)
@@ -193,7 +192,6 @@ class Meter:
             self.repeats += 1
             return
         self._count(self.outputs, topic, at_s)
-        self.last_output_s = at_s
         latency_s = at_s - sent.at_s
         if sent.timed:
             self._timed += 1

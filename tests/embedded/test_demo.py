@@ -27,7 +27,7 @@ from worker.shop import Shop
 
 EVENTS = 300
 RATE = 100.0
-NULL = ["--set", "model.artifact='null'"]
+NULL = ["--set", "model.artifact=null"]
 ENDS_WITHIN_S = 150
 
 
@@ -36,30 +36,35 @@ def command(*options):
 
 
 @pytest.fixture
-def running(tmp_path):
-    """Starts an endless demo and waits until it scores; ended whatever happens."""
-    env = {**os.environ, "TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(
-        command("--rate", "30", *NULL), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
-    )
-    lines = []
-    scoring = threading.Event()
+def start(tmp_path):
+    """Starts a demo and waits until it runs; gives it and the lines it has said. Ended whatever happens."""
+    started = []
 
-    def read():
-        for line in process.stdout:
-            lines.append(line)
-            if "running" in line:
-                scoring.set()
+    def begin(*options):
+        env = {**os.environ, "TMPDIR": str(tmp_path)}
+        process = subprocess.Popen(
+            command(*options, *NULL), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
+        )
+        lines, running = [], threading.Event()
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    assert scoring.wait(ENDS_WITHIN_S), lines
-    yield process, lines
-    if process.poll() is None:
+        def read():
+            for line in process.stdout:
+                lines.append(line)
+                if "running" in line:
+                    running.set()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        started.append((process, reader))
+        assert running.wait(ENDS_WITHIN_S), lines
+        return process, lines
+
+    yield begin
+    for process, reader in started:
         process.terminate()
-    process.wait(60)
-    reader.join(10)
-    process.stdout.close()
+        process.wait(60)
+        reader.join(10)
+        process.stdout.close()
 
 
 def children(pid):
@@ -119,8 +124,8 @@ def test_a_bounded_demo_scores_every_event_and_says_so_in_its_last_line(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sigterm_ends_an_endless_demo_in_good_order(running, tmp_path):
-    process, lines = running
+def test_sigterm_ends_an_endless_demo_in_good_order(start, tmp_path):
+    process, lines = start("--rate", "30")
     started = children(process.pid)
     assert sum("worker.cli" in line for line in started.values()) == 3
     process.terminate()
@@ -130,8 +135,16 @@ def test_sigterm_ends_an_endless_demo_in_good_order(running, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_role_that_dies_is_named_with_its_log(running, tmp_path):
-    process, lines = running
+def test_a_bounded_demo_that_is_interrupted_has_failed(start, tmp_path):
+    process, lines = start("--rate", "30", "--events", "100000", "--exit")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 1
+    assert any(line.startswith("millrace: interrupted with") for line in lines)
+    assert next(tmp_path.glob("millrace-demo-*/worker.log")).exists()
+
+
+def test_a_role_that_dies_is_named_with_its_log(start, tmp_path):
+    process, lines = start("--rate", "30")
     started = children(process.pid)
     (profiles,) = (pid for pid, line in started.items() if "worker.cli profiles" in line)
     os.kill(profiles, signal.SIGKILL)
@@ -139,7 +152,7 @@ def test_a_role_that_dies_is_named_with_its_log(running, tmp_path):
     wait_until_gone(started)
     (told,) = (line for line in lines if line.startswith("millrace:"))
     assert "profiles ended with exit code -9" in told
-    assert (next(tmp_path.glob("millrace-demo-*")) / "profiles.log").exists()
+    assert next(tmp_path.glob("millrace-demo-*/profiles.log")).exists()
 
 
 def test_a_role_that_cannot_start_is_told_with_its_last_words(tmp_path):
