@@ -16,7 +16,7 @@ from schemas.topics import INPUTS
 from worker.config import Config, KafkaConfig
 from worker.pipeline import run
 
-DEADLINE_S = 40.0
+DEADLINE_S = 90.0
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -63,12 +63,14 @@ def worker(config: Config) -> Iterator[Worker]:
         raise error
 
 
-def produce(kafka: KafkaConfig, topic: str, values: list[Any], key: str | None = None) -> None:
-    producer = Producer({"bootstrap.servers": kafka.bootstrap})
+def produce(
+    kafka: KafkaConfig, topic: str, values: list[Any], key: str | None = None, producer: Producer | None = None
+) -> None:
+    producer = producer or Producer({"bootstrap.servers": kafka.bootstrap})
     for n, value in enumerate(values):
         data = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
         producer.produce(kafka.topic(topic), data, key or f"k{n}")
-    assert producer.flush(10) == 0
+    assert producer.flush(DEADLINE_S) == 0
 
 
 def events(n: int, start: int = 0, **more: Any) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from confluent_kafka import Producer
 
 from schemas.topics import INPUTS
 from tests.worker_harness import Reader, Worker, committed, events, produce, until, worker
@@ -27,9 +28,10 @@ def test_partitions_move_without_loss_or_repeat(kafka_config: dict[str, Any]) ->
     enough, sent = threading.Event(), [0]
 
     def feed() -> None:
+        producer = Producer({"bootstrap.servers": kafka.bootstrap})
         while not enough.is_set():
             for topic in INPUTS:
-                produce(kafka, topic, events(10, start=sent[0], text="hello"))
+                produce(kafka, topic, events(10, start=sent[0], text="hello"), producer=producer)
                 sent[0] += 10
             enough.wait(0.05)
 
