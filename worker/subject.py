@@ -275,13 +275,15 @@ class Subject:
 
     def _estimate(self, newest: int) -> Expected | None:
         window, baseline = self._config.window_minutes, self._config.baseline_minutes
-        blocks = [(0.0, 0) for _ in range(-(-baseline // window))]
+        # Whole millionths are added up and divided once: the ring holds minutes in the order they came.
+        blocks = [(0, 0) for _ in range(-(-baseline // window))]
         for minute, (negative, total, burst) in self._state.ring.items():
             age = newest - minute
             if 0 <= age < baseline and not burst:
                 before = blocks[age // window]
-                blocks[age // window] = (before[0] + negative / MILLIONTHS, before[1] + total)
-        return expected_share(blocks, self._past(newest), self._config.min_volume)
+                blocks[age // window] = (before[0] + negative, before[1] + total)
+        counts = [(negative / MILLIONTHS, total) for negative, total in blocks]
+        return expected_share(counts, self._past(newest), self._config.min_volume)
 
     def _past(self, minute: int) -> tuple[float, float]:
         negative, total, at = self._state.past

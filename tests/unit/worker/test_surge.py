@@ -6,7 +6,7 @@ import random
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
@@ -85,6 +85,7 @@ def test_an_alert_worsens_and_improves_before_it_resolves() -> None:
 
 @quick
 @given(seed=seeds, share=shares)
+@example(seed=248, share=1.0)
 def test_order_within_the_ring_does_not_matter(seed: int, share: float) -> None:
     rng = random.Random(seed)
     base = stream(50, 4, lambda _s, minute: share if minute > 44 else 0.1, subjects=("item:lamp",), seed=seed)
