@@ -25,6 +25,7 @@ from schemas.redis_keys import fence_key, state_key
 from schemas.shards import shard_of
 from schemas.states import FENCE_RECORD_KEY, State, decode_fence, decode_state
 from schemas.topics import FEATURES, FOLDS
+from worker.clients import producer_config
 from worker.config import Config
 from worker.profiles import run
 
@@ -44,7 +45,7 @@ class FoldWriter:
         self.keys = keys
         self.next_offset = dict.fromkeys(((s, p) for s in SOURCES for p in range(PARTITIONS)), 0)
         self.folds: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        self.producer = Producer({"bootstrap.servers": config.kafka.bootstrap, "linger.ms": 1})
+        self.producer = Producer(producer_config(config.kafka, linger_ms=1))
 
     def events(self, n: int) -> list[dict[str, Any]]:
         """The next ``n`` folds, not yet written."""
@@ -163,6 +164,15 @@ class Group:
     def published(self) -> bool:
         """Whether every fold is folded and published."""
         return self.committed() == self.ends()
+
+
+def folded(config: Config) -> list[int]:
+    """How far each shard is folded, as Redis says, in the order of `Group.parts`."""
+    client = redis.Redis.from_url(config.redis.url)
+    names = [fence_key(SPACE, kind, shard) for kind in KINDS for shard in range(config.kafka.fold_shards)]
+    raws = client.mget(names)
+    client.close()
+    return [0 if raw is None else decode_fence(raw).fold_offset for raw in raws]
 
 
 def states_in_redis(config: Config, url: str) -> dict[tuple[str, str], State]:

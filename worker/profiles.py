@@ -27,7 +27,15 @@ from schemas.states import encode_fence
 from schemas.topics import FEATURES, FOLDS
 from worker.admin import partition_counts
 from worker.config import Config, ModelConfig
-from worker.errors import ConfigError, FenceMovedError, KafkaError, ModelLoadError, StoreError, TopicError
+from worker.errors import (
+    ConfigError,
+    FenceMovedError,
+    KafkaError,
+    ModelLoadError,
+    OffsetLostError,
+    StoreError,
+    TopicError,
+)
 from worker.features import Features
 from worker.folding import Placed, chunks, fold, read_block, select
 from worker.foldstream import FoldStream, ShardId
@@ -98,7 +106,7 @@ class Profiles:
         self._store.close()
 
     def _open_shut(self) -> None:
-        """Open shut shards, for one poll's time at most: the group must hear from us."""
+        """Open shut shards, for about one poll's time: the group must hear from us."""
         until = time.monotonic() + POLL_S
         try:
             if not self._redis_up:
@@ -106,7 +114,7 @@ class Profiles:
                 self._redis_answers()
             for shard_id in list(self._shut):
                 self._open_one(shard_id)
-                if time.monotonic() > until:
+                if time.monotonic() > until or time.monotonic() < self._retry_at:
                     return
         except StoreError as error:
             self._redis_away(error)
@@ -116,6 +124,13 @@ class Profiles:
             shard = self._opener.open(*shard_id)
         except FenceMovedError:
             return  # another process is rebuilding it; its fence will be there at a later try
+        except (OffsetLostError, TopicError):
+            raise
+        except KafkaError as error:
+            # A leader that moves, a broker that restarts: the shard stays shut until Kafka answers.
+            self._retry_at = time.monotonic() + self._config.profiles.redis_retry_ms / 1000
+            _log.warning("shard not opened yet", kind=shard_id[0], shard=shard_id[1], detail=str(error))
+            return
         if self._stream.start(shard_id, shard.position):
             del self._shut[shard_id]
             self._open[shard_id] = shard

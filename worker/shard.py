@@ -61,10 +61,11 @@ class ShardOpener:
         Raises `OffsetLostError` when folds that were not folded are gone; `FenceMovedError` while another process
         rebuilds it.
         """
-        low, high = self._stream.bounds((kind, number))
         raw = self._store.fence(kind, number)
         if raw is None:
-            raw = self._rebuild(kind, number, low)
+            raw = self._rebuild(kind, number)
+        # Asked after the fence: bounds from before it (a process may sleep in between) could seem to be behind it.
+        low, high = self._stream.bounds((kind, number))
         try:
             fence = decode_fence(raw)
         except FormatError as error:
@@ -80,11 +81,12 @@ class ShardOpener:
         published = low if published is None else max(low, published)
         return Shard(kind, number, fence, raw, min(published, fence.fold_offset), published)
 
-    def _rebuild(self, kind: Kind, number: int, low: int) -> bytes:
+    def _rebuild(self, kind: Kind, number: int) -> bytes:
         """A new incarnation of a shard without fence: states, marks and offset from features; later folds follow.
 
-        Without a fence record (nothing was ever published) it begins at ``low``, the first fold there is.
+        Without a fence record (nothing was ever published) it begins at the first fold there is.
         """
+        low, _ = self._stream.bounds((kind, number))
         incarnation = secrets.randbits(63)
         claim = incarnation.to_bytes(8, "big")
         self._store.begin_rebuild(kind, number, claim)

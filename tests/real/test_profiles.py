@@ -1,0 +1,90 @@
+"""Profiles on Apache Kafka and redis-server: kill -9, a zombie, a flushed Redis; the states stay exact."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+
+from tests.fold_harness import (
+    FoldWriter,
+    Group,
+    Process,
+    Running,
+    assert_exact,
+    folded,
+    states_in_features,
+    states_in_redis,
+    wait_for,
+)
+from worker.admin import create_topics
+from worker.config import Config
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def config(kafka_config: dict[str, Any], redis_url: str) -> Config:
+    # Short session: a killed member's shards move after it, and the tests wait for that.
+    kafka = {**kafka_config, "options": {"session.timeout.ms": 6000, "heartbeat.interval.ms": 500}}
+    tree = {
+        "kafka": kafka,
+        "redis": {"url": redis_url},
+        "model": {"artifact": "null"},
+        "profiles": {"publish_interval_ms": 300, "redis_retry_ms": 100, "poll_blocks": 20},
+    }
+    return msgspec.convert(tree, Config)
+
+
+@pytest.fixture
+def group(config: Config) -> Iterator[Group]:
+    create_topics(config.kafka)
+    group = Group(config)
+    yield group
+    group.close()
+
+
+def test_exact_through_kill_9_replays_and_a_flushed_redis(config: Config, group: Group) -> None:
+    writer = FoldWriter(config, keys=300)
+    events = writer.events(3000)
+    for part in range(2):
+        process = Process(config)
+        writer.write(events[part * 750 : (part + 1) * 750], block_rows=10)
+        aim = sum(group.ends()) - 200
+        wait_for(lambda aim=aim: sum(folded(config)) > aim, f"folds of part {part}", process.check)
+        process.kill()
+    assert not group.published()
+    with Running(config) as profiles:
+        writer.write(events[1300:2200])  # the worker was killed too: two hundred folds come again
+        wait_for(group.published, "folds published", profiles.check)
+        assert_exact(states_in_redis(config, config.redis.url), writer)
+        assert_exact(states_in_features(config), writer)
+        with redis.Redis.from_url(config.redis.url) as client:
+            client.flushall()
+        writer.write(events[2100:])
+        wait_for(group.published, "later folds published", profiles.check)
+    assert_exact(states_in_redis(config, config.redis.url), writer)
+    assert_exact(states_in_features(config), writer)
+
+
+def test_a_zombie_that_wakes_up_harms_nothing(config: Config, group: Group) -> None:
+    """Stopped with blocks in hand beyond its session, it wakes up when another process has folded on."""
+    writer = FoldWriter(config, keys=100)
+    zombie = Process(config)
+    writer.write(writer.events(300))
+    wait_for(lambda: sum(folded(config)) > 0, "first folds", zombie.check)
+    zombie.signal(signal.SIGSTOP)
+    writer.write(writer.events(600))
+    with Running(config) as profiles:
+        wait_for(group.published, "folds published by the other", profiles.check)
+        zombie.signal(signal.SIGCONT)
+        writer.write(writer.events(600))
+        wait_for(group.published, "later folds published", profiles.check)
+        zombie.check()
+        assert_exact(states_in_redis(config, config.redis.url), writer)
+        assert_exact(states_in_features(config), writer)
+        zombie.kill()
