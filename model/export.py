@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 import torch
 
 from model.artifact import Artifact
-from model.calibrate import scope_threshold, softmax, temperature
+from model.calibrate import blend, scope_threshold, softmax, temperature
 from model.card import render
 from model.corpus import Corpus, space_texts
 from model.data import fingerprint, read_labelled
@@ -22,13 +23,25 @@ from model.space import fit_space
 from model.text import TextCodec, normalise
 from model.torch_scorer import tensors_from
 
+_log = structlog.get_logger(__name__)
+
 
 def export(
-    recipe: Recipe, network: Network, corpus: Corpus, tokenizer_json: str, codec: TextCodec, data: Path, folder: Path
+    recipe: Recipe,
+    network: Network,
+    corpus: Corpus,
+    machines: dict[str, torch.Tensor],
+    codec: TextCodec,
+    tokenizer_json: str,
+    data: Path,
+    folder: Path,
 ) -> Path:
-    """Calibrate on the held rows, fit the vector space, save, and record the figures on the recipe's valid files."""
+    """Blend and calibrate on the held rows, fit the vector space, save, and record the figures on the recipe's valid
+    files. ``machines``: ``linear_weights`` of the network."""
     held = np.flatnonzero(corpus.held)
     encoded = encode(network, [corpus.prepared[i] for i in held])
+    for head, machine in machines.items():
+        _blend(network, corpus, head, machine, held, encoded)
     heads = {head: _calibrated(recipe, network, corpus, head, held, encoded) for head in corpus.heads}
     rows = encode(network, codec.prepare(space_texts(recipe.space, data))) if recipe.space else encoded
     mean, projection = fit_space(rows, network.encoder.config.hidden)
@@ -86,6 +99,29 @@ def _unseen(scorer: Scorer, trial: Trial, data: Path) -> dict[str, Any]:
     pairs = zip(*read_labelled([data / trial.file], trial.task), strict=True)
     rows = [(text, label) for text, label in pairs if normalise(text, lower=True) not in known]
     return evaluate_texts(scorer, trial.task, [text for text, _ in rows], [label for _, label in rows])
+
+
+def _blend(
+    network: Network, corpus: Corpus, head: str, machine: torch.Tensor, held: npt.NDArray[np.int64], encoded: Floats
+) -> None:
+    """Weigh a head's three sources anew on the held rows, in place: what it reads from the encoder, what it reads from
+    the n-gram columns, and its own linear machine as it is."""
+    labels = corpus.labels[held, corpus.names.index(head)]
+    own = labels >= 0
+    if not own.any():
+        return
+    layer, body = network.head(head), network.encoder.config.hidden
+    from_encoder, from_grams = layer.weight.detach().clone().cpu(), layer.weight.detach().clone().cpu()
+    from_encoder[:, body:], from_grams[:, :body] = 0.0, 0.0
+    bias = layer.bias.detach().cpu().numpy()
+    rows = encoded[own].astype(np.float64)
+    parts = [rows @ from_encoder.numpy().T + bias, rows @ from_grams.numpy().T, rows @ machine.numpy().T]
+    allowed = np.stack([corpus.allowed[d][head] for d in corpus.dataset[held[own]]])
+    a, b, c = (float(w) for w in blend(parts, labels[own], allowed, prior=(1.0, 1.0, 0.0)))
+    _log.info("blend", head=head, encoder=round(a, 3), grams=round(b, 3), machine=round(c, 3))
+    with torch.no_grad():
+        layer.weight.copy_(a * from_encoder + b * from_grams + c * machine)
+        layer.bias.mul_(a)
 
 
 def _calibrated(

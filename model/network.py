@@ -40,5 +40,25 @@ class Network(nn.Module):
         return cast(nn.Linear, self.heads[_key(name)])
 
 
+def linear_weights(network: Network, first_column: Mapping[str, int]) -> dict[str, Tensor]:
+    """For every head with linear columns of its own, the weights [labels, hidden] that answer as those alone do.
+
+    ``first_column``: each such head's first column of the n-gram channel. One column stands for the last label against
+    the first.
+    """
+    body = network.encoder.config.hidden
+    ends = [*sorted(first_column.values()), network.hidden - body]
+    weights = {}
+    for head, column in first_column.items():
+        weight = torch.zeros(network.head(head).out_features, network.hidden)
+        own = ends[ends.index(column) + 1] - column
+        if own == len(weight):
+            weight[:, body + column : body + column + own] = torch.eye(own)
+        else:
+            weight[-1, body + column], weight[0, body + column] = 1.0, -1.0
+        weights[head] = weight
+    return weights
+
+
 def _key(head: str) -> str:
     return head.replace(".", "/")

@@ -27,7 +27,7 @@ from model.errors import DataError, ModelError
 from model.export import export, write_card
 from model.foreign import load_foreign, resize_vocabulary, resolve_body
 from model.linear import BagTarget, LinearFit, fit_bag
-from model.network import Network
+from model.network import Network, linear_weights
 from model.recipe import Recipe, load_recipe
 from model.schedule import draws_by_dataset, schedule
 from model.scoring import Floats
@@ -61,7 +61,10 @@ def train(recipe_path: Path, data: Path, out: Path, *, minutes: float, resume: b
     console.log(f"{len(corpus.prepared)} rows, {sum(p.tokens for p in corpus.prepared)} tokens, {len(rows)} data sets")
     bag, values, first_column = _linear(run, corpus)
     network = Network(encoder, bag, {name: len(labels) for name, labels in corpus.heads.items()})
-    _start_heads_from_bag(network, corpus, first_column)
+    machines = linear_weights(network, first_column)
+    with torch.no_grad():
+        for head, machine in machines.items():  # training starts at the linear machine, not below it
+            network.head(head).weight += BAG_HEAD_SCALE * machine
     network.to("cuda" if torch.cuda.is_available() else "cpu")
     trainer = _plan(run, network, corpus, values, minutes)
     checkpoint = out / "checkpoint.safetensors"
@@ -70,7 +73,7 @@ def train(recipe_path: Path, data: Path, out: Path, *, minutes: float, resume: b
         console.log(f"resumed at step {trainer.step}")
     _loop(run, trainer, checkpoint)
     trainer.save(checkpoint)
-    folder = export(run.recipe, network.eval(), corpus, tokenizer_json, codec, data, out / "artifact")
+    folder = export(run.recipe, network.eval(), corpus, machines, codec, tokenizer_json, data, out / "artifact")
     if run.recipe.click_scales_s:
         fit_into(folder, data, tuple(run.recipe.click_scales_s))
     write_card(run.recipe, folder)
@@ -162,21 +165,6 @@ def _linear_report(corpus: Corpus, fit: LinearFit, targets: list[BagTarget]) -> 
         right, held = guess == target.classes, corpus.held[target.rows]
         parts.append(f"{target.head} {right[~held].mean():.3f}/{right[held].mean():.3f}")
     return ", ".join(parts)
-
-
-def _start_heads_from_bag(network: Network, corpus: Corpus, first_column: dict[str, int]) -> None:
-    """Heads with linear columns begin as those: training starts at the linear machine, not below it."""
-    width = network.encoder.config.hidden
-    for head, column in first_column.items():
-        layer, count = network.head(head), len(corpus.heads[head])
-        columns = [*sorted(first_column.values()), network.hidden - width]
-        own = columns[columns.index(column) + 1] - column
-        with torch.no_grad():
-            if own == count:
-                layer.weight[:, width + column : width + column + own] += BAG_HEAD_SCALE * torch.eye(count)
-            elif own == 1:  # last class against first
-                layer.weight[-1, width + column] += BAG_HEAD_SCALE
-                layer.weight[0, width + column] -= BAG_HEAD_SCALE
 
 
 def _batches(run: Run, corpus: Corpus, tokens: float) -> Batches:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.calibrate import scope_threshold, softmax, temperature
+from model.calibrate import blend, scope_threshold, softmax, temperature
 from model.space import fit_space
 
 rng = np.random.default_rng(5)
@@ -55,3 +55,21 @@ def test_space_of_few_rows_is_padded_with_zeros() -> None:
     _, projection = fit_space(rows, body=20)
     assert np.isfinite(projection).all()
     assert (projection[:, 20:] == 0).all()
+
+
+def test_blend_trusts_what_tells_the_truth() -> None:
+    logits = rng.normal(size=(20_000, 4)) * 1.5
+    labels, everything = drawn(logits), np.ones((20_000, 4), bool)
+    noise = rng.normal(size=logits.shape)
+    weights = blend([noise, logits / 2], labels, everything, prior=(1.0, 1.0))
+    np.testing.assert_allclose(weights, [0, 2], atol=0.1)
+    few = blend([noise[:1], logits[:1]], labels[:1], everything[:1], prior=(1.0, 1.0))
+    assert np.abs(few - 1).max() < 2  # one row cannot pull far
+
+
+def test_blend_of_two_class_rows_is_conditional() -> None:
+    logits = rng.normal(size=(5000, 3)) * 2
+    allowed = np.array([[True, False, True]]).repeat(len(logits), 0)
+    labels = drawn(np.where(allowed, logits, -1e9))
+    shouting = logits + np.array([0.0, 50.0, 0.0])  # the class that is not in question must not matter
+    np.testing.assert_allclose(blend([shouting], labels, allowed, prior=(1.0,)), [1], atol=0.1)

@@ -4,7 +4,9 @@ import numpy as np
 import torch
 
 from model.bag import GramBag, places
+from model.encoder import EncoderConfig, build_encoder
 from model.linear import BagTarget, fit_bag
+from model.network import Network, linear_weights
 from model.scoring import Prepared
 
 BUCKETS, ROWS = 512, 600
@@ -81,3 +83,16 @@ def test_a_class_missing_from_the_learning_rows_keeps_its_column() -> None:
     target = BagTarget("mood", np.arange(ROWS), np.minimum(labels, 1), 3)
     fit = fit_bag(prepared, np.ones(ROWS, bool), [target], buckets=BUCKETS, keep=256, folds=2, c=1.0)
     assert (fit.values.argmax(1) != 2).all()
+
+
+def test_linear_weights_answer_as_the_machines_alone() -> None:
+    config = EncoderConfig("packed", 50, 8, 1, 2, 8, 16)
+    network = Network(build_encoder(config), GramBag(64, 4, 4), {"mood": 3, "kind": 3, "other": 2})
+    weights = linear_weights(network, {"mood": 0, "kind": 1})
+    encoded = torch.randn(5, network.hidden)
+    grams = encoded[:, 8:]
+    assert set(weights) == {"mood", "kind"}
+    torch.testing.assert_close(encoded @ weights["kind"].T, grams[:, 1:4])
+    torch.testing.assert_close(
+        encoded @ weights["mood"].T, torch.stack([-grams[:, 0], 0 * grams[:, 0], grams[:, 0]], 1)
+    )
