@@ -30,7 +30,7 @@ from model.state import I64, States
 Array = npt.NDArray[np.float64]
 Row = dict[str, Any]
 
-SCALES_S: Final = (3600.0, 7 * 86400.0, 365 * 86400.0)
+SCALES_S: Final = (600.0, 86400.0, 3 * 365 * 86400.0)
 """Time scales of a head fitted without saying otherwise; as ``profiles.scales_s``."""
 GLOBALS: Final = ("user_known", "item_known", "has_text", "user_age", "item_age")
 BLOCK: Final = (

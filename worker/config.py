@@ -96,7 +96,9 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
 class ProfilesConfig(Section, frozen=True, kw_only=True):
     """The role that folds state into Redis."""
 
-    scales_s: tuple[PositiveFloat, ...] = (3600.0, 7 * 86400.0, 365 * 86400.0)
+    # Ten minutes, a day, three years told clicks apart better than an hour, a week, a year: progressive AUC 0.778
+    # against 0.774 on the last months of MovieLens, and the same way round on held-out training months.
+    scales_s: tuple[PositiveFloat, ...] = (600.0, 86400.0, 3 * 365 * 86400.0)
     poll_blocks: Positive = 500
     publish_interval_ms: Positive = 1000
     redis_retry_ms: Positive = 500

@@ -51,7 +51,7 @@ def test_features_by_hand():
     assert found.shape == (2, len(GLOBALS) + 3 * len(BLOCK))
     assert found.dtype == np.float32
     at = {name: float(found[0, column(name, 0)]) for name in (*GLOBALS, *BLOCK)}
-    d = np.exp(-1.0)  # an hour at a scale of an hour
+    d = np.exp(-3600 / SCALES_S[0])  # an hour at the first scale
     expected = {
         "user_known": 1, "item_known": 1, "has_text": 1, "user_age": np.log1p(3600), "item_age": 0,
         "dot_liked": d / (d + 1), "cos_liked": 1, "dot_passed": 0, "cos_passed": 0,
