@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
 
 from schemas.dead import HEADER_KEY, HEADER_TRUNCATED, DeadLetter
-from schemas.events import ClickEvent, ReviewEvent, ServiceEvent
+from schemas.events import ClickEvent, Event, ReviewEvent, ServiceEvent
 from schemas.folds import F16, MAX_BLOCK_FOLDS, VECTOR_SIZE, FoldBlock, encode_block
 from schemas.redis_keys import Kind
 from schemas.scores import CtrScore, IntentAlternative, IntentScore, Level, Opinion, SentimentScore, SourcePosition
@@ -112,13 +112,7 @@ class Emitter:
     def _click(self, event: ClickEvent, result: ClickResult, source: SourcePosition, now_ms: int) -> Outcome:
         score = CtrScore(
             output_id=source.output_id("ctr"),
-            event_id=event.event_id,
-            source=source,
-            model_version=self._version,
-            event_time_ms=event.event_time_ms,
-            process_time_ms=now_ms,
-            user_id=event.user_id,
-            experiment_id=event.experiment_id,
+            **self._common(event, source, now_ms),
             p_click=result.p_click,
             p_purchase=result.p_purchase,
             item_id=event.item_id,
@@ -133,15 +127,10 @@ class Emitter:
 
     def _review(self, event: ReviewEvent, result: ReviewResult, source: SourcePosition, now_ms: int) -> Outcome:
         negative, neutral, positive = result.sentiment
+        common = self._common(event, source, now_ms)
         score = SentimentScore(
             output_id=source.output_id("sentiment"),
-            event_id=event.event_id,
-            source=source,
-            model_version=self._version,
-            event_time_ms=event.event_time_ms,
-            process_time_ms=now_ms,
-            user_id=event.user_id,
-            experiment_id=event.experiment_id,
+            **common,
             sentiment=_SENTIMENTS[result.sentiment.index(max(result.sentiment))],
             p_negative=negative,
             p_neutral=neutral,
@@ -164,13 +153,7 @@ class Emitter:
                 subject = f"{level}:{name}"
                 opinion = Opinion(
                     output_id=source.output_id(f"opinion:{subject}"),
-                    event_id=event.event_id,
-                    source=source,
-                    model_version=self._version,
-                    event_time_ms=event.event_time_ms,
-                    process_time_ms=now_ms,
-                    user_id=event.user_id,
-                    experiment_id=event.experiment_id,
+                    **common,
                     subject=subject,
                     level=level,
                     p_negative=negative,
@@ -195,13 +178,7 @@ class Emitter:
             queue, reply = self._routing.route(intent, event.text)
         score = IntentScore(
             output_id=source.output_id("intent"),
-            event_id=event.event_id,
-            source=source,
-            model_version=self._version,
-            event_time_ms=event.event_time_ms,
-            process_time_ms=now_ms,
-            user_id=event.user_id,
-            experiment_id=event.experiment_id,
+            **self._common(event, source, now_ms),
             intent=intent,
             confidence=confidence,
             queue=queue,
@@ -212,6 +189,18 @@ class Emitter:
             channel=event.channel,
         )
         return Outcome([OutMessage(SCORES_INTENT, (event.user_id or event.event_id).encode(), self._json(score))], [])
+
+    def _common(self, event: Event, source: SourcePosition, now_ms: int) -> dict[str, Any]:
+        """What every output of an event carries, but for its own id."""
+        return {
+            "event_id": event.event_id,
+            "source": source,
+            "model_version": self._version,
+            "event_time_ms": event.event_time_ms,
+            "process_time_ms": now_ms,
+            "user_id": event.user_id,
+            "experiment_id": event.experiment_id,
+        }
 
     def _review_weights(self, stars: float | None, negative: float, positive: float) -> Weights | None:
         if stars is not None:
