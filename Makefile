@@ -5,10 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
+BODY := $(VENV)/.body
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kafka bench-worker starter schemas lock clean
+.PHONY: help demo test check kafka bench-worker bench-shared starter starter-gpu schemas lock clean
 
 help: ## This list
 	@echo "make <target>, with ARGS=\"...\" passed on:"
@@ -31,8 +32,14 @@ kafka: ## Apache Kafka on 127.0.0.1:9092, fetched by Maven; Ctrl-C stops it (ARG
 bench-worker: $(READY) ## Events per second of the worker and how busy the encoder is; one JSON line last
 	$(PY) tests/bench/bench_worker.py $(ARGS)
 
-starter: $(READY) ## Train the starter artifact again from the data files
-	$(PY) -m model.train $(ARGS)
+bench-shared: $(READY) $(BODY) ## One shared model against one a task: same size, same steps, paired; one JSON line last
+	$(PY) tests/bench/bench_shared.py $(ARGS)
+
+starter: $(READY) $(BODY) ## Train the starter artifact again from the data files, within 150 minutes (ARGS=--resume)
+	$(PY) -m model.training.train --minutes 110 $(ARGS)
+
+starter-gpu: $(READY) $(BODY) ## The same on a GPU
+	$(PY) -m model.training.train --device cuda --minutes 20 $(ARGS)
 
 schemas: $(READY) ## Write schemas/json from the types
 	$(PY) -m schemas
@@ -51,4 +58,9 @@ $(READY): pyproject.toml deploy/constraints.txt
 	@echo "Making $(VENV): once, a few minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check --constraint deploy/constraints.txt --editable '.[dev]'
+	@touch $@
+
+# The pretrained body that the starter begins with: only training needs it.
+$(BODY): $(READY)
+	$(PY) -m pip install --disable-pip-version-check --constraint deploy/constraints.txt --editable '.[dev,body]'
 	@touch $@

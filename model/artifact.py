@@ -21,7 +21,7 @@ from safetensors.numpy import save as save_tensors
 
 from model.errors import ArtifactError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: n-grams of characters and words (not of word pieces), int8 matrices
 WEIGHTS, TOKENIZER, MANIFEST = "model.safetensors", "tokenizer.json", "manifest.json"
 _REQUIRED = (
     "format_version",
@@ -111,7 +111,7 @@ class Artifact:
         """
         if section in _REQUIRED or section in ("checksum", "metrics", "data"):
             raise ArtifactError(f"section {section!r} belongs to the artifact itself; choose another name")
-        core = [name for name in tensors if name.startswith(("encoder.", "bag.", "heads.", "space."))]
+        core = [name for name in tensors if name.startswith(("encoder.", "bag.", "heads.", "experts.", "space."))]
         if core:
             raise ArtifactError(f"tensor {core[0]!r} belongs to the artifact itself; choose another name")
         manifest = self.manifest | {section: dict(content)}
@@ -131,6 +131,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path} has format version {manifest['format_version']}, this release reads up to {FORMAT_VERSION}; "
             "upgrade millrace, or use an artifact made for this release"
+        )
+    if manifest["format_version"] < FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path} has format version {manifest['format_version']}, from before the first release; this release "
+            f"reads version {FORMAT_VERSION}: train the artifact again"
         )
     blank = manifest | {"checksum": ""}
     if raw != _render(manifest) or manifest.get("checksum") != _sha256(_render(blank)):

@@ -59,6 +59,16 @@ class GramBag(nn.Module):
         summed = functional.embedding_bag(flat, self._table, offsets, mode="sum", per_sample_weights=idf)
         return summed / norm[:, None] * self.scale + self.bias
 
+    def parts(self, text: Prepared) -> tuple[npt.NDArray[np.int32], Floats]:
+        """What each kept n-gram of a text adds to the columns: buckets [g] and values [g, columns], whose sum over g is
+        ``forward`` less ``bias``. For explanations."""
+        rows = places(self.kept.cpu().numpy())[text.grams]
+        kept, rows = text.grams[rows >= 0], rows[rows >= 0]
+        idf = self.idf[rows].float().cpu().numpy()
+        norm = np.sqrt(max(float((idf * idf).sum()), 1e-12))
+        values = self.weight[rows].float().cpu().numpy() * idf[:, None] / norm * self.scale.cpu().numpy()
+        return kept, values.astype(np.float32)
+
     @classmethod
     def quantised(
         cls, kept: npt.NDArray[np.bool_], weight: Floats, scale: Floats, bias: Floats, idf: Floats

@@ -1,6 +1,7 @@
 """Calibration on rows that were never trained on: blend and temperature per head, a threshold per intent head."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -54,9 +55,72 @@ def blend(
     return np.asarray(found.x, np.float64)
 
 
-def scope_threshold(probabilities: npt.NDArray[np.float64], reject_share: float) -> float:
-    """The top probability below which ``reject_share`` of these in-scope rows [n, C] fall: what turning away costs."""
-    return float(np.quantile(probabilities.max(1), reject_share))
+@dataclass(frozen=True)
+class ScopeCost:
+    """What an out-of-scope threshold is weighed by.
+
+    ``answered``: the cost of answering a message that is out of scope, in units of turning away one that would have
+    been answered rightly. ``share``: of messages that are out of scope. ``lost_max``: where too few out-of-scope rows
+    are at hand to weigh, the share of in-scope messages that would have been answered rightly and are turned away.
+    """
+
+    answered: float = 1.0
+    share: float = 0.1
+    lost_max: float = 0.01
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a head's answers are read with; ``threshold`` None where the head has none."""
+
+    temperature: float
+    threshold: float | None
+
+
+def calibrate(
+    logits: Logits,
+    labels: npt.NDArray[np.int64],
+    allowed: npt.NDArray[np.bool_],
+    first: npt.NDArray[np.bool_],
+    *,
+    oos: int | None = None,
+    cost: ScopeCost | None = None,
+) -> Calibration:
+    """Temperature from the rows marked in ``first`` [n], threshold (with ``cost``) from the rest: no row serves both.
+
+    logits [n, C] of rows that were never trained on, labels [n]: class, or negative for a row out of scope;
+    ``oos``: the class that means out of scope, where there is one.
+    """
+    known = first & (labels >= 0)
+    heat = temperature(logits[known], labels[known], allowed[known]) if known.any() else 1.0
+    if cost is None:
+        return Calibration(heat, None)
+    top = softmax(logits, heat).max(1)
+    right = logits.argmax(1) == labels
+    outside = (labels < 0) | (labels == oos)
+    rest = ~first
+    return Calibration(heat, scope_threshold(top[rest & ~outside], right[rest & ~outside], top[rest & outside], cost))
+
+
+OUTSIDE_ROWS_MIN = 50  # with fewer the threshold would follow a handful of sentences
+
+
+def scope_threshold(
+    inside: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], outside: npt.NDArray[np.float64], cost: ScopeCost
+) -> float:
+    """The top probability from which on a message is answered, at the least expected cost.
+
+    inside [n]: top probabilities of in-scope rows, right [n]: whether their top class is theirs (turning away a row
+    that would be answered wrongly costs nothing); outside [m]: top probabilities of out-of-scope rows.
+    """
+    marks = np.unique(np.concatenate([[0.0], inside, outside]))
+    lost = np.searchsorted(np.sort(inside[right]), marks) / max(1, len(inside))  # rightly answerable, below each mark
+    if len(outside) < OUTSIDE_ROWS_MIN:
+        return float(marks[np.flatnonzero(lost <= cost.lost_max)[-1]])
+    missed = 1 - np.searchsorted(np.sort(outside), marks) / len(outside)
+    total = (1 - cost.share) * lost + cost.share * cost.answered * missed
+    best = np.flatnonzero(total <= total.min() + 1e-12)
+    return float(marks[best[len(best) // 2]])  # the middle of a flat bottom
 
 
 def softmax(logits: Logits, temperature: float) -> Logits:

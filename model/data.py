@@ -33,6 +33,7 @@ class Example:
     text: str
     labels: Mapping[str, str]
     outside: tuple[str, ...] = ()  # intent heads for which this text is out of scope
+    group: str = ""  # named group of the row, for fairness; empty: none
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
@@ -89,16 +90,23 @@ def label_of(row: Row, field: str, path: Path, number: int) -> str:
 
 def read_labelled(paths: Sequence[Path], task: str) -> tuple[list[str], list[str]]:
     """Texts and labels of a text task's files (``title`` before ``text`` where there is one). Raises DataError."""
+    texts, labels, _ = read_with_rows(paths, task)
+    return texts, labels
+
+
+def read_with_rows(paths: Sequence[Path], task: str) -> tuple[list[str], list[str], list[Row]]:
+    """As ``read_labelled``, with the rows themselves. Raises DataError."""
     if task not in FIELD_OF_TASK:
         raise DataError(f"unknown task {task!r}; known: {', '.join(FIELD_OF_TASK)}, click, purchase")
-    texts, labels = [], []
+    texts, labels, rows = [], [], []
     for path in paths:
         for number, row in read_rows(path):
             texts.append(text_of(row, ("title", "text"), path, number))
             labels.append(label_of(row, FIELD_OF_TASK[task], path, number))
+            rows.append(row)
     if not texts:
         raise DataError(f"{', '.join(map(str, paths)) or 'no file'}: no rows; give at least one non-empty file")
-    return texts, labels
+    return texts, labels, rows
 
 
 def fingerprint(path: Path) -> str:

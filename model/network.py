@@ -1,30 +1,42 @@
-"""One encoder, a head per task. An encoded row is [pooled transformer output | n-gram columns]."""
+"""One encoder, a head per task. An encoded row is [pooled transformer output | n-gram columns].
+
+Encoded rows are shared; experts, where there are any, stand between a row and its head and see the pooled part only.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from model.bag import GramBag
 from model.encoder import PackedEncoder, PaddedEncoder, pack
-from model.scoring import Prepared
+from model.experts import Experts, ExpertsConfig, module_name
+from model.scoring import Floats, Prepared
 
 
 class Network(nn.Module):
-    """Encoder, optional n-gram channel and linear heads; ``heads`` maps a head's name to its number of labels."""
+    """Encoder, optional n-gram channel, optional experts and linear heads; ``heads`` maps a head's name to its number
+    of labels."""
 
-    def __init__(self, encoder: PackedEncoder | PaddedEncoder, bag: GramBag | None, heads: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        encoder: PackedEncoder | PaddedEncoder,
+        bag: GramBag | None,
+        heads: Mapping[str, int],
+        experts: ExpertsConfig | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.bag = bag
         self.hidden = encoder.config.hidden + (bag.columns if bag else 0)
-        # Module names cannot hold dots, so intent.shop is kept as intent/shop.
-        self.heads = nn.ModuleDict({_key(name): nn.Linear(self.hidden, size) for name, size in heads.items()})
+        self.heads = nn.ModuleDict({module_name(name): nn.Linear(self.hidden, size) for name, size in heads.items()})
         for name in heads:
             head = self.head(name)
             nn.init.normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)
+        self.experts = None if experts is None else Experts(experts, encoder.config.hidden)
 
     def encode(self, texts: Sequence[Prepared], bag_values: Tensor | None = None) -> Tensor:
         """Encoded rows, float32 [n, hidden]. ``bag_values`` [n, columns] replaces the channel's own (training)."""
@@ -37,7 +49,28 @@ class Network(nn.Module):
 
     def head(self, name: str) -> nn.Linear:
         """The linear layer of a head. Raises KeyError for an unknown one."""
-        return cast(nn.Linear, self.heads[_key(name)])
+        return cast(nn.Linear, self.heads[module_name(name)])
+
+    def rows_for(self, name: str, encoded: Tensor) -> Tensor:
+        """What a head reads of encoded rows [n, hidden]: themselves, or the pooled part changed by its experts."""
+        if self.experts is None or name not in self.experts.config.heads:
+            return encoded
+        body = self.encoder.config.hidden
+        changed = self.experts(name, encoded[:, :body])
+        return changed if body == self.hidden else torch.cat([changed, encoded[:, body:]], dim=1)
+
+    def read(self, name: str, encoded: Floats) -> Floats:
+        """``rows_for`` on an array [n, hidden], without gradients: for export and scoring."""
+        if self.experts is None or name not in self.experts.config.heads:
+            return encoded
+        device = next(self.experts.parameters()).device
+        rows = torch.from_numpy(np.require(encoded, np.float32, "W"))  # torch warns of arrays that it may not write
+        with torch.inference_mode():
+            return self.rows_for(name, rows.to(device)).cpu().numpy()
+
+    def logits(self, name: str, encoded: Tensor) -> Tensor:
+        """A head's logits [n, labels] for encoded rows [n, hidden]. Raises KeyError for an unknown one."""
+        return self.head(name)(self.rows_for(name, encoded))  # type: ignore[no-any-return]
 
 
 def linear_weights(network: Network, first_column: Mapping[str, int]) -> dict[str, Tensor]:
@@ -58,7 +91,3 @@ def linear_weights(network: Network, first_column: Mapping[str, int]) -> dict[st
             weight[-1, body + column], weight[0, body + column] = 1.0, -1.0
         weights[head] = weight
     return weights
-
-
-def _key(head: str) -> str:
-    return head.replace(".", "/")

@@ -2,11 +2,13 @@
 
 import re
 import unicodedata
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from model.errors import ArtifactError
@@ -18,7 +20,9 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff\ud800-\udfff]"
 )
 _SPACE = re.compile(r"\s+")
+_UNIT = re.compile(r"[a-z0-9]+|\S")  # of the n-gram channel: a word of Latin letters or digits, else one character
 _CHARACTERS_PER_TOKEN_MAX = 64  # bounds the work on a megabyte of text before it is tokenised
+_WORD = 1 << 32  # words are numbered above all characters
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _EMPTY: Ints = np.zeros(0, np.int32)
 
@@ -45,7 +49,7 @@ class TextSpec:
     lower: bool = True
     gram_buckets: int = 0  # 0: no n-gram channel
     gram_orders: tuple[int, ...] = (1, 2, 3)
-    gram_tokens_max: int = 512
+    gram_units_max: int = 512
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"gram_orders": list(self.gram_orders)}
@@ -85,32 +89,91 @@ class TextCodec:
         spec = self.spec
         clean = [normalise(self._cut_text(text), lower=spec.lower) for text in texts]
         encodings = self._tokenizer.encode_batch_fast(clean, add_special_tokens=False)
-        return [self._one(np.array(encoding.ids, np.int32)) for encoding in encodings]
+        return [
+            Prepared(self._cut(np.array(encoding.ids, np.int32)), grams_of(text, spec))
+            for text, encoding in zip(clean, encodings, strict=True)
+        ]
 
-    def _cut_text(self, text: str) -> str:
+    def read_parts(self, text: str) -> list[tuple[int, int]]:
+        """The spans of a text that are read at all: the whole, or head and tail of a very long one."""
         limit = _CHARACTERS_PER_TOKEN_MAX * self.spec.max_tokens
         if len(text) <= limit:
-            return text
+            return [(0, len(text))]
         head = int(limit * self.spec.head_share)
-        return text[:head] + " " + text[head - limit :]
+        return [(0, head), (len(text) + head - limit, len(text))]
 
-    def _one(self, ids: Ints) -> Prepared:
-        spec = self.spec
-        grams = hash_grams(ids[: spec.gram_tokens_max], spec.gram_buckets, spec.gram_orders)
+    def pieces(self, text: str) -> tuple[str, list[tuple[int, int] | None]]:
+        """The normalised text that is read, and for every id of ``prepare([text])`` its span there; None for the
+        tokenizer's special tokens. For explanations: serving needs no spans."""
+        clean = normalise(self._cut_text(text), lower=self.spec.lower)
+        spans: list[tuple[int, int] | None] = list(self._tokenizer.encode(clean, add_special_tokens=False).offsets)
+        if len(spans) > self._room:
+            head = int(self._room * self.spec.head_share)
+            spans = spans[:head] + spans[head - self._room :]
+        return clean, [None] * len(self._prefix) + spans + [None] * len(self._suffix)
+
+    def piece_id(self, *names: str) -> int | None:
+        """The id of the first of these pieces that the vocabulary has."""
+        found = (self._tokenizer.token_to_id(name) for name in names)
+        return next((int(piece) for piece in found if piece is not None), None)
+
+    def _cut_text(self, text: str) -> str:
+        return " ".join(text[start:end] for start, end in self.read_parts(text))
+
+    def _cut(self, ids: Ints) -> Ints:
         if len(ids) > self._room:
-            head = int(self._room * spec.head_share)
+            head = int(self._room * self.spec.head_share)
             ids = np.concatenate([ids[:head], ids[head - self._room :]])
-        return Prepared(np.concatenate([self._prefix, ids, self._suffix]), grams)
+        return np.concatenate([self._prefix, ids, self._suffix])
 
 
-def hash_grams(ids: Ints, buckets: int, orders: Sequence[int]) -> Ints:
-    """Sorted distinct buckets of the n-grams of token ids: characters in Chinese, word pieces in English.
+def is_chinese(character: str) -> bool:
+    """CJK ideographs, as BERT's normaliser splits them."""
+    code = ord(character)
+    return (
+        0x4E00 <= code <= 0x9FFF or 0x3400 <= code <= 0x4DBF or 0x20000 <= code <= 0x2FA1F or 0xF900 <= code <= 0xFAFF
+    )
+
+
+def grams_of(clean: str, spec: TextSpec) -> Ints:
+    """Hashed n-grams of a normalised text: of characters in Chinese, of words elsewhere. Independent of the tokenizer,
+    so that a cut vocabulary or another encoder leaves the channel as it is."""
+    if not spec.gram_buckets:
+        return _EMPTY
+    found = _UNIT.findall(clean.lower())[: spec.gram_units_max]
+    return hash_grams(_codes(found), spec.gram_buckets, spec.gram_orders)
+
+
+def gram_places(clean: str, spec: TextSpec) -> list[tuple[int, list[tuple[int, int]]]]:
+    """Every n-gram of a normalised text with repeats: its bucket, and the spans of its units. The buckets are those of
+    ``grams_of``; for explanations."""
+    if not spec.gram_buckets:
+        return []
+    ends = np.cumsum([0, *(len(character.lower()) for character in clean)])  # lower-casing can lengthen a character
+    found = [match for match, _ in zip(_UNIT.finditer(clean.lower()), range(spec.gram_units_max), strict=False)]
+    spans = [
+        (int(np.searchsorted(ends, m.start(), "right")) - 1, int(np.searchsorted(ends, m.end(), "left"))) for m in found
+    ]
+    codes = _codes([match.group() for match in found])
+    return [
+        (int(hash_grams(codes[i : i + order], spec.gram_buckets, (order,))[0]), spans[i : i + order])
+        for order in spec.gram_orders
+        for i in range(len(codes) - order + 1)
+    ]
+
+
+def _codes(units: Sequence[str]) -> npt.NDArray[np.uint64]:
+    return np.array([ord(u) if len(u) == 1 else zlib.crc32(u.encode()) | _WORD for u in units], np.uint64)
+
+
+def hash_grams(units: npt.NDArray[np.uint64], buckets: int, orders: Sequence[int]) -> Ints:
+    """Sorted distinct buckets of the n-grams of unit codes.
 
     ``buckets`` must be a power of two; with 0 the result is empty.
     """
-    if not buckets or not len(ids):
+    if not buckets or not len(units):
         return _EMPTY
-    token = ids.astype(np.uint64) + np.uint64(1)
+    token = units.astype(np.uint64) + np.uint64(1)
     parts = []
     for order in orders:
         if len(token) < order:

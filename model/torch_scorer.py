@@ -12,12 +12,14 @@ from model.artifact import Artifact
 from model.bag import GramBag
 from model.encoder import EncoderConfig, build_encoder, chunks
 from model.errors import ArtifactError
+from model.experts import ExpertsConfig
 from model.network import Network
 from model.scoring import Floats, Prepared
 from model.text import TextCodec, TextSpec
 
 CHUNK_TEXTS_MAX = 192  # texts and tokens of one sub-batch on CPU: more falls out of cache
 CHUNK_TOKENS_MAX = 6144
+SCALE = ".row_scale"  # name of the row scales of an int8 matrix, after its own
 
 
 class TorchScorer:
@@ -48,6 +50,14 @@ class TorchScorer:
             for name in self.labels
         }
 
+    @property
+    def codec(self) -> TextCodec:
+        return self._codec
+
+    @property
+    def network(self) -> Network:
+        return self._network
+
     def prepare(self, texts: Sequence[str]) -> list[Prepared]:
         return self._codec.prepare(texts)
 
@@ -64,7 +74,7 @@ class TorchScorer:
 
     def classify(self, head: str, encoded: Floats) -> Floats:
         weight, bias = self._weights[head]
-        logits = (encoded @ weight + bias) / np.float32(self._heads[head]["temperature"])
+        logits = (self._network.read(head, encoded) @ weight + bias) / np.float32(self._heads[head]["temperature"])
         exp = np.exp(logits - logits.max(axis=1, keepdims=True))
         return (exp / exp.sum(axis=1, keepdims=True)).astype(np.float32)  # type: ignore[no-any-return]
 
@@ -88,11 +98,14 @@ def network_from(artifact: Artifact) -> Network:
     if manifest["bag_columns"]:
         bag = GramBag(manifest["text"]["gram_buckets"], manifest["bag_grams"], manifest["bag_columns"])
     heads = {name: len(head["labels"]) for name, head in manifest["heads"].items()}
-    network = Network(build_encoder(EncoderConfig(**manifest["encoder"])), bag, heads)
+    experts = ExpertsConfig.from_dict(manifest["experts"]) if manifest.get("experts") else None
+    network = Network(build_encoder(EncoderConfig(**manifest["encoder"])), bag, heads, experts)
     state = {}
     for name, array in tensors.items():
-        if name.startswith(("encoder.", "bag.", "heads.")):
+        if name.startswith(("encoder.", "bag.", "heads.", "experts.")) and not name.endswith(SCALE):
             value = torch.from_numpy(array)
+            if name + SCALE in tensors:
+                value = value.float() * torch.from_numpy(tensors[name + SCALE]).float()[:, None]
             keep = name.startswith("bag.") or not value.is_floating_point()
             state[_module_name(name)] = value if keep else value.float()
     try:
@@ -102,13 +115,30 @@ def network_from(artifact: Artifact) -> Network:
     return network
 
 
-def tensors_from(network: Network) -> dict[str, npt.NDArray[Any]]:
-    """The network's tensors under their artifact names; encoder and heads in half precision, the bag as it is."""
+def tensors_from(network: Network, *, int8: bool = False) -> dict[str, npt.NDArray[Any]]:
+    """The network's tensors under their artifact names; all but the bag in half precision.
+
+    With ``int8`` the encoder's matrices are rounded to int8 by row, each with a tensor of scales [rows] beside it.
+    """
     result = {}
     for name, value in network.state_dict().items():
+        if int8 and name.startswith("encoder.") and value.dim() == 2 and value.is_floating_point():
+            scale = (value.abs().amax(1).float() / 127).clamp_min(1e-12)
+            result[name + SCALE] = scale.cpu().numpy()
+            result[name] = (value / scale[:, None]).round().to(torch.int8).cpu().numpy()
+            continue
         half = value.is_floating_point() and not name.startswith("bag.")
         result[_artifact_name(name)] = (value.half() if half else value).cpu().numpy()
     return result
+
+
+def round_encoder(network: Network) -> None:
+    """Round the encoder's matrices in place as ``tensors_from(int8=True)`` would store them, so that what is calibrated
+    is what is served."""
+    for value in network.encoder.state_dict().values():
+        if value.dim() == 2 and value.is_floating_point():
+            scale = (value.abs().amax(1, keepdim=True) / 127).clamp_min(1e-12)
+            value.copy_((value / scale).round() * scale)
 
 
 def _artifact_name(name: str) -> str:

@@ -26,6 +26,17 @@ def data_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """A tiny model is slower on two threads, and sums come out in one order only on one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def embedded_broker() -> Iterator[str]:
     """Address of a broker inside this process, its own for every test."""

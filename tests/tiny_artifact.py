@@ -13,7 +13,7 @@ from model.golden import save_with_golden
 from model.network import Network
 from model.text import TextSpec
 from model.torch_scorer import tensors_from
-from model.vocabulary import wordpiece_tokenizer
+from model.training.vocabulary import wordpiece_tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 WORDS = ["the", "order", "cancel", "refund", "good", "bad", "card", "late", "my", "please", "thank", "movie", "guitar"]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from worker.cli_base import CONTEXT, FILE, Commands, ManyFiles, common, json_option
+from worker.cli_base import CONTEXT, FILE, Commands, common, json_option
+from worker.cli_model import MODEL_COMMANDS
 from worker.errors import MillraceError
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def main() -> None:
                    millrace alerts             watch opinion
     Look at it:    millrace status             how far every role is
                    millrace tail               scores as they are written
+    The model:     millrace train              on your own data, by one recipe
+                   millrace evaluate           measure it; millrace report, explain
 
     Configuration is one YAML file (--config), overridden by environment (MILLRACE_KAFKA__BOOTSTRAP=host:9092),
     overridden by flags (--set kafka.bootstrap=host:9092). Exit codes: 2 configuration, 3 Kafka, 4 Redis, 5 model,
@@ -292,28 +295,8 @@ def doctor(config: Config, json_: bool) -> None:
     sys.exit(not all(check.well for check in checks))
 
 
-@main.command(cls=ManyFiles)
-@click.option("--artifact", help="Artifact folder; by default model.artifact of the configuration.")
-@click.option("--task", required=True, help="sentiment, category, intent, intent.shop, click, …")
-@click.option("--data", type=FILE, multiple=True, required=True, metavar="FILE...", help="Labelled JSON Lines.")
-@click.option("--history", type=FILE, multiple=True, metavar="FILE...", help="For click: run through first.")
-@json_option
-@common
-def evaluate(
-    config: Config, artifact: str | None, task: str, data: tuple[Path, ...], history: tuple[Path, ...], json_: bool
-) -> None:
-    """Measure a model on labelled files. For click the figures are progressive, after the history.
-
-    \b
-    millrace evaluate --task sentiment --data reviews.valid.jsonl.gz --json
-    millrace evaluate --task click --data clicks.valid.jsonl.gz --history clicks.train.jsonl.gz
-    """
-    from worker import tables
-    from worker.measure import measure
-    from worker.one_text import load
-
-    figures = measure(load(config.model, artifact), task, data, history)
-    tables.show(figures, tables.figures_table, json_=json_)
+for _command in MODEL_COMMANDS:
+    main.add_command(_command)
 
 
 if __name__ == "__main__":

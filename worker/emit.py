@@ -83,8 +83,9 @@ _ANSWER: Final[Weights] = (0, 1, 0, 1, 0)
 _ANSWER_PURCHASE: Final[Weights] = (0, 1, 0, 0, 1)
 _OWN: Final[Weights] = (1, 1, 1, 1, 0)
 _OWN_PURCHASE: Final[Weights] = (1, 1, 1, 1, 1)
-_GOOD_REVIEW: Final[Weights] = (1, 1, 0, 0, 0)
-_BAD_REVIEW: Final[Weights] = (1, 0, 0, 0, 0)
+# A verdict is a surprise either way: it was as likely as not.
+_GOOD_REVIEW: Final[Weights] = (0.5, 1, 0, 0, 0)
+_BAD_REVIEW: Final[Weights] = (0.5, 0, 0, 0, 0)
 
 
 class Emitter:
@@ -123,7 +124,7 @@ class Emitter:
         )
         message = OutMessage(SCORES_CTR, (event.user_id or event.event_id).encode(), self._json(score))
         weights, time_ms = click_weights(event)
-        return Outcome([message], _folds(event, source, time_ms, weights, result.vector))
+        return Outcome([message], _folds(event, source, time_ms, expecting(weights, result.p_click), result.vector))
 
     def _review(self, event: ReviewEvent, result: ReviewResult, source: SourcePosition, now_ms: int) -> Outcome:
         negative, neutral, positive = result.sentiment
@@ -232,6 +233,12 @@ def click_weights(event: ClickEvent) -> tuple[Weights, int]:
         when = event.event_time_ms if event.impression_time_ms is None else event.impression_time_ms
         return (_ANSWER_PURCHASE if event.action == "purchase" else _ANSWER), when
     return (_OWN_PURCHASE if event.action == "purchase" else _OWN), event.event_time_ms
+
+
+def expecting(weights: Weights, p_click: float | None) -> Weights:
+    """The part in shown weighs as much as a click was expected: see `model.clicks.features`. Where there was nothing to
+    predict (neither item nor title) nothing was expected."""
+    return (weights[0] * (p_click or 0.0), *weights[1:])
 
 
 def _folds(

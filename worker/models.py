@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.click import ClickHead
+from model.clicks.head import ClickHead
 from model.errors import ArtifactError
 from model.null import NullScorer
 from model.scoring import Scorer, load_scorer

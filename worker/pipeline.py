@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
-from model.click import features
 from model.scoring import Scorer
 from schemas.topics import EVENTS_DEAD, FOLDS, INPUTS, OPINIONS, SCORES_CTR, SCORES_INTENT, SCORES_SENTIMENT
 from worker.admin import partition_counts, topic_ids
@@ -113,7 +112,7 @@ def check_topics(kafka: KafkaConfig) -> None:
 def batch_scorer(config: Config, scorer: Scorer, routing: Routing, reader: Reader) -> BatchScorer:
     """The device's work for this configuration."""
     head = click_head(scorer, config)
-    return BatchScorer(scorer, head, features, reader, config.profiles.scales_s, routing.heads)
+    return BatchScorer(scorer, head, head.features, reader, config.profiles.scales_s, routing.heads)
 
 
 def _lanes(kafka: KafkaConfig) -> dict[str, Lane]:

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from model.clicks.context import title_context
 from model.scoring import Floats, Scorer
 from model.state import States
 from schemas.events import ClickEvent
@@ -41,7 +42,7 @@ class Reader(Protocol):
 
 
 class ClickModel(Protocol):
-    """Click and purchase probabilities: see `model.click.ClickHead`."""
+    """Click and purchase probabilities: see `model.clicks.head.ClickHead`."""
 
     def click(self, features: Floats) -> Floats: ...
 
@@ -300,7 +301,8 @@ class _ClickRows:
         self.items.append(item)
         self.slots.append(slot)
         self.times_ms.append(event.event_time_ms)
-        self.contexts.append(context)
+        # What the title says in so many words; what the event says itself goes before it.
+        self.contexts.append(context if slot is None else title_context(slot.text) | context)
 
 
 _NOT_A_NUMBER: Final = "a score is not a number"

@@ -12,7 +12,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = {"demo", "test", "check", "kafka", "bench-worker", "starter", "schemas", "lock", "help", "clean"}
+TARGETS = {
+    *("demo", "test", "check", "kafka", "schemas", "lock", "help", "clean"),
+    *("bench-worker", "bench-shared", "starter", "starter-gpu"),
+}
 
 
 def pins() -> dict[str, str]:

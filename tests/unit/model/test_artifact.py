@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model.artifact import MANIFEST, STARTER, TOKENIZER, WEIGHTS, Artifact, resolve
+from model.artifact import FORMAT_VERSION, MANIFEST, STARTER, TOKENIZER, WEIGHTS, Artifact, resolve
 from model.errors import ArtifactError
-from model.golden import verify
+from model.golden import save_with_golden, verify
 from model.scoring import load_scorer
+from model.torch_scorer import SCALE, network_from, round_encoder, tensors_from
 from tests.tiny_artifact import HEADS, make_tiny_artifact
 
 TEXTS = ["I want my money back", "快递到哪了", "", "好" * 500, "\x00\ud800 👍"]
@@ -91,12 +93,35 @@ def test_a_missing_or_cut_file_is_refused_by_name(tiny: Path, tmp_path: Path, na
         Artifact.load(folder)
 
 
-def test_a_newer_format_is_refused_with_advice(tiny: Path, tmp_path: Path) -> None:
+def test_another_format_is_refused_with_advice(tiny: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny, tmp_path / "newer")
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8")) | {"format_version": 2}
-    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.raises(ArtifactError, match="upgrade millrace"):
-        Artifact.load(folder)
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    for version, advice in ((FORMAT_VERSION + 1, "upgrade millrace"), (FORMAT_VERSION - 1, "train the artifact again")):
+        content = json.dumps(manifest | {"format_version": version})
+        (folder / MANIFEST).write_text(content, encoding="utf-8")
+        with pytest.raises(ArtifactError, match=advice):
+            Artifact.load(folder)
+
+
+def test_int8_matrices_come_back_within_half_a_step(tmp_path: Path) -> None:
+    tiny = make_tiny_artifact(tmp_path / "tiny")
+    artifact = Artifact.load(tiny)
+    network = network_from(artifact)
+    round_encoder(network)
+    manifest = {k: v for k, v in artifact.manifest.items() if k != "golden"}
+    space = {name: value for name, value in artifact.tensors.items() if name.startswith("space.")}
+    save_with_golden(tmp_path / "int8", manifest, tensors_from(network, int8=True) | space, artifact.tokenizer_json)
+    small = Artifact.load(tmp_path / "int8")
+    name = "encoder.encoder.layer.0.output.dense.weight"
+    assert small.tensors[name].dtype == np.int8
+    exact = artifact.tensors[name].astype(np.float32)
+    step = small.tensors[name + SCALE][:, None]
+    restored = small.tensors[name].astype(np.float32) * step
+    assert (np.abs(restored - exact) <= 0.51 * step).all()
+    # Rounding beforehand means that what is stored is exactly what was calibrated.
+    torch.testing.assert_close(
+        dict(network_from(small).named_parameters())[name], dict(network.named_parameters())[name], rtol=1e-6, atol=1e-9
+    )
 
 
 def test_weights_that_do_not_fit_the_manifest_are_refused(tiny: Path, tmp_path: Path) -> None:
@@ -149,8 +174,6 @@ def test_names_resolve_to_folders(tiny: Path) -> None:
 
 
 def test_an_absent_device_is_named(tiny: Path) -> None:
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(ArtifactError, match="--device cpu"):
@@ -161,5 +184,5 @@ def test_scoring_face_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, model.scoring, model.evaluate, model.text; sys.exit('torch' in sys.modules)"
+    code = "import sys, model.scoring, model.assess.evaluate, model.text; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.calibrate import blend, scope_threshold, softmax, temperature
+from model.calibrate import ScopeCost, blend, scope_threshold, softmax, temperature
 from model.space import fit_space
 
 rng = np.random.default_rng(5)
@@ -28,10 +28,30 @@ def test_temperature_of_two_class_rows_is_conditional() -> None:
     assert temperature(logits * 2, labels, allowed) == pytest.approx(2, rel=0.05)
 
 
-def test_threshold_turns_away_the_stated_share() -> None:
-    probabilities = rng.dirichlet(np.ones(4), 5000)
-    threshold = scope_threshold(probabilities, 0.03)
-    assert (probabilities.max(1) < threshold).mean() == pytest.approx(0.03, abs=1e-3)
+def test_few_outside_rows_threshold_loses_the_stated_share_of_right_answers() -> None:
+    inside, right = rng.random(5000), rng.random(5000) < 0.9
+    threshold = scope_threshold(inside, right, rng.random(5), ScopeCost(lost_max=0.02))
+    assert ((inside < threshold) & right).mean() == pytest.approx(0.02, abs=1e-3)
+    assert scope_threshold(inside, right, rng.random(5), ScopeCost(lost_max=0.0)) <= inside[right].min()
+
+
+def test_threshold_weighs_the_two_errors() -> None:
+    inside, right = rng.beta(8, 2, 4000), np.ones(4000, bool)
+    outside = rng.beta(2, 8, 4000)
+    dear, cheap = (scope_threshold(inside, right, outside, ScopeCost(answered=a, share=0.5)) for a in (10.0, 0.1))
+    assert cheap < scope_threshold(inside, right, outside, ScopeCost(share=0.5)) < dear
+
+    def cost(mark: float) -> float:
+        return 0.5 * float((inside < mark).mean()) + 0.5 * float((outside >= mark).mean())
+
+    best = cost(scope_threshold(inside, right, outside, ScopeCost(share=0.5)))
+    assert all(best <= cost(mark) + 1e-9 for mark in np.linspace(0, 1, 200))
+
+
+def test_rows_answered_wrongly_cost_nothing_to_turn_away() -> None:
+    inside, outside = np.full(100, 0.4), np.full(100, 0.5)
+    assert scope_threshold(inside, np.zeros(100, bool), outside, ScopeCost()) >= 0.4
+    assert scope_threshold(inside, np.ones(100, bool), outside, ScopeCost(share=0.1)) <= 0.4
 
 
 def test_space_is_centred_and_keeps_the_main_directions() -> None:

@@ -1,33 +1,21 @@
-"""The click head: features by the definition, no event sees itself or its second, base rates, fitting that learns."""
+"""The click head: features by the definition, base rates, context, fitting that learns."""
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from model.click import BLOCK, GLOBALS, SCALES_S, ClickHead, Perceptrons, features, relative_odds
-from model.clickfit import fit, train
-from model.clicklog import Log, click_log, evaluate_log, purchase_log
-from model.errors import ArtifactError, DataError
+from model.clicks.context import ContextFeature
+from model.clicks.features import BLOCK, GLOBALS, STRENGTHS, click_inputs, features, relative_odds, split
+from model.clicks.fit import fit, train
+from model.clicks.head import SCALES_S, ClickHead, Perceptrons
+from model.clicks.log import evaluate_log
+from model.errors import ArtifactError
 from model.null import NullScorer
 from model.state import States
+from tests.click_head import Loaded, action_rows, click_rows, folded, small_head
 
 HOUR_MS = 3_600_000
-
-
-class Loaded(NullScorer):
-    """A scorer whose artifact holds a click head."""
-
-    def __init__(self, tensors):
-        super().__init__()
-        self._click_tensors = tensors
-
-    def tensor(self, name):
-        return self._click_tensors[name]
 
 
 def column(name, scale=None):
@@ -36,32 +24,29 @@ def column(name, scale=None):
     return len(GLOBALS) + scale * len(BLOCK) + BLOCK.index(name)
 
 
-def folded(n, events):
-    states = States.empty(n, SCALES_S)
-    for key, time_ms, weights, counts, vector in events:
-        states.fold([key], [time_ms], [weights], [counts], [vector])
-    return states
-
-
 def test_features_by_hand():
     a, b = np.eye(64)[0], np.eye(64)[1]
-    users = folded(2, [(0, 0, (1, 1), (1, 1, 0), a), (0, 0, (1, 0), (1, 0, 0), b), (0, 0, (1, 0), (1, 0, 0), b)])
-    items = folded(2, [(0, HOUR_MS, (1, 1), (1, 1, 1), a)])
+    shown = ((0, 0, (0.5, 1), (1, 1, 0), a), (0, 0, (0.25, 0), (1, 0, 0), b), (0, 0, (0.25, 0), (1, 0, 0), b))
+    users = folded(2, shown)
+    items = folded(2, [(0, HOUR_MS, (0.75, 1), (1, 1, 1), a)])
     found = features(users, items, np.stack([a, b]).astype(np.float32), np.array([HOUR_MS, HOUR_MS]))
-    assert found.shape == (2, len(GLOBALS) + 3 * len(BLOCK))
+    assert found.shape == (2, len(GLOBALS) + 3 * len(BLOCK) + 64)
     assert found.dtype == np.float32
-    at = {name: float(found[0, column(name, 0)]) for name in (*GLOBALS, *BLOCK)}
-    d = np.exp(-3600 / SCALES_S[0])  # an hour at the first scale
+    at = {name: float(found[0, column(name, 1)]) for name in (*GLOBALS, *BLOCK)}
+    d = np.exp(-3600 / SCALES_S[1])  # an hour at the second scale
+    information = d * (1 - 1 / 3) + 1  # one click expected of three impressions
     expected = {
         "user_known": 1, "item_known": 1, "has_text": 1, "user_age": np.log1p(3600), "item_age": 0,
-        "dot_liked": d / (d + 1), "cos_liked": 1, "dot_passed": 0, "cos_passed": 0,
-        "contrast": (d - d / 3) / (3 * d + 1), "norm_liked": d / (d + 1),
-        "user_shown": 3 * d, "user_clicked": d, "user_purchased": 0,
-        "item_shown": 1, "item_clicked": 1, "item_purchased": 1,
+        "dot_surprise": 0.5 * d / information, "cos_surprise": np.sqrt(0.5),
+        "norm_surprise": np.sqrt(0.5) * d / information,
+        "user_shown": 3 * d, "user_clicked": d, "user_purchased": 0, "user_expected": d,
+        "item_shown": 1, "item_clicked": 1, "item_purchased": 1, "item_expected": 0.75,
+        "last_shown": 3, "last_clicked": 1, "last_expected": 1,
     }  # fmt: skip
     assert at == pytest.approx(expected, abs=1e-6)
+    np.testing.assert_array_equal(found[:, -64:], np.stack([a, b]))
     assert found[1, : len(GLOBALS)].tolist() == [0, 0, 1, 0, 0]
-    assert not found[1, len(GLOBALS) :].any()
+    assert not found[1, len(GLOBALS) : -64].any()
 
 
 def test_features_equal_those_of_states_decayed_first():
@@ -74,10 +59,24 @@ def test_features_equal_those_of_states_decayed_first():
     vectors, times = rng.standard_normal((n, 64)).astype(np.float32), rng.integers(0, 2 * 10**9, n)
     now = features(users, items, vectors, times)
     decayed = features(users.at(times), items.at(times), vectors, times)
-    ages = [column("user_age"), column("item_age")]
-    np.testing.assert_allclose(np.delete(now, ages, 1), np.delete(decayed, ages, 1), rtol=1e-5, atol=1e-6)
-    liked = users.at(times).embeddings("liked")
-    np.testing.assert_allclose(now[:, column("dot_liked", 1)], (liked[:, 1] * vectors).sum(1), rtol=1e-5, atol=1e-6)
+    last = [column(name, s) for name in ("last_shown", "last_clicked", "last_expected") for s in range(3)]
+    # A sum decayed a million times over is nothing, and so has no direction.
+    other = [column("user_age"), column("item_age"), *last, column("cos_surprise", 0), column("cos_surprise", 1)]
+    np.testing.assert_allclose(np.delete(now, other, 1), np.delete(decayed, other, 1), rtol=1e-5, atol=1e-6)
+
+
+def test_clicks_on_what_everybody_clicks_are_no_surprise():
+    """Two users of five clicks each, on what was expected and on what was not: same rates, other surprise."""
+    cold, vector = States.empty(1, SCALES_S), np.eye(64, dtype=np.float32)[:1]
+    rows = []
+    for p in (0.9, 0.1):
+        users = folded(1, [(0, 0, (p, 1), (1, 1, 0), np.eye(64)[0])] * 5)
+        rows.append(split(features(users, cold, vector, np.array([0])), 3))
+    sure, rare = (click_inputs(parts, 0.5, np.zeros(1))[0] for parts in rows)
+    differs = np.flatnonzero(sure != rare)
+    assert (rare[differs] > sure[differs]).all()
+    # Dot and length of the surprise at three scales; rate over expectation by strength, at three scales and at two.
+    assert len(differs) == 2 * 3 + len(STRENGTHS) * (3 + 2)
 
 
 def test_odd_states_give_numbers():
@@ -86,7 +85,7 @@ def test_odd_states_give_numbers():
     heads = [ClickHead.counts_only(), ClickHead.from_scorer(Loaded(small_head()), 0.001)]
     for users in (States.empty(1, SCALES_S), liked_only):
         for items in (States.empty(1, SCALES_S), liked_only):
-            found = features(users, items, zero, np.array([0]))
+            found = features(users, items, zero, np.array([0]), spec=())
             assert np.isfinite(found).all()
             for head in heads:
                 for p in (head.click(found), head.purchase(found)):
@@ -116,68 +115,7 @@ def test_counts_alone_begin_at_the_base_rate_and_follow_the_counts(base_rate):
     np.testing.assert_allclose(p, q)
 
 
-# the log
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_every_event_sees_exactly_what_was_before_its_moment(n, seed):
-    rng = np.random.default_rng(seed)
-    log = Log(
-        users=rng.integers(0, 4, n),
-        items=rng.integers(0, 6, n),
-        time_ms=rng.integers(0, 8, n) * HOUR_MS,  # many share a moment
-        weights=rng.integers(0, 2, (n, 2)).astype(float),
-        counts=rng.integers(0, 2, (n, 3)).astype(float),
-        vectors=rng.standard_normal((n, 64)).astype(np.float32),
-        label=np.zeros(n),
-    )
-    wanted = rng.random(n) < 0.7
-    if not wanted.any():
-        wanted[0] = True
-    found = log.features(SCALES_S, wanted)
-    for row, i in enumerate(np.flatnonzero(wanted)):
-        users, items = (
-            folded(1, [(0, log.time_ms[j], log.weights[j], log.counts[j], log.vectors[j]) for j in range(n)
-                       if keys[j] == keys[i] and log.time_ms[j] < log.time_ms[i]])
-            for keys in (log.users, log.items)
-        )  # fmt: skip
-        expected = features(users, items, log.vectors[i : i + 1], log.time_ms[i : i + 1])[0]
-        np.testing.assert_allclose(found[row], expected, rtol=1e-4, atol=1e-5)
-
-
-def click_rows(n=3000, seed=0, span_s=400_000):
-    """Users who like one of two kinds of title; a third of them click much, the others little."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for _ in range(n):
-        user, item = int(rng.integers(60)), int(rng.integers(40))
-        p = 0.15 + 0.35 * (user % 3 == 0) + 0.35 * (user % 2 == item % 2)
-        title = f"{('red', 'blue')[item % 2]} thing {item}"
-        clicked = int(rng.random() < p)
-        rows.append(
-            {"user_id": user, "item_id": item, "title": title, "ts": int(rng.integers(span_s)), "clicked": clicked}
-        )
-    return sorted(rows, key=lambda row: row["ts"])
-
-
-def action_rows(n=2000, seed=0):
-    """Users of whom some buy what they click, over three months."""
-    rng = np.random.default_rng(seed)
-    days = [month * 100 + day for month in (4, 5, 6) for day in range(1, 31)]
-    rows = []
-    for _ in range(n):
-        user, item, day = int(rng.integers(50)), int(rng.integers(30)), days[rng.integers(len(days))]
-        rows.append({"user_id": user, "item_id": item, "day": day, "action": "click"})
-        if rng.random() < 0.3 * (user % 2):
-            rows.append({"user_id": user, "item_id": item, "day": day, "action": "buy"})
-    return rows
-
-
-@cache
-def small_head():
-    """Tensors of a head fitted once for all tests."""
-    return fit(NullScorer(), click_rows(), action_rows(), SCALES_S).tensors
+# fitted
 
 
 def test_a_fitted_head_beats_counts_alone_and_is_calibrated():
@@ -210,6 +148,48 @@ def test_a_shops_base_rate_moves_an_average_pair_to_it():
     assert odds(rare) - odds(own) == pytest.approx(odds(0.02) - odds(b0), abs=1e-3)
 
 
+def test_kept_negatives_shift_the_base_rate():
+    tensors = dict(small_head())
+    cold = features(States.empty(1, SCALES_S), States.empty(1, SCALES_S), np.zeros((1, 64), np.float32), np.array([0]))
+    plain = ClickHead.from_scorer(Loaded(tensors)).click(cold)[0]
+    b0, bought, _ = tensors["click.rates"]
+    tensors["click.rates"] = np.array([b0, bought, 0.1], np.float32)  # nine of ten unclicked impressions left out
+    sampled = ClickHead.from_scorer(Loaded(tensors)).click(cold)[0]
+    assert sampled / (1 - sampled) == pytest.approx(0.1 * plain / (1 - plain), rel=1e-3)
+    # A base rate that is told is the shop's own already.
+    told = ClickHead.from_scorer(Loaded(tensors), 0.02).click(cold)[0]
+    assert told == ClickHead.from_scorer(Loaded(small_head()), 0.02).click(cold)[0]
+
+
+def test_an_older_head_is_left_alone():
+    tensors = {name: tensor for name, tensor in small_head().items() if name != "click.version"}
+    states = States.empty(1, SCALES_S)
+    cold = features(states, states, np.zeros((1, 64), np.float32), np.array([0]))
+    assert ClickHead.from_scorer(Loaded(tensors)).click(cold) == ClickHead.counts_only().click(cold)
+
+
+def test_position_is_fitted_and_then_neutral():
+    """Clicks that follow the position alone: the head is fitted on it, and scores as if all stood at its reference."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(3000):
+        position = float(rng.integers(10))
+        clicked = int(rng.random() < 0.8 - 0.07 * position)
+        context = {"position": position, "device": ("phone", "desk")[i % 2]}
+        rows.append({"user_id": i % 50, "item_id": i % 40, "ts": 60 * i, "clicked": clicked, "context": context})
+    spec = (ContextFeature("position", neutral=0.0), ContextFeature("device", kind="categorical", buckets=4))
+    head = ClickHead.from_scorer(Loaded(fit(NullScorer(), rows, action_rows(), SCALES_S, context=spec).tensors))
+    cold, zero = States.empty(2, SCALES_S), np.zeros((2, 64), np.float32)
+    contexts = [{"position": 0.0}, {"position": 9.0}]
+    top, bottom = head.click(head.features(cold, cold, zero, np.zeros(2, int), contexts))
+    assert top == bottom
+    assert top > 0.55
+    asked = features(cold, cold, zero, np.zeros(2, int), contexts, head.context, fitting=True)
+    assert head.click(asked)[1] < 0.4
+    devices = features(cold, cold, zero, np.zeros(2, int), [{"device": "phone"}, {"device": "desk"}], head.context)
+    assert (devices[0] != devices[1]).any()
+
+
 def test_a_head_goes_through_an_artifacts_tensors_unchanged():
     tensors = small_head()
     assert all(name.startswith("click.") for name in tensors)
@@ -235,51 +215,3 @@ def test_other_time_scales_are_refused():
     assert ClickHead.from_scorer(scorer, None, SCALES_S).scales_s == SCALES_S
     with pytest.raises(ArtifactError, match=r"profiles\.scales_s is \[60\.0\]"):
         ClickHead.from_scorer(scorer, None, (60.0,))
-
-
-# rows as in the data sets
-
-
-def test_a_purchase_label_is_the_same_item_within_seven_days():
-    def row(user, item, day, action):
-        return {"user_id": user, "item_id": item, "day": day, "action": action}
-
-    rows = [
-        row(1, 1, 501, "click"),
-        row(1, 1, 508, "buy"),  # seven days after
-        row(1, 2, 501, "click"),
-        row(1, 2, 509, "buy"),  # eight
-        row(1, 3, 501, "click"),
-        row(2, 3, 501, "buy"),  # somebody else
-        row(1, 4, 501, "click"),
-        row(1, 4, 501, "buy"),
-        row(1, 5, 504, "click"),  # its days are not over
-    ]
-    label = purchase_log(rows).label
-    assert label[[0, 2, 4, 6]].tolist() == [1, 0, 0, 1]
-    assert np.isnan(label[[1, 3, 5, 7, 8]]).all()
-    # Known before its days are over, were one told of the buys alone: that would be a leak of positives.
-    assert np.isnan(purchase_log([row(1, 1, 501, "click"), row(1, 1, 502, "buy")]).label).all()
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([], "no rows"),
-        ([{"item_id": 1, "title": "x", "ts": 1, "clicked": 1}], "row 1: field 'user_id' is missing"),
-        ([{"user_id": 1, "item_id": 1, "title": "x", "ts": "soon", "clicked": 1}], "field 'ts' is 'soon'"),
-        ([{"user_id": 1, "item_id": 1, "title": "x", "ts": 1}], "field 'clicked' is None"),
-        ([{"user_id": 1, "item_id": 1, "day": 1341, "action": "click"}], "day 1341 is no date"),
-        ([{"user_id": 1, "item_id": 1, "day": 501, "action": "stare"}], "action 'stare'"),
-        ([{"user_id": 1, "item_id": 1, "day": 501, "action": "buy"}], "no row has a known outcome"),
-    ],
-)
-def test_malformed_rows_are_refused_by_name(rows, message):
-    with pytest.raises(DataError, match=message):
-        evaluate_log(NullScorer(), rows, [])
-
-
-def test_a_row_without_title_is_scored_without_text():
-    log = click_log(NullScorer(), [{"user_id": 1, "item_id": 1, "ts": 1.5, "clicked": 0, "title": None}])
-    assert not log.vectors.any()
-    assert log.time_ms.tolist() == [1500]

@@ -7,7 +7,7 @@ import pytest
 
 from model.data import fingerprint, read_labelled, read_rows
 from model.errors import DataError
-from model.recipe import load_recipe
+from model.training.recipe import load_recipe
 
 GOOD = b'{"title": "Loud", "text": "but clear", "stars": 4.0, "sentiment": "positive"}\n'
 
@@ -66,7 +66,7 @@ def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_starter_recipe_is_sound() -> None:
-    recipe = load_recipe(Path(__file__).parents[3] / "model" / "starter.yaml")
+    recipe = load_recipe(Path(__file__).parents[3] / "model" / "training" / "starter.yaml")
     assert {"sentiment", "stars", "intent.shop", "intent.general"} <= set(recipe.heads)
 
 

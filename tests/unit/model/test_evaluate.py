@@ -11,8 +11,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.metrics import log_loss as sk_log_loss
 
 from model import metrics
+from model.assess.evaluate import evaluate, evaluate_files
 from model.errors import DataError
-from model.evaluate import evaluate, evaluate_files
 from model.scoring import Floats, Prepared
 
 rng = np.random.default_rng(3)

@@ -5,9 +5,9 @@ import torch
 
 from model.bag import GramBag, places
 from model.encoder import EncoderConfig, build_encoder
-from model.linear import BagTarget, fit_bag
 from model.network import Network, linear_weights
 from model.scoring import Prepared
+from model.training.linear import BagTarget, fit_bag
 
 BUCKETS, ROWS = 512, 600
 rng = np.random.default_rng(11)
@@ -61,6 +61,20 @@ def guesses(noise: bool) -> float:
 def test_what_can_be_learned_is_learned_and_noise_is_not() -> None:
     assert guesses(noise=False) > 0.95
     assert guesses(noise=True) < 0.42  # in-fold, the five random buckets of a row would give far more
+
+
+def test_no_row_is_judged_by_a_machine_that_has_seen_its_copy() -> None:
+    prepared, labels = rows_of(noise=True)
+    copies = [Prepared(p.ids[::-1].copy(), p.grams) for p in prepared]  # the same words as another text
+    target = BagTarget("mood", np.arange(2 * ROWS), np.tile(labels, 2), 3)
+    right = []
+    for origin in (np.tile(np.arange(ROWS), 2), None):
+        learn = np.ones(2 * ROWS, bool)
+        settings = {"buckets": BUCKETS, "keep": BUCKETS, "folds": 3}
+        fit = fit_bag([*prepared, *copies], learn, [target], **settings, c=1.0, origin=origin)
+        right.append(float((fit.values.argmax(1) == np.tile(labels, 2)).mean()))
+    assert right[0] < 0.42
+    assert right[1] > 0.5  # as it would be without
 
 
 def test_held_rows_and_strangers_get_the_whole_machines_values() -> None:

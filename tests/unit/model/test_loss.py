@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.loss import NO_LABEL, OUTSIDE, SharedPenalty, combine, task_loss
+from model.training.loss import NO_LABEL, OUTSIDE, SharedPenalty, combine, task_loss
 
 LOGITS = torch.tensor([[1.0, 0.0, -1.0], [0.5, 2.0, 0.0], [0.0, 0.0, 3.0], [1.0, 1.0, 1.0]])
 ALL = torch.ones(4, 3, dtype=torch.bool)

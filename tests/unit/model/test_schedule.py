@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.schedule import draws_by_dataset, schedule
+from model.training.schedule import draws_by_dataset, schedule
 
 
 def test_draws_follow_size_to_a_power_and_stop_at_the_bound() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model.artifact import Artifact
-from model.evaluate import evaluate_files
+from model.assess.evaluate import evaluate_files
 from model.golden import verify
 from model.scoring import Scorer, load_scorer
 

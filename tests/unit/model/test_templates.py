@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from model.templates import fill, outside_sentences, shop_sentences, templates
+from model.training.templates import fill, outside_sentences, shop_sentences, templates
 
 INTENTS = 27
 

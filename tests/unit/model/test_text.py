@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import ArtifactError
-from model.text import TextCodec, TextSpec, hash_grams, normalise
-from model.vocabulary import wordpiece_tokenizer
+from model.text import TextCodec, TextSpec, grams_of, hash_grams, normalise
+from model.training.vocabulary import wordpiece_tokenizer
 
 PIECES = [*"abcdefghij", *[f"##{c}" for c in "abcdefghij"], *"好坏退款快递", "😀", "good"]
 TOKENIZER = wordpiece_tokenizer(PIECES, lower=True)
@@ -65,17 +65,24 @@ def test_long_texts_keep_head_and_tail() -> None:
 
 
 def test_a_megabyte_is_cut_before_the_tokenizer_sees_it() -> None:
-    codec = TextCodec(TOKENIZER, TextSpec(max_tokens=16, gram_buckets=1 << 20, gram_tokens_max=512))
+    codec = TextCodec(TOKENIZER, TextSpec(max_tokens=16, gram_buckets=1 << 20, gram_units_max=512))
     (prepared,) = codec.prepare(["好" * 1_000_000])
     assert prepared.tokens == 16
     assert len(prepared.grams) == 3  # one distinct n-gram of each order
 
 
 def test_grams_depend_on_order_and_are_distinct_by_length() -> None:
-    ab, ba = (hash_grams(np.array(ids, np.int32), 1 << 20, (1, 2)) for ids in ([5, 6], [6, 5]))
+    ab, ba = (hash_grams(np.array(ids, np.uint64), 1 << 20, (1, 2)) for ids in ([5, 6], [6, 5]))
     assert len(ab) == len(ba) == 3
-    assert len(set(ab) & set(ba)) == 2  # the two single pieces
-    assert not len(hash_grams(np.array([1, 2], np.int32), 0, (1, 2)))
+    assert len(set(ab) & set(ba)) == 2  # the two single units
+    assert not len(hash_grams(np.array([1, 2], np.uint64), 0, (1, 2)))
+
+
+def test_grams_are_of_characters_in_chinese_and_of_words_elsewhere() -> None:
+    spec = TextSpec(gram_buckets=1 << 20, gram_orders=(1,))
+    assert len(grams_of("退款 refund", spec)) == 3
+    assert set(grams_of("refund", spec)) < set(grams_of("退款Refund!", spec))  # case does not matter, nor the border
+    assert not set(grams_of("refunds", spec)) & set(grams_of("refund", spec))
 
 
 def test_a_broken_tokenizer_is_an_artifact_error() -> None:

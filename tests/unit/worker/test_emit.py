@@ -73,13 +73,13 @@ def test_fold_rules(event: ClickEvent, weights: tuple[int, ...], counts: tuple[i
 @pytest.mark.parametrize(
     ("stars", "negative", "positive", "expected"),
     [
-        (5.0, 0.9, 0.1, (1, 1, 0, 0, 0)),
-        (4.0, 0.9, 0.1, (1, 1, 0, 0, 0)),
+        (5.0, 0.9, 0.1, (0.5, 1, 0, 0, 0)),
+        (4.0, 0.9, 0.1, (0.5, 1, 0, 0, 0)),
         (3.0, 0.9, 0.9, None),
-        (2.0, 0.1, 0.9, (1, 0, 0, 0, 0)),
-        (0.0, 0.1, 0.9, (1, 0, 0, 0, 0)),
-        (None, 0.1, 0.5, (1, 1, 0, 0, 0)),
-        (None, 0.5, 0.3, (1, 0, 0, 0, 0)),
+        (2.0, 0.1, 0.9, (0.5, 0, 0, 0, 0)),
+        (0.0, 0.1, 0.9, (0.5, 0, 0, 0, 0)),
+        (None, 0.1, 0.5, (0.5, 1, 0, 0, 0)),
+        (None, 0.5, 0.3, (0.5, 0, 0, 0, 0)),
         (None, 0.4, 0.4, None),
     ],
 )
@@ -90,6 +90,12 @@ def test_review_folds(stars: float | None, negative: float, positive: float, exp
     assert [(fold.kind, fold.key, fold.weights) for fold in folds] == (
         [] if expected is None else [("user", "u", expected), ("item", "i", expected)]
     )
+
+
+@pytest.mark.parametrize(("p_click", "shown"), [(0.25, 0.25), (None, 0.0)])
+def test_an_impression_weighs_what_was_expected_of_it(p_click: float | None, shown: float) -> None:
+    folds = emit("click", click(user_id="u", clicked=True), clicked(p_click=p_click)).folds
+    assert [fold.weights for fold in folds] == [(shown, 1, 1, 1, 0)]
 
 
 def test_only_who_is_named_is_folded() -> None:

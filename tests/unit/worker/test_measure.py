@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from model.scoring import Scorer
 from tests.tiny_artifact import make_tiny_artifact
+from worker.assessed import assessment_view
 from worker.config import ModelConfig
 from worker.errors import InputError, ModelLoadError
 from worker.measure import measure
@@ -46,6 +48,20 @@ def test_labels_that_no_head_knows_are_refused(scorer: Scorer, tmp_path: Path) -
         measure(scorer, "intent", [file], [])
 
 
+def test_slices_labels_and_detail_are_asked_for(scorer: Scorer, tmp_path: Path) -> None:
+    shop = labelled(tmp_path / "shop.jsonl", ["cancel_order", "get_refund"])
+    plain = measure(scorer, "intent", [shop], [])
+    assert "slices" not in plain
+    full = measure(scorer, "intent", [shop], [], fields=["intent"])
+    assert {name: full[name] for name in plain} == plain
+    assert full["slices"][-1]["by"] == "intent"
+    assert "classes" in measure(scorer, "intent.shop", [shop], [], detail=True)
+    wide = measure(scorer, "intent", [shop], [], among=["cancel_order", "get_refund", "track_order"], detail=True)
+    assert wide["labels"] == ["cancel_order", "track_order", "get_refund"]
+    with pytest.raises(InputError, match="no row has this field"):
+        measure(scorer, "intent", [shop], [], fields=["colour"])
+
+
 def test_one_text_is_answered_by_one_head_a_family_or_all(folder: Path, scorer: Scorer) -> None:
     model = ModelConfig(artifact=str(folder), device="cpu")
     (answer,) = score_text(model, "cancel my order", task="sentiment")
@@ -69,3 +85,17 @@ def test_an_intent_below_its_threshold_is_out_of_scope(folder: Path, scorer: Sco
 def test_a_model_that_reads_no_text_is_refused() -> None:
     with pytest.raises(ModelLoadError, match="null"):
         load(ModelConfig(artifact="null"), None)
+
+
+def test_an_assessment_is_shown_with_intervals_classes_and_slices(scorer: Scorer, tmp_path: Path) -> None:
+    shop = labelled(tmp_path / "shop.jsonl", ["cancel_order", "get_refund"] * 40)
+    console = Console(width=100, record=True)
+    full = measure(scorer, "intent", [shop], [], fields=["intent"])
+    console.print(assessment_view(full))
+    shown = console.export_text()
+    low, high = full["intervals"]["accuracy"]
+    assert f"{low:.4f} to {high:.4f}" in shown
+    assert ("below the whole" in shown) == any(s["flagged"] for cut in full["slices"] for s in cut["slices"])
+    for told in ("classes", "precision", "cancel_order", "gap"):
+        assert told in shown
+    console.print(assessment_view(measure(scorer, "intent", [shop], [])))  # flat figures have neither

@@ -1,0 +1,260 @@
+"""Evaluation of an artifact on labelled files. Figures are honest: nothing here chooses anything.
+
+``evaluate_*`` give a task's figures as a flat mapping; ``assess_*`` add intervals, classes, confusion, reliability and
+slices.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model import metrics
+from model.assess import slices
+from model.data import FIELD_OF_TASK as FIELDS
+from model.data import Row, label_of, read_rows, read_with_rows, text_of
+from model.errors import DataError
+from model.scoring import Floats, Scorer
+
+OUTSIDE = "oos"
+STREAM_TASKS = ("click", "purchase")
+_BATCH = 1024
+_CURVE_POINTS = 41
+
+Truth = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One head's answers on n texts, and the m of them whose label the head knows.
+
+    probabilities: [n, labels of the head]. judged: bool [n], m true. candidates: the labels guessed among, C in all.
+    conditional: float64 [m, C], probabilities over the candidates. truth, guess: int64 [m], among the candidates.
+    """
+
+    task: str
+    labels: Sequence[str]
+    probabilities: Floats
+    judged: npt.NDArray[np.bool_]
+    candidates: list[str]
+    conditional: npt.NDArray[np.float64]
+    truth: Truth
+    guess: Truth
+
+
+def evaluate_files(
+    scorer: Scorer,
+    task: str,
+    data_paths: Sequence[Path],
+    history_paths: Sequence[Path] = (),
+    *,
+    among: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Figures of a task on files of rows as in the data sets' own fields; see ``evaluate_texts``.
+
+    ``click`` and ``purchase`` run the history files through first and are progressive. Raises DataError naming file and
+    line, or the task when it is unknown.
+    """
+    if task in STREAM_TASKS:
+        from model.clicks import head as click  # lazy: it is no part of text evaluation
+
+        if among is not None:
+            raise DataError(f"--labels is for tasks on texts; {task} has no labels to choose among")
+
+        data = [row for path in data_paths for _, row in read_rows(path)]
+        history = [row for path in history_paths for _, row in read_rows(path)]
+        figures: dict[str, Any] = click.evaluate(scorer, data, history) | {"task": task}
+        return figures
+    texts, labels, _ = read_with_rows(data_paths, task)
+    return evaluate_texts(scorer, task, texts, labels, among=among)
+
+
+def assess_files(
+    scorer: Scorer,
+    task: str,
+    data_paths: Sequence[Path],
+    *,
+    among: Sequence[str] | None = None,
+    fields: Sequence[str] = (),
+) -> dict[str, Any]:
+    """As ``assess_texts`` for files of a text task; ``fields`` of their rows may be sliced by. Raises DataError."""
+    if task in STREAM_TASKS:
+        raise DataError(f"{task} has flat figures only: intervals, labels and slices are for tasks on texts")
+    texts, labels, rows = read_with_rows(data_paths, task)
+    return assess_texts(scorer, task, texts, labels, rows, among=among, fields=fields)
+
+
+def evaluate(scorer: Scorer, task: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """As ``evaluate_files``, for rows of a text task in memory."""
+    if task not in FIELDS:
+        raise DataError(f"unknown task {task!r}; known: {', '.join(FIELDS)}")
+    place = Path("rows")
+    texts = [text_of(row, ("title", "text"), place, i) for i, row in enumerate(rows, 1)]
+    labels = [label_of(row, FIELDS[task], place, i) for i, row in enumerate(rows, 1)]
+    return evaluate_texts(scorer, task, texts, labels)
+
+
+def evaluate_texts(
+    scorer: Scorer, task: str, texts: Sequence[str], labels: Sequence[str], *, among: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Figures of one head on texts and labels.
+
+    The guess is the argmax over the labels that occur (a file of two sentiments is judged on two), or over those of
+    ``among``, and log_loss, auc and ece use the conditional probabilities over them. For an intent head with a
+    threshold, in_scope_accuracy and oos_recall apply it: a top probability below it, or the class ``oos``, means out of
+    scope. Stars are judged by mae as well, of the expected value. Raises DataError for an unknown task or label, or one
+    that occurs without being in ``among``.
+    """
+    judged = judge(scorer, task, texts, labels, among)
+    return _flat(judged, labels, scorer.threshold(task))
+
+
+def assess_texts(
+    scorer: Scorer,
+    task: str,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    rows: Sequence[Row] = (),
+    *,
+    among: Sequence[str] | None = None,
+    fields: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The figures of ``evaluate_texts`` and, of the rows whose label the head knows:
+
+    labels: those guessed among, C in all. intervals: 95 % bootstrap intervals of accuracy and macro_f1. classes: label,
+    support, guessed, precision, recall and f1 of each. confusion: counts [C][C], row the truth, column the guess.
+    reliability: mean confidence, accuracy and n of up to 15 bins of equal mass. slices: by language, length and every
+    field of ``fields`` in ``rows`` (which belong to the texts), see ``slices.slice_figures``. scope, where the head has
+    a threshold: see ``scope_curve``. All JSON. Raises DataError as ``evaluate_texts``, or for a field that no row has.
+    """
+    judged = judge(scorer, task, texts, labels, among)
+    threshold = scorer.threshold(task)
+    result = _flat(judged, labels, threshold)
+    if judged.judged.any():
+        kept = np.flatnonzero(judged.judged).tolist()
+        size, truth, guess = len(judged.candidates), judged.truth, judged.guess
+        matrix = metrics.confusion(truth, guess, size)
+        points = metrics.reliability(judged.conditional.max(1), truth == guess)
+        own = [rows[i] for i in kept] if rows else []
+        found = slices.all_slices([texts[i] for i in kept], own, fields, truth, guess, size)
+        result |= {
+            "labels": judged.candidates,
+            "intervals": {name: [_round(end) for end in ends] for name, ends in metrics.bootstrap(matrix).items()},
+            "classes": _classes(judged.candidates, matrix),
+            "confusion": matrix.tolist(),
+            "reliability": [{"confidence": _round(c), "accuracy": _round(a), "n": int(n)} for c, a, n in points],
+            "slices": found,
+        }
+    if threshold is not None:
+        result["scope"] = scope_curve(judged.probabilities, judged.labels, labels)
+    return result
+
+
+def judge(
+    scorer: Scorer, task: str, texts: Sequence[str], labels: Sequence[str], among: Sequence[str] | None = None
+) -> Judged:
+    """Score the texts [n] and set the guesses beside their labels [n]. Raises DataError as ``evaluate_texts``."""
+    if task not in scorer.labels:
+        raise DataError(f"the model has no head {task!r}; its heads: {', '.join(scorer.labels)}")
+    if not texts:
+        raise DataError(f"no rows to measure {task!r} on; give at least one")
+    known = list(scorer.labels[task])
+    unknown = sorted(set(labels) - set(known) - {OUTSIDE})
+    if unknown:
+        raise DataError(f"label {unknown[0]!r} is unknown to head {task!r}; its labels: {', '.join(known)}")
+    candidates = _candidates(task, known, labels, among)
+    probabilities = score_texts(scorer, task, texts)
+    inside = np.array([label in known for label in labels])  # `oos` rows of a head without that class are judged apart
+    place = {label: i for i, label in enumerate(candidates)}
+    truth = np.array([place[label] for label in labels if label in place], np.int64)
+    columns = [known.index(label) for label in candidates]
+    conditional = probabilities[inside][:, columns].astype(np.float64)
+    conditional /= np.maximum(conditional.sum(1, keepdims=True), 1e-300)
+    guess = conditional.argmax(1) if len(truth) else truth
+    return Judged(task, known, probabilities, inside, candidates, conditional, truth, guess)
+
+
+def _candidates(task: str, known: Sequence[str], labels: Sequence[str], among: Sequence[str] | None) -> list[str]:
+    """The labels to guess among, in the head's order."""
+    occurring = set(labels) & set(known)
+    if among is None:
+        return [label for label in known if label in occurring]
+    foreign = [label for label in among if label not in known]
+    if foreign:
+        raise DataError(f"--labels: {foreign[0]!r} is unknown to head {task!r}; its labels: {', '.join(known)}")
+    left = sorted(occurring - set(among))
+    if left:
+        raise DataError(f"--labels lacks {left[0]!r}, which occurs in the rows; add it, or leave those rows out")
+    return [label for label in known if label in among]
+
+
+def score_texts(scorer: Scorer, task: str, texts: Sequence[str]) -> Floats:
+    """Probabilities [n, labels] of one head, in batches of bounded memory."""
+    batches = (texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH))
+    return np.concatenate([scorer.classify(task, scorer.encode(scorer.prepare(batch))) for batch in batches])
+
+
+def scope_figures(
+    probabilities: Floats, known: Sequence[str], labels: Sequence[str], threshold: float
+) -> Mapping[str, float]:
+    """In-scope accuracy with the threshold applied, and the recall of ``oos`` where the labels have it."""
+    top = [known[i] for i in probabilities.argmax(1)]
+    sure = probabilities.max(1) >= threshold
+    guess = np.array([label if ok else OUTSIDE for label, ok in zip(top, sure, strict=True)])
+    truth = np.array(labels)
+    outside = truth == OUTSIDE
+    figures = {"threshold": threshold}
+    if (~outside).any():
+        figures["in_scope_accuracy"] = metrics.accuracy(truth[~outside], guess[~outside])
+    if outside.any():
+        figures["oos_recall"] = metrics.accuracy(truth[outside], guess[outside])
+    return figures
+
+
+def scope_curve(probabilities: Floats, known: Sequence[str], labels: Sequence[str]) -> list[dict[str, float]]:
+    """``scope_figures`` over up to 41 thresholds that each turn away about as many rows more, from none to nearly all:
+    what a stricter threshold costs and gains."""
+    levels = np.quantile(probabilities.max(1), np.linspace(0, 1, _CURVE_POINTS))
+    curve = [scope_figures(probabilities, known, labels, float(level)) for level in np.unique([0.0, *levels])]
+    return [{name: _round(value) for name, value in point.items()} for point in curve]
+
+
+def _flat(judged: Judged, labels: Sequence[str], threshold: float | None) -> dict[str, Any]:
+    result: dict[str, Any] = {"task": judged.task, "n": len(labels)}
+    if judged.judged.any():
+        result |= _figures(judged)
+    if threshold is not None:
+        result |= scope_figures(judged.probabilities, judged.labels, labels, threshold)
+    if judged.task == "stars":
+        expected = judged.probabilities @ np.array([float(label) for label in judged.labels])
+        result["mae"] = float(np.abs(expected - np.array([float(label) for label in labels])).mean())
+    return {key: _round(value) if isinstance(value, float) else value for key, value in result.items()}
+
+
+def _figures(judged: Judged) -> dict[str, float]:
+    truth, guess, conditional = judged.truth, judged.guess, judged.conditional
+    figures = {
+        "accuracy": metrics.accuracy(truth, guess),
+        "macro_f1": metrics.macro_f1(truth, guess, conditional.shape[1]),
+        "log_loss": metrics.log_loss(conditional, truth),
+        "ece": metrics.ece(conditional.max(1), guess == truth),
+    }
+    if conditional.shape[1] == 2 and len(np.unique(truth)) == 2:
+        figures["auc"] = metrics.auc(conditional[:, 1], truth)
+    return figures
+
+
+def _classes(candidates: Sequence[str], matrix: Truth) -> list[dict[str, Any]]:
+    columns = {name: column.tolist() for name, column in metrics.per_class(matrix).items()}
+    return [
+        {"label": label} | {name: _round(column[i]) for name, column in columns.items()}
+        for i, label in enumerate(candidates)
+    ]
+
+
+def _round(value: float) -> float:
+    """Five decimals; whole numbers stay whole."""
+    return round(value, 5) if isinstance(value, int) else round(float(value), 5)

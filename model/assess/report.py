@@ -1,0 +1,178 @@
+"""The report on an artifact: one HTML page that needs nothing else, and the same as JSON beside it.
+
+It is made of measurements only: the trials are run anew, and what was measured elsewhere (click figures, results of
+shared against single training, a run's losses) is taken as it stands. Same inputs, same bytes: it bears no date.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeGuard
+
+from model.artifact import MANIFEST, Artifact
+from model.assess.evaluate import STREAM_TASKS, assess_texts, evaluate_files
+from model.assess.report_page import page
+from model.data import fingerprint, read_rows, read_with_rows
+from model.errors import DataError, ModelError
+from model.scoring import Scorer, load_scorer
+from model.torch_scorer import SCALE
+
+_POINTS_MAX = 200  # of a training curve; more are averaged in runs
+_CLOCKS = {"step", "time", "seconds", "epoch", "tokens"}  # what a run logs and nobody wants to see as a curve
+_LOSSES = ("loss", "losses", "held")  # of a task, shown together
+
+
+class TrialLike(Protocol):
+    """A task and the labelled file it is measured on, as ``model.training.recipe.Trial`` has them."""
+
+    @property
+    def task(self) -> str: ...
+    @property
+    def file(self) -> str | Path: ...
+
+
+def write_report(
+    artifact_folder: Path,
+    trials: Sequence[TrialLike],
+    out: Path,
+    *,
+    sharing: Path | None = None,
+    curves: Path | None = None,
+    root: Path | None = None,
+    fields: Sequence[str] = (),
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Measure the artifact on the trials and write the page ``out`` and ``out`` with the suffix .json; its content.
+
+    Trial files are looked for under ``root``. ``fields``: slice by these fields, in the files whose rows have them.
+    ``sharing``: see ``read_sharing``; ``curves``: a run's metrics.jsonl, see ``read_curves``. Raises ArtifactError,
+    DataError (a file, field or label is wrong) or ModelError when the page cannot be written.
+    """
+    scorer, manifest = load_scorer(artifact_folder, device=device), Artifact.load(artifact_folder)
+    _check_fields(fields, tasks := [_task(scorer, trial, root or Path(), fields) for trial in trials])
+    report = {
+        "artifact": _header(manifest),
+        "data": manifest.manifest.get("data", {}),
+        "tasks": [task | _head(manifest, task["task"]) for task in tasks],
+        "click": manifest.manifest.get("click"),
+        "sharing": None if sharing is None else read_sharing(sharing),
+        "curves": None if curves is None else read_curves(curves),
+    }
+    out = Path(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page(report), encoding="utf-8")
+        out.with_suffix(".json").write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{out} cannot be written ({error.strerror}); choose another place with --out") from error
+    return report
+
+
+def read_sharing(path: Path) -> list[dict[str, Any]]:
+    """Results of training tasks together against each alone: a JSON list, or an object with the list ``points``.
+
+    Each point: ``task``; ``share`` of the labels used, in (0, 1]; ``shared`` and ``single``, the figure reached;
+    optional ``metric`` (accuracy). Raises DataError naming the point at fault.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no readable JSON ({error})") from error
+    points = content.get("points") if isinstance(content, dict) else content
+    if not isinstance(points, list) or not points:
+        raise DataError(f"{path}: a list of points, or an object with the list `points`, is expected")
+    for i, point in enumerate(points):
+        well = isinstance(point, dict) and isinstance(point.get("task"), str)
+        numbers = [point.get(name) for name in ("share", "shared", "single")] if well else [None]
+        if not all(_is_number(number) for number in numbers) or not 0 < point["share"] <= 1:
+            raise DataError(f"{path}: point {i} needs task, share in (0, 1], shared and single")
+    return [dict(point) for point in points]
+
+
+def read_curves(path: Path) -> list[dict[str, Any]]:
+    """A run's figures by step, from JSON Lines of a ``step`` and numbers, nested or not (see model/training/watch.py).
+
+    ``{"step": 10, "losses": {"topic": 1.2}, "held": {"topic": 1.4}}`` gives the panel ``topic`` with both lines; so
+    does ``losses/topic``. What is no loss has a panel of its own. Each panel: name, whether it shows losses, lines of
+    name and points [step, value], at most 200 a line. Raises DataError.
+    """
+    panels: dict[tuple[str, bool], dict[str, list[tuple[float, float]]]] = {}
+    for number, row in read_rows(path):
+        step = row.get("step")
+        if not _is_number(step):
+            raise DataError(f"{path}:{number}: no number `step`; a run's metrics.jsonl is expected")
+        for name, value in _numbers(row):
+            group, _, task = name.partition("/")
+            panel, line = ((task or "loss"), group) if group in _LOSSES else (name.replace("/", ": "), name)
+            panels.setdefault((panel, group in _LOSSES), {}).setdefault(line, []).append((float(step), value))
+    if not panels:
+        raise DataError(f"{path}: no figures; a run's metrics.jsonl is expected")
+    return [
+        {
+            "name": panel,
+            "losses": is_loss,
+            "lines": [{"name": name, "points": _thinned(points)} for name, points in lines.items()],
+        }
+        for (panel, is_loss), lines in panels.items()
+    ]
+
+
+def _task(scorer: Scorer, trial: TrialLike, root: Path, fields: Sequence[str]) -> dict[str, Any]:
+    path = root / trial.file
+    place = {"file": str(trial.file), "sha256": fingerprint(path)}
+    if trial.task in STREAM_TASKS:
+        figures = evaluate_files(scorer, trial.task, [path])
+        return {name: v.item() if hasattr(v, "item") else v for name, v in figures.items()} | place  # numpy's numbers
+    texts, labels, rows = read_with_rows([path], trial.task)
+    there = [field for field in fields if any(row.get(field) is not None for row in rows)]
+    return assess_texts(scorer, trial.task, texts, labels, rows, fields=there) | place
+
+
+def _check_fields(fields: Sequence[str], tasks: Iterable[Mapping[str, Any]]) -> None:
+    found = {cut["by"] for task in tasks for cut in task.get("slices", [])}
+    missing = [field for field in fields if field not in found]
+    if missing:
+        raise DataError(f"--slice {missing[0]}: no row of any file has this field")
+
+
+def _header(artifact: Artifact) -> dict[str, Any]:
+    manifest, encoder = artifact.manifest, artifact.manifest["encoder"]
+    files = [artifact.folder / name for name in (*manifest["files"], MANIFEST)]
+    return {
+        "name": manifest["name"],
+        "version": manifest["version"],
+        "space": manifest["space"],
+        "bytes": sum(file.stat().st_size for file in files),
+        "parameters": sum(int(t.size) for name, t in artifact.tensors.items() if not name.endswith(SCALE)),
+        "layers": encoder["layers"],
+        "hidden": encoder["hidden"],
+        "vocabulary": encoder["vocab_size"],
+        "grams": manifest["bag_grams"],
+        "gram_columns": manifest["bag_columns"],
+        "max_tokens": manifest["text"]["max_tokens"],
+        "heads": {name: len(head["labels"]) for name, head in manifest["heads"].items()},
+    }
+
+
+def _head(artifact: Artifact, task: str) -> dict[str, Any]:
+    head = artifact.manifest["heads"].get(task)
+    return {} if head is None else {"temperature": head["temperature"], "head_labels": len(head["labels"])}
+
+
+def _numbers(row: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, float]]:
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{above}{name}/")
+        elif _is_number(value) and (above or name not in _CLOCKS):
+            yield f"{above}{name}", float(value)
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[list[float]]:
+    size = -(-len(points) // _POINTS_MAX)
+    runs = (points[i : i + size] for i in range(0, len(points), size))
+    return [[run[-1][0], round(sum(value for _, value in run) / len(run), 6)] for run in runs]

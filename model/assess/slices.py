@@ -1,0 +1,136 @@
+"""Figures by parts of the rows: where a model does worse than its overall figure tells.
+
+A slicing gives every row a name; ``slice_figures`` measures each name's rows against the whole. With many slices some
+lie below the whole by chance: about one in forty of those with a flag's size would, were there no difference at all.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model import metrics
+from model.data import Row
+from model.errors import DataError
+from model.text import is_chinese
+
+ROWS_MIN = 50  # a smaller slice is never flagged: its interval says too little
+VALUES_MAX = 20  # of a field; the rarer values are put together
+MISSING, OTHER = "(missing)", "(other)"
+_LATIN_WORD = re.compile(r"[A-Za-zÀ-ɏ]+")
+_MIXED = 0.1  # from this share of the other script on a text is mixed
+
+Ints = npt.NDArray[np.int64]
+
+
+def language(text: str) -> str:
+    """``Chinese``, ``English``, ``mixed`` or ``neither``, by script: Chinese characters against Latin words.
+
+    Any Latin script counts as English. A text is mixed when the rarer of the two has a tenth of the units or more.
+    """
+    chinese, latin = sum(map(is_chinese, text)), len(_LATIN_WORD.findall(text))
+    if not chinese + latin:
+        return "neither"
+    share = chinese / (chinese + latin)
+    if _MIXED <= share <= 1 - _MIXED:
+        return "mixed"
+    return "Chinese" if share > 0.5 else "English"
+
+
+def quartiles(values: npt.NDArray[Any], unit: str) -> tuple[list[str], list[str]]:
+    """Every value's quartile as a name (``<= 12 characters``, ``13-40 characters``, …), and the names in order.
+
+    values: numbers [n], n >= 1. Equal values share a quartile, so there may be fewer than four.
+    """
+    inner = np.unique(np.quantile(values, [0.25, 0.5, 0.75], method="inverted_cdf"))
+    place = np.searchsorted(inner, values)  # a value equal to a bound belongs below it
+    names = {
+        k: f"{_number(values[place == k].min())}–{_number(values[place == k].max())} {unit}".rstrip()
+        for k in np.unique(place)
+    }
+    return [names[k] for k in place], list(names.values())
+
+
+def by_language(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Each text's ``language``, and the languages that occur."""
+    found = [language(text) for text in texts]
+    return found, [name for name in ("Chinese", "English", "mixed", "neither") if name in found]
+
+
+def by_length(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Each text's length quartile in characters, and the quartiles from short to long."""
+    return quartiles(np.array([len(text) for text in texts]), "characters")
+
+
+def by_field(rows: Sequence[Row], field: str) -> tuple[list[str], list[str]]:
+    """Each row's value of a field, and the values, most frequent first; numbers of many values by quartile.
+
+    Raises DataError when no row has the field.
+    """
+    values = [row.get(field) for row in rows]
+    there = [value for value in values if value is not None]
+    if not there:
+        known = sorted({key for row in rows for key in row})
+        raise DataError(f"--slice {field}: no row has this field; the rows have {', '.join(known)}")
+    if len(there) == len(values) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in there):
+        numbers = np.array(there, np.float64)
+        if len(np.unique(numbers)) > VALUES_MAX and np.isfinite(numbers).all():
+            return quartiles(numbers, "")
+    names = [MISSING if value is None else str(value) for value in values]
+    counts = Counter(names).most_common()
+    kept = [name for name, _ in counts[:VALUES_MAX]]
+    if len(counts) > VALUES_MAX:
+        common = set(kept)
+        return [name if name in common else OTHER for name in names], [*kept, OTHER]
+    return names, kept
+
+
+def slice_figures(truth: Ints, guess: Ints, classes: int, names: Sequence[str], order: Sequence[str]) -> list[Any]:
+    """Figures of each slice: value, n, accuracy with interval, macro_f1, gap to the whole's accuracy and whether it is
+    flagged: its interval lies wholly below the whole's accuracy, on ROWS_MIN rows or more.
+
+    truth, guess int64 [n] in [0, classes); names [n]. Only accuracy is compared: macro-F1 runs over the classes that
+    occur, which differ from slice to slice.
+    """
+    whole = metrics.accuracy(truth, guess)
+    place = np.array(names)
+    figures = []
+    for name in order:
+        own = place == name
+        if not own.any():
+            continue
+        matrix = metrics.confusion(truth[own], guess[own], classes)
+        accuracy, n = metrics.accuracy(truth[own], guess[own]), int(own.sum())
+        low, high = metrics.bootstrap(matrix)["accuracy"]
+        figures.append(
+            {
+                "value": name,
+                "n": n,
+                "accuracy": round(accuracy, 5),
+                "interval": [round(low, 5), round(high, 5)],
+                "macro_f1": round(metrics.macro_f1(truth[own], guess[own], classes), 5),
+                "gap": round(accuracy - whole, 5),
+                "flagged": n >= ROWS_MIN and high < whole,
+            }
+        )
+    return figures
+
+
+def all_slices(
+    texts: Sequence[str], rows: Sequence[Row], fields: Sequence[str], truth: Ints, guess: Ints, classes: int
+) -> list[Mapping[str, Any]]:
+    """Slices by language, length and every field of ``fields``: ``{"by": name, "slices": slice_figures}`` each.
+
+    texts, rows, truth and guess belong to each other. A slicing with one slice tells nothing and is left out, unless it
+    was asked for by field. Raises DataError as ``by_field``.
+    """
+    cuts = {"language": by_language(texts), "length": by_length(texts)}
+    cuts = {by: cut for by, cut in cuts.items() if len(cut[1]) > 1} | {field: by_field(rows, field) for field in fields}
+    return [{"by": by, "slices": slice_figures(truth, guess, classes, *cut)} for by, cut in cuts.items()]
+
+
+def _number(value: Any) -> str:
+    return f"{float(value):.10g}"

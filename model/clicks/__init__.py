@@ -1,0 +1,1 @@
+"""Click and purchase: features of states, the head, its log and its fitting."""

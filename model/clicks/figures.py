@@ -1,0 +1,51 @@
+"""Figures of a click or purchase head: how well it tells apart, ranks, and keeps its word. Pure."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from model import metrics
+
+F64 = npt.NDArray[np.float64]
+
+
+def figures(p: F64, truth: F64, users: npt.NDArray[np.int64] | None = None) -> dict[str, float]:
+    """Figures of probabilities [n] for outcomes [n] in {0, 1}.
+
+    n, auc, log_loss, ece (15 equal-mass bins), predicted over observed, and the base rate; with users [n] also user_auc
+    (mean AUC of the users who have both outcomes, by their number of events) and ndcg (mean over the same users of the
+    NDCG of all their events in the order of p).
+    """
+    label = truth.astype(np.int64)
+    found = {
+        "n": len(p),
+        "auc": round(metrics.auc(p, label), 5),
+        "log_loss": round(metrics.log_loss(np.stack([1 - p, p], axis=1), label), 5),
+        "ece": round(metrics.ece(p, label), 5),
+        "predicted_over_observed": round(float(p.sum() / max(1, label.sum())), 4),
+        "base_rate": round(float(label.mean()), 5),
+    }
+    if users is not None:
+        order = np.argsort(users, kind="stable")
+        parts = np.split(order, np.flatnonzero(np.diff(users[order])) + 1)
+        both = [part for part in parts if 0 < label[part].sum() < len(part)]
+        if both:
+            sizes = [len(part) for part in both]
+            user_auc = np.average([metrics.auc(p[part], label[part]) for part in both], weights=sizes)
+            found["user_auc"] = round(float(user_auc), 5)
+            found["ndcg"] = round(float(np.mean([ndcg(p[part], label[part]) for part in both])), 5)
+    return found
+
+
+def ndcg(scores: F64, truth: npt.NDArray[np.int64]) -> float:
+    """Normalised discounted cumulative gain of scores [n] for truth [n] in {0, 1}; events of one score share their
+    places. NaN where nothing is relevant."""
+    if not truth.any():
+        return float("nan")
+    discount = 1 / np.log2(np.arange(len(scores)) + 2)
+    _, inverse, counts = np.unique(-scores, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    total = np.concatenate([[0.0], np.cumsum(discount)])
+    shared = (total[ends] - total[ends - counts]) / counts
+    return float((shared[inverse] * truth).sum() / discount[: int(truth.sum())].sum())

@@ -1,0 +1,83 @@
+"""The n-gram channel of a training run: fitted once, read back when the run goes on."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from safetensors.numpy import load_file, save_file
+
+from model.bag import GramBag
+from model.errors import ModelError
+from model.scoring import Floats
+from model.training.corpus import Corpus
+from model.training.linear import BagTarget, LinearFit, fit_bag
+from model.training.recipe import Recipe
+
+
+def linear_channel(
+    recipe: Recipe, corpus: Corpus, out: Path, console: Console
+) -> tuple[GramBag | None, Floats | None, dict[str, int]]:
+    """The n-gram channel, fitted into the folder ``out`` or read back from there, its out-of-fold values for every row
+    [rows, columns] and each head's first column; nothing when the recipe has no targets. Raises ModelError."""
+    settings = recipe.bag
+    if not settings.targets:
+        return None, None, {}
+    targets = [_target(recipe, corpus, *pair) for pair in settings.targets]
+    path = out / "bag.safetensors"
+    if path.exists():
+        return _read_bag(path, len(corpus.prepared), targets, recipe)
+    started = time.monotonic()
+    fit = fit_bag(
+        corpus.prepared,
+        ~corpus.held,
+        targets,
+        buckets=recipe.text.gram_buckets,
+        keep=settings.keep,
+        folds=settings.folds,
+        c=settings.c,
+        origin=corpus.origin,
+    )
+    console.log(f"n-gram channel fitted in {time.monotonic() - started:.0f} s: {_linear_report(corpus, fit, targets)}")
+    tensors = {name: value.numpy() for name, value in fit.bag.state_dict().items()}
+    fresh = path.with_suffix(".part")  # a run that is killed now must not leave half a file behind
+    save_file(tensors | {"values": fit.values}, fresh)
+    os.replace(fresh, path)
+    return fit.bag, fit.values, fit.first_column
+
+
+def _target(recipe: Recipe, corpus: Corpus, dataset: str, head: str) -> BagTarget:
+    d = [spec.name for spec in recipe.datasets].index(dataset)
+    column = corpus.names.index(head)
+    rows = np.flatnonzero((corpus.dataset == d) & (corpus.labels[:, column] >= 0))
+    labels = corpus.labels[rows, column]
+    if recipe.datasets[d].partial and head in recipe.datasets[d].partial:  # number the classes that occur
+        labels = np.unique(labels, return_inverse=True)[1]
+        return BagTarget(head, rows, labels, int(labels.max()) + 1)
+    return BagTarget(head, rows, labels, len(corpus.heads[head]), balanced=bool(recipe.datasets[d].balance))
+
+
+def _read_bag(
+    path: Path, rows: int, targets: list[BagTarget], recipe: Recipe
+) -> tuple[GramBag, Floats, dict[str, int]]:
+    tensors = load_file(path)
+    values = tensors.pop("values")
+    if len(values) != rows or values.shape[1] != sum(t.columns for t in targets):
+        raise ModelError(f"{path} was made from other data or another recipe; give another --out")
+    bag = GramBag(recipe.text.gram_buckets, *tensors["weight"].shape)
+    bag.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
+    starts = np.cumsum([0] + [t.columns for t in targets])
+    return bag, values, {t.head: int(s) for t, s in zip(targets, starts, strict=False)}
+
+
+def _linear_report(corpus: Corpus, fit: LinearFit, targets: list[BagTarget]) -> str:
+    """Accuracy of the linear machines alone, out of fold and on the calibration rows."""
+    parts = []
+    for target in targets:
+        scores = fit.values[target.rows][:, fit.first_column[target.head] :][:, : target.columns]
+        guess = (scores[:, 0] > 0).astype(int) if target.count == 2 else scores.argmax(1)
+        right, held = guess == target.classes, corpus.held[target.rows]
+        parts.append(f"{target.head} {right[~held].mean():.3f}/{right[held].mean():.3f}")
+    return ", ".join(parts)

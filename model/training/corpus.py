@@ -1,0 +1,181 @@
+"""The training corpus: every data set's rows, tokenised once, with labels as one matrix."""
+
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model.data import Example, label_of, read_rows, text_of
+from model.errors import DataError
+from model.scoring import Prepared
+from model.text import TextCodec
+from model.training.extra import extra_rows
+from model.training.fairness import NO_GROUP
+from model.training.loss import NO_LABEL, OUTSIDE
+from model.training.recipe import Dataset, Recipe, SpaceTexts
+from model.training.templates import outside_sentences, shop_sentences
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Rows of all data sets, n in all, H heads.
+
+    labels: int64 [n, H], class, NO_LABEL or OUTSIDE. weights: float32 [n, H]. dataset: int64 [n]. held: bool [n], the
+    calibration rows. allowed: by data set and head, bool [classes]. origin: int64 [n], the row that a row was made from
+    by augmentation, itself for the others; extra rows come last and are never held. groups: int64 [n], index into
+    group_names, or NO_GROUP.
+    """
+
+    heads: dict[str, list[str]]
+    prepared: list[Prepared]
+    labels: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32]
+    dataset: npt.NDArray[np.int64]
+    held: npt.NDArray[np.bool_]
+    allowed: list[dict[str, npt.NDArray[np.bool_]]]
+    origin: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64]
+    group_names: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.heads)
+
+
+def read_dataset(dataset: Dataset, folder: Path, seed: int) -> list[Example]:
+    """A data set's rows without repeats; texts that bear two labels are left out. Raises DataError."""
+    seen: dict[str, Example] = {}
+    doubtful: set[str] = set()
+    for example in _examples(dataset, folder, seed):
+        before = seen.setdefault(example.text, example)
+        if before.labels != example.labels:
+            doubtful.add(example.text)
+    if dataset.groups and not any(example.group for example in seen.values()):
+        raise DataError(f"{folder / dataset.file}: no row has the field {dataset.groups!r} that names its group")
+    return [example for text, example in seen.items() if text not in doubtful]
+
+
+def _examples(dataset: Dataset, folder: Path, seed: int) -> Iterator[Example]:
+    if dataset.templates == "shop":
+        for text, intent in shop_sentences(seed):
+            yield Example(text, dict.fromkeys(dataset.labels, intent))
+        return
+    if dataset.templates == "outside":
+        yield from (Example(text, {}, tuple(dataset.outside)) for text in outside_sentences())
+        return
+    if dataset.templates:
+        raise DataError(f"data set {dataset.name}: templates {dataset.templates!r} are unknown; use shop or outside")
+    path = folder / dataset.file
+    for number, row in read_rows(path):
+        labels = {head: label_of(row, field, path, number) for head, field in dataset.labels.items()}
+        own = set(labels.values())
+        outside = tuple(head for head, overlap in dataset.outside.items() if not own & set(overlap))
+        yield Example(text_of(row, dataset.text, path, number), labels, outside, _group(row, dataset.groups))
+
+
+def _group(row: Mapping[str, Any], name: str) -> str:
+    """A row's group; a row without the field belongs to none."""
+    value = row.get(name) if name else None
+    return "" if value is None else str(value)
+
+
+def read_corpus(recipe: Recipe, folder: Path) -> list[list[Example]]:
+    """All data sets of a recipe, read and checked. Raises DataError."""
+    return [read_dataset(dataset, folder, recipe.seed) for dataset in recipe.datasets]
+
+
+def build_corpus(
+    recipe: Recipe, rows: Sequence[Sequence[Example]], codec: TextCodec, keep: Path | None = None
+) -> Corpus:
+    """Tokenise, number and augment everything. ``keep``: folder for what augmentation is slow to make. Raises DataError
+    when a label is not among a head's, ModelError when a translation model cannot be had."""
+    heads = _label_sets(recipe, rows)
+    names = list(heads)
+    index = {head: {label: i for i, label in enumerate(labels)} for head, labels in heads.items()}
+    flat = [example for part in rows for example in part]
+    dataset = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
+    labels = np.full((len(flat), len(names)), NO_LABEL, np.int64)
+    for i, example in enumerate(flat):
+        for head, label in example.labels.items():
+            if label not in index[head]:
+                known = ", ".join(heads[head])
+                raise DataError(f"{recipe.datasets[dataset[i]].name}: label {label!r} is not one of {head}'s: {known}")
+            labels[i, names.index(head)] = index[head][label]
+        for head in example.outside:
+            labels[i, names.index(head)] = OUTSIDE
+    prepared = _prepare(codec, [example.text for example in flat])
+    held = _held(prepared, recipe.calibration_share)
+    guessed = np.array([spec.guessed for spec in recipe.datasets])
+    labels[held & guessed[dataset]] = NO_LABEL
+    extra = extra_rows(recipe, flat, dataset, ~held, keep)
+    more = _prepare(codec, [text for _, text in extra])
+    # What would be held is left out: it may be a held row's text, to the model.
+    usable = np.flatnonzero(~_held(more, recipe.calibration_share))
+    prepared += [more[i] for i in usable]
+    origin = np.array([*range(len(flat)), *(extra[i][0] for i in usable)], np.int64)
+    labels, dataset = labels[origin], dataset[origin]
+    held = np.concatenate([held, np.zeros(len(usable), bool)])
+    weights = np.ones(labels.shape, np.float32)
+    allowed = []
+    for d, spec in enumerate(recipe.datasets):
+        own = dataset == d
+        allowed.append(_allowed(spec, heads, rows[d]))
+        if spec.balance:
+            for head in spec.labels:
+                column = names.index(head)
+                weights[own, column] = _balanced(labels[own, column], spec.balance)
+    group_names = sorted({example.group for example in flat} - {""})
+    place = {name: i for i, name in enumerate(group_names)}
+    groups = np.array([place.get(example.group, NO_GROUP) for example in flat], np.int64)[origin]
+    return Corpus(heads, prepared, labels, weights, dataset, held, allowed, origin, groups, group_names)
+
+
+def _prepare(codec: TextCodec, texts: Sequence[str]) -> list[Prepared]:
+    return [p for start in range(0, len(texts), 4096) for p in codec.prepare(texts[start : start + 4096])]
+
+
+def _held(prepared: Sequence[Prepared], share: float) -> npt.NDArray[np.bool_]:
+    """Which rows are calibrated on: decided by a row's tokens, so that equal texts fall on one side."""
+    limit = round(share * 10007)
+    return np.array([zlib.crc32(p.ids.tobytes()) % 10007 < limit for p in prepared], bool)
+
+
+def space_texts(specs: Sequence[SpaceTexts], folder: Path) -> list[str]:
+    """Distinct texts for the vector space, evenly spread over each file. Raises DataError."""
+    chosen: list[str] = []
+    for spec in specs:
+        path = folder / spec.file
+        texts = list(dict.fromkeys(text_of(row, spec.text, path, number) for number, row in read_rows(path)))
+        step = max(1, len(texts) // spec.rows)
+        chosen += texts[::step][: spec.rows]
+    return chosen
+
+
+def _label_sets(recipe: Recipe, rows: Sequence[Sequence[Example]]) -> dict[str, list[str]]:
+    heads = {}
+    for name, head in recipe.heads.items():
+        found = {example.labels[name] for part in rows for example in part if name in example.labels}
+        heads[name] = head.labels or sorted(found)
+        if len(heads[name]) < 2:
+            raise DataError(f"head {name} has {len(heads[name])} labels in the data; it needs at least two")
+    return heads
+
+
+def _allowed(spec: Dataset, heads: dict[str, list[str]], rows: Sequence[Example]) -> dict[str, npt.NDArray[np.bool_]]:
+    allowed = {}
+    for head, labels in heads.items():
+        known = {row.labels[head] for row in rows if head in row.labels}
+        allowed[head] = np.array([head not in spec.partial or label in known for label in labels])
+    return allowed
+
+
+def _balanced(labels: npt.NDArray[np.int64], power: float) -> npt.NDArray[np.float32]:
+    """Class weights frequency^-power, scaled so that the rows' mean weight is one."""
+    counts = Counter(labels.tolist())
+    raw = np.array([counts[label] ** -power for label in labels.tolist()], np.float32)
+    return np.asarray(raw / raw.mean(), np.float32)

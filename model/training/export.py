@@ -1,0 +1,157 @@
+"""From a trained network to an artifact: calibration, vector space, golden set, figures on the valid files."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+import torch
+
+from model.artifact import Artifact
+from model.assess.evaluate import OUTSIDE, evaluate_files, evaluate_texts
+from model.calibrate import blend, calibrate
+from model.data import fingerprint, read_labelled
+from model.encoder import chunks
+from model.golden import save_with_golden
+from model.network import Network
+from model.scoring import Floats, Prepared, Scorer, load_scorer
+from model.space import fit_space
+from model.text import TextCodec, normalise
+from model.torch_scorer import round_encoder, tensors_from
+from model.training.card import render
+from model.training.corpus import Corpus, space_texts
+from model.training.loss import NO_LABEL
+from model.training.recipe import Recipe, Trial
+
+_log = structlog.get_logger(__name__)
+
+
+def export(
+    recipe: Recipe,
+    network: Network,
+    corpus: Corpus,
+    machines: dict[str, torch.Tensor],
+    codec: TextCodec,
+    tokenizer_json: str,
+    data: Path,
+    folder: Path,
+) -> Path:
+    """Blend and calibrate on the held rows, fit the vector space, save, and record the figures on the recipe's valid
+    files. ``machines``: ``linear_weights`` of the network."""
+    if recipe.int8:
+        round_encoder(network)
+    held = np.flatnonzero(corpus.held)
+    encoded = encode(network, [corpus.prepared[i] for i in held])
+    for head, machine in machines.items():
+        _blend(network, corpus, head, machine, held, encoded)
+    heads = {head: head_entry(recipe, corpus, head, _logits(network, head, encoded)) for head in corpus.heads}
+    rows = encode(network, codec.prepare(space_texts(recipe.space, data))) if recipe.space else encoded
+    mean, projection = fit_space(rows, network.encoder.config.hidden)
+    tensors = tensors_from(network, int8=recipe.int8) | {"space.mean": mean, "space.projection": projection}
+    files = sorted({d.file for d in recipe.datasets if d.file} | {s.file for s in recipe.space})
+    manifest: dict[str, Any] = {
+        "name": recipe.name,
+        "text": codec.spec.to_dict(),
+        "encoder": network.encoder.config.to_dict(),
+        "bag_columns": 0 if network.bag is None else network.bag.columns,
+        "bag_grams": 0 if network.bag is None else len(network.bag.idf),
+        "heads": heads,
+        **({} if network.experts is None else {"experts": network.experts.config.to_dict()}),
+        "data": {name: fingerprint(data / name) for name in files},
+        "metrics": [],
+    }
+    save_with_golden(folder, manifest, tensors, tokenizer_json)
+    return _with_metrics(recipe, data, folder)
+
+
+def encode(network: Network, prepared: list[Prepared]) -> Floats:
+    """Encoded rows [n, hidden] of prepared texts, in float32 without gradients."""
+    result = np.zeros((len(prepared), network.hidden), np.float32)
+    with torch.inference_mode():
+        for part in chunks([p.tokens for p in prepared], 192, 6144):
+            result[part] = network.encode([prepared[i] for i in part]).float().cpu().numpy()
+    return result
+
+
+def _with_metrics(recipe: Recipe, data: Path, folder: Path) -> Path:
+    """Add the figures on the valid files that are there, with each file's fingerprint."""
+    scorer = load_scorer(folder)
+    figures = []
+    for trial in recipe.evaluation:
+        path = trial.path(data)
+        if not path.exists():
+            continue
+        files = {"files": {trial.file: fingerprint(path)}}
+        figures.append(evaluate_files(scorer, trial.task, [path]) | files)
+        if trial.without:
+            figures.append(_unseen(scorer, trial, data) | files | {"rows": "texts not in train"})
+    artifact = Artifact.load(folder)
+    Artifact.save(folder, artifact.manifest | {"metrics": figures}, artifact.tensors, artifact.tokenizer_json)
+    return folder
+
+
+def write_card(recipe: Recipe, folder: Path) -> None:
+    """Write the model card, README.md, of an artifact as it is now."""
+    card = render(recipe, Artifact.load(folder).manifest)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _unseen(scorer: Scorer, trial: Trial, data: Path) -> dict[str, Any]:
+    """Figures on the rows of a valid file whose text does not stand in the training file."""
+    known = {normalise(text, lower=True) for text in read_labelled([data / trial.without], trial.task)[0]}
+    pairs = zip(*read_labelled([trial.path(data)], trial.task), strict=True)
+    rows = [(text, label) for text, label in pairs if normalise(text, lower=True) not in known]
+    return evaluate_texts(scorer, trial.task, [text for text, _ in rows], [label for _, label in rows])
+
+
+def _blend(
+    network: Network, corpus: Corpus, head: str, machine: torch.Tensor, held: npt.NDArray[np.int64], encoded: Floats
+) -> None:
+    """Weigh a head's three sources anew on the held rows, in place: what it reads from the encoder, what it reads from
+    the n-gram columns, and its own linear machine as it is."""
+    labels = corpus.labels[held, corpus.names.index(head)]
+    own = (labels >= 0) & first_half(len(held))
+    if not own.any():
+        return
+    layer, body = network.head(head), network.encoder.config.hidden
+    from_encoder, from_grams = layer.weight.detach().clone().cpu(), layer.weight.detach().clone().cpu()
+    from_encoder[:, body:], from_grams[:, :body] = 0.0, 0.0
+    bias = layer.bias.detach().cpu().numpy()
+    rows = network.read(head, encoded[own]).astype(np.float64)
+    parts = [rows @ from_encoder.numpy().T + bias, rows @ from_grams.numpy().T, rows @ machine.numpy().T]
+    allowed = np.stack([corpus.allowed[d][head] for d in corpus.dataset[held[own]]])
+    a, b, c = (float(w) for w in blend(parts, labels[own], allowed, prior=(1.0, 1.0, 0.0)))
+    _log.info("blend", head=head, encoder=round(a, 3), grams=round(b, 3), machine=round(c, 3))
+    with torch.no_grad():
+        layer.weight.copy_(a * from_encoder + b * from_grams + c * machine)
+        layer.bias.mul_(a)
+
+
+def head_entry(recipe: Recipe, corpus: Corpus, head: str, logits: Floats) -> dict[str, Any]:
+    """A head's manifest entry from its logits [held rows, labels]: labels, temperature and, for an intent, the
+    threshold."""
+    names, held = corpus.heads[head], np.flatnonzero(corpus.held)
+    labels = corpus.labels[held, corpus.names.index(head)]
+    own = labels != NO_LABEL
+    found = calibrate(
+        logits[own].astype(np.float64),
+        labels[own],
+        np.array([corpus.allowed[d][head] for d in corpus.dataset[held[own]]]).reshape(-1, len(names)),
+        first_half(len(held))[own],
+        oos=names.index(OUTSIDE) if OUTSIDE in names else None,
+        cost=recipe.scope_cost if recipe.heads[head].threshold else None,
+    )
+    return {"labels": names, "calibration_rows": int((labels >= 0).sum())} | asdict(found)
+
+
+def first_half(rows: int) -> npt.NDArray[np.bool_]:
+    """Which of the held rows [rows] weigh and cool the heads; the others choose thresholds."""
+    return np.asarray(np.arange(rows) % 2 == 0)
+
+
+def _logits(network: Network, head: str, encoded: Floats) -> Floats:
+    layer = network.head(head)
+    weight, bias = layer.weight.detach().cpu().numpy(), layer.bias.detach().cpu().numpy()
+    return np.asarray(network.read(head, encoded) @ weight.T + bias)

@@ -1,0 +1,87 @@
+"""The plan of a run: how many tokens fit into the minutes given, in which precision, and so every batch beforehand."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from model.errors import DataError
+from model.network import Network
+from model.scoring import Floats
+from model.training.corpus import Corpus
+from model.training.recipe import Recipe
+from model.training.schedule import draws_by_dataset, schedule
+from model.training.trainer import Batches, Trainer
+
+_RESERVE = 0.97  # of the minutes given, the part that is planned for
+_TRIAL_STEPS = 7
+
+
+def draw_batches(recipe: Recipe, corpus: Corpus, tokens: float, console: Console) -> Batches:
+    """Batches of training rows with about ``tokens`` tokens in all. Raises DataError for a data set without rows."""
+    training = recipe.training
+    lengths = np.array([p.tokens for p in corpus.prepared])
+    rows = [np.flatnonzero((corpus.dataset == d) & ~corpus.held) for d in range(len(recipe.datasets))]
+    if not all(len(own) for own in rows):
+        raise DataError("a data set has no rows left to train on; give it more rows or leave it out of the recipe")
+    draws = draws_by_dataset(
+        [len(own) for own in rows],
+        [float(lengths[own].mean()) for own in rows],
+        [dataset.weight for dataset in recipe.datasets],
+        temperature=training.temperature,
+        passes_max=training.passes_max,
+        tokens=tokens,
+    )
+    passes = {d.name: round(n / len(own), 2) for d, n, own in zip(recipe.datasets, draws, rows, strict=True)}
+    console.log(f"passes: {passes}")
+    return schedule(rows, draws, lengths, batch_tokens=training.batch_tokens, seed=recipe.seed)
+
+
+def make_trainer(
+    recipe: Recipe,
+    network: Network,
+    corpus: Corpus,
+    values: Floats | None,
+    *,
+    out: Path,
+    minutes: float,
+    console: Console,
+) -> Trainer:
+    """A trainer for ``minutes``. The rate is measured once; tokens and precision are kept in the folder ``out`` for a
+    resumed run."""
+    path = out / "plan.json"
+    if path.exists():
+        plan = json.loads(path.read_text())
+    else:
+        half = half_is_faster(next(network.parameters()).device)
+        step = recipe.training.accumulate
+        trial = draw_batches(recipe, corpus, 40 * step * recipe.training.batch_tokens, console)[: _TRIAL_STEPS * step]
+        rate = Trainer(network, corpus, values, recipe, trial, half=half).measure()
+        plan = {"half": half, "tokens": rate * minutes * 60 * _RESERVE, "rate": rate, "minutes": minutes}
+        fresh = path.with_suffix(".part")
+        fresh.write_text(json.dumps(plan))
+        os.replace(fresh, path)
+        console.log(f"{rate:.0f} tokens a second in {'bfloat16' if half else 'float32'}")
+    batches = draw_batches(recipe, corpus, plan["tokens"], console)
+    trainer = Trainer(network, corpus, values, recipe, batches, half=plan["half"])
+    console.log(f"{len(trainer.steps)} steps, {plan['tokens'] / 1e6:.2f} M tokens planned")
+    return trainer
+
+
+def half_is_faster(device: torch.device) -> bool:
+    """Whether a matrix product of the encoder's size is faster in bfloat16: processors without it are 100 times slower,
+    so it is asked of one product, not of training steps."""
+    taken = []
+    for kind in (torch.float32, torch.bfloat16):
+        a, b = torch.ones(256, 384, dtype=kind, device=device), torch.ones(384, 384, dtype=kind, device=device)
+        best = float("inf")
+        for _ in range(5):
+            started = time.perf_counter()
+            float((a @ b).sum())  # waits for the device
+            best = min(best, time.perf_counter() - started)
+        taken.append(best)
+    return taken[1] < taken[0]

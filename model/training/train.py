@@ -1,0 +1,164 @@
+"""Training an artifact: ``python -m model.training.train --recipe RECIPE --data DIR --out DIR --minutes M [--resume]``.
+
+Vocabulary, n-gram channel, plan, joint training, calibration, export, click head, model card: the long steps leave
+their result in ``--out``, so that a run that was stopped goes on from there with ``--resume``.
+"""
+
+import argparse
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from model.clicks.fit import fit_into
+from model.errors import ModelError
+from model.training.export import export, write_card
+from model.training.lora import merge_lora
+from model.training.optimiser import trained_parameters
+from model.training.plan import make_trainer
+from model.training.recipe import Recipe, load_recipe
+from model.training.trainer import Trainer
+from model.training.watch import Watch
+from model.training.workshop import furnish, new_network
+
+CHECKPOINT_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training run works with."""
+
+    recipe: Recipe
+    out: Path
+    console: Console
+
+
+def train(
+    recipe_path: Path,
+    data: Path,
+    out: Path,
+    *,
+    minutes: float,
+    resume: bool,
+    console: Console,
+    tensorboard: bool = False,
+    further: bool = True,
+) -> Path:
+    """Train and export; the artifact's folder. ``minutes`` bounds the joint training; ``tensorboard`` asks for
+    its events whatever the recipe says; without ``further`` the last checkpoint is exported as it is. Raises
+    ModelError."""
+    recipe = load_recipe(recipe_path)
+    if tensorboard:
+        recipe = replace(recipe, training=replace(recipe.training, tensorboard=True))
+    run = Run(recipe, out, console)
+    checkpoint = out / "checkpoint.safetensors"
+    _prepare_out(checkpoint, resume=resume, needed=not further)
+    shop = furnish(recipe, data, out, console)
+    resuming = checkpoint.exists()
+    network, machines = new_network(recipe, shop, warm=not resuming)
+    trainer = make_trainer(recipe, network, shop.corpus, shop.values, out=out, minutes=minutes, console=console)
+    if resuming:
+        trainer.load(checkpoint)
+        console.log(f"resumed at step {trainer.step}")
+    if further:
+        _loop(run, trainer, checkpoint)
+        trainer.save(checkpoint)
+    merge_lora(network)
+    folder = export(
+        recipe, network.eval(), shop.corpus, machines, shop.codec, shop.tokenizer_json, data, out / "artifact"
+    )
+    if recipe.click_scales_s:
+        fit_into(folder, data, tuple(recipe.click_scales_s))
+    write_card(recipe, folder)
+    console.log(f"artifact in {folder}")
+    return folder
+
+
+def _prepare_out(checkpoint: Path, *, resume: bool, needed: bool) -> None:
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    if checkpoint.exists() and not resume:
+        raise ModelError(f"{checkpoint} is there already: go on with --resume, or give another --out")
+    if needed and not checkpoint.exists():
+        raise ModelError(f"there is no {checkpoint} to export; train first, or give the --out of a run")
+
+
+def _loop(run: Run, trainer: Trainer, checkpoint: Path) -> None:
+    """Train to the end with a progress bar, a line of smoothed losses now and then, and checkpoints by time."""
+    smoothed: dict[str, float] = {}
+    started = saved = time.monotonic()
+    first, total = trainer.step, len(trainer.steps)
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    watch = Watch(run.out, done=trainer.step, tensorboard=run.recipe.training.tensorboard)
+    with watch, Progress(*columns, console=run.console) as progress:
+        bar = progress.add_task("", total=total, completed=trainer.step)
+        for report in trainer.run(total):
+            watch.note(report)
+            for name, loss in report.losses.items():
+                smoothed[name] = loss if name not in smoothed else 0.97 * smoothed[name] + 0.03 * loss
+            progress.update(
+                bar, completed=report.step, description=f"loss {sum(smoothed.values()) / len(smoothed):.3f}"
+            )
+            if report.step % 50 == 0:
+                parts = " ".join(f"{name} {loss:.3f}" for name, loss in smoothed.items())
+                run.console.log(f"step {report.step}/{total}: {parts}")
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                trainer.save(checkpoint)
+                saved = time.monotonic()
+    trained = sum(p.numel() for p in trained_parameters(trainer.network).values())
+    whole = sum(p.numel() for p in trainer.network.parameters())
+    spent_s = time.monotonic() - started
+    run.console.log(f"trained {trained} of {whole} parameters, {total - first} steps in {spent_s:.0f} s")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; 0 when an artifact was written, 2 with a message when not."""
+    parser = argparse.ArgumentParser(prog="python -m model.training.train", description=(__doc__ or "").splitlines()[0])
+    root = Path(__file__).parents[2]
+    data = Path(os.environ.get("MILLRACE_DATA", root.parent / "shared" / "data"))
+    parser.add_argument("--recipe", type=Path, default=Path(__file__).with_name("starter.yaml"))
+    parser.add_argument("--data", type=Path, default=data, help="folder of the data files that the recipe names")
+    parser.add_argument(
+        "--out", type=Path, default=root / ".millrace" / "starter", help="folder for checkpoints and artifact"
+    )
+    parser.add_argument("--minutes", type=float, default=60.0, help="bound of the joint training")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="cuda: fail without a GPU")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard events to tb in --out")
+    args = parser.parse_args(arguments)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    console = Console()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        console.print("[red]error:[/red] torch sees no CUDA device; use --device auto", highlight=False)
+        return 2
+    if args.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        train(
+            args.recipe,
+            args.data,
+            args.out,
+            minutes=args.minutes,
+            resume=args.resume,
+            console=console,
+            tensorboard=args.tensorboard,
+        )
+    except ModelError as error:
+        console.print(f"[red]error:[/red] {error}", highlight=False, markup=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

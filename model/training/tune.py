@@ -1,0 +1,131 @@
+"""Hyperparameter search: the settings under ``search:`` of a recipe, by Optuna, within a bounded number of trials.
+
+A trial trains a fresh network on a fixed number of tokens and is judged by its mean loss over the tasks on calibration
+rows, each task's loss in units of the first trial's, so that no task counts more for having more classes. Valid files
+are never looked at. The study lies in ``--out`` and a later call goes on with it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from model.errors import DataError, ModelError
+from model.training.objective import Objective
+from model.training.plan import draw_batches, half_is_faster
+from model.training.recipe import Recipe, load_recipe
+from model.training.settings import Training, build_training
+from model.training.trainer import Trainer
+from model.training.workshop import Workshop, furnish, new_network
+
+_ROWS_MAX = 4096  # calibration rows that a trial is judged on
+STUDY = "study.db"
+
+
+def tune(recipe_path: Path, data: Path, out: Path, *, trials: int, tokens: float, console: Console) -> dict[str, Any]:
+    """Run the study up to ``trials`` trials in all; the best settings, their loss, and how many trials were made.
+
+    Raises DataError for a recipe without a usable ``search:``, ModelError when optuna is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise ModelError("a search needs optuna; pip install 'millrace[train]'") from error
+    recipe = load_recipe(recipe_path)
+    space = _space(recipe, str(recipe_path))
+    out.mkdir(parents=True, exist_ok=True)
+    shop = furnish(recipe, data, out, console)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        study_name=recipe.name,
+        storage=f"sqlite:///{out / STUDY}",
+        sampler=optuna.samplers.TPESampler(seed=recipe.seed),
+        load_if_exists=True,
+    )
+    finished = len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
+    columns = (
+        TextColumn("trials"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=trials, completed=finished)
+
+        def judged(trial: Any) -> float:
+            chosen = {key: _suggest(trial, key, spec) for key, spec in space.items()}
+            losses = held_losses(_with(recipe, chosen), shop, tokens, console)
+            trial.set_user_attr("losses", losses)
+            return _relative(losses, study)
+
+        def told(study: Any, trial: Any) -> None:
+            progress.update(bar, advance=1, description=f"best {study.best_value:.4f}")
+
+        study.optimize(judged, n_trials=max(0, trials - finished), callbacks=[told])
+    best = study.best_trial
+    return {
+        "trials": len(study.trials),
+        "best": best.value,
+        "settings": best.params,
+        "losses": best.user_attrs["losses"],
+    }
+
+
+def held_losses(recipe: Recipe, shop: Workshop, tokens: float, console: Console) -> dict[str, float]:
+    """Mean losses by task on calibration rows after training a fresh network on about ``tokens`` tokens."""
+    network, _ = new_network(recipe, shop, warm=True)
+    half = half_is_faster(next(network.parameters()).device)
+    batches = draw_batches(recipe, shop.corpus, tokens, console)
+    trainer = Trainer(network, shop.corpus, shop.values, recipe, batches, half=half)
+    for _ in trainer.run(len(trainer.steps)):
+        pass
+    rows = np.flatnonzero(shop.corpus.held)
+    if len(rows) > _ROWS_MAX:
+        rows = rows[np.linspace(0, len(rows) - 1, _ROWS_MAX).astype(np.int64)]
+    objective = Objective(network.eval(), shop.corpus, shop.values, recipe, half=half)
+    return objective.held_losses(rows)
+
+
+def _relative(losses: Mapping[str, float], study: Any) -> float:
+    """Mean over tasks of the loss in units of the study's first trial."""
+    first = next((t.user_attrs["losses"] for t in study.trials if "losses" in t.user_attrs), dict(losses))
+    return float(np.mean([loss / max(first[name], 1e-9) for name, loss in losses.items()]))
+
+
+def _space(recipe: Recipe, where: str) -> dict[str, dict[str, Any]]:
+    """The search space, checked: setting of ``training`` to a range (low, high, log) or a list of choices."""
+    if not recipe.search:
+        raise DataError(
+            f"{where}: nothing to search for; add for instance "
+            "`search: {body_lr: {low: 5.0e-5, high: 4.0e-4, log: true}}`"
+        )
+    known = {f.name for f in fields(Training)}
+    for key, spec in recipe.search.items():
+        if key not in known:
+            raise DataError(f"{where}: search.{key} is no setting of training; known: {', '.join(sorted(known))}")
+        ranged = isinstance(spec, Mapping) and {"low", "high"} <= set(spec) <= {"low", "high", "log"}
+        listed = isinstance(spec, Mapping) and set(spec) == {"choices"} and isinstance(spec["choices"], list)
+        if not ranged and not listed:
+            raise DataError(f"{where}: search.{key}: give low and high (and log: true), or choices: [...]")
+        if ranged and not 0 <= spec["low"] < spec["high"]:
+            raise DataError(f"{where}: search.{key}: low must be below high")
+    return {key: dict(spec) for key, spec in recipe.search.items()}
+
+
+def _suggest(trial: Any, key: str, spec: Mapping[str, Any]) -> Any:
+    if "choices" in spec:
+        return trial.suggest_categorical(key, spec["choices"])
+    if isinstance(spec["low"], int) and isinstance(spec["high"], int):
+        return trial.suggest_int(key, spec["low"], spec["high"], log=bool(spec.get("log")))
+    return trial.suggest_float(key, spec["low"], spec["high"], log=bool(spec.get("log")))
+
+
+def _with(recipe: Recipe, chosen: Mapping[str, Any]) -> Recipe:
+    content = {f.name: getattr(recipe.training, f.name) for f in fields(Training) if f.name != "lora"} | dict(chosen)
+    checked = build_training(content, "search")
+    return replace(recipe, training=replace(checked, lora=recipe.training.lora))

@@ -1,0 +1,88 @@
+"""What stands before training begins, for a run, a search or a comparison alike: body, vocabulary, corpus, n-grams."""
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from model.bag import GramBag
+from model.data import Example
+from model.encoder import PackedEncoder, PaddedEncoder
+from model.experts import ExpertsConfig
+from model.network import Network, linear_weights
+from model.scoring import Floats
+from model.text import TextCodec, TextSpec
+from model.training.channel import linear_channel
+from model.training.corpus import Corpus, build_corpus, read_corpus, space_texts
+from model.training.export import encode
+from model.training.foreign import cut, load_foreign
+from model.training.lora import add_lora
+from model.training.recipe import Recipe
+from model.training.vocabulary import prune
+from model.training.warmstart import warm_start
+
+BAG_HEAD_SCALE = 1.5  # a head begins as its linear machine, in units of that machine's spread
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Everything made from recipe and data. ``values`` [rows, columns]: the n-gram columns, out of fold."""
+
+    encoder: PackedEncoder | PaddedEncoder
+    codec: TextCodec
+    tokenizer_json: str
+    corpus: Corpus
+    bag: GramBag | None
+    values: Floats | None
+    first_column: dict[str, int]
+
+
+def furnish(recipe: Recipe, data: Path, out: Path, console: Console) -> Workshop:
+    """Read and check the data, cut the body, number the texts, fit the n-gram channel (or read it back from ``out``).
+    Raises ModelError."""
+    rows = read_corpus(recipe, data)
+    encoder, codec, tokenizer_json = _body(recipe, data, rows)
+    corpus = build_corpus(recipe, rows, codec, out / "augmented")
+    console.log(f"{len(corpus.prepared)} rows, {sum(p.tokens for p in corpus.prepared)} tokens, {len(rows)} data sets")
+    bag, values, first_column = linear_channel(recipe, corpus, out, console)
+    return Workshop(encoder, codec, tokenizer_json, corpus, bag, values, first_column)
+
+
+def new_network(recipe: Recipe, shop: Workshop, *, warm: bool) -> tuple[Network, dict[str, Tensor]]:
+    """A network to train, on the device at hand, and the weights of the linear machines in it. The workshop's body is
+    copied, not changed. ``warm``: fit the heads' first weights, which a checkpoint would overwrite."""
+    training = recipe.training
+    torch.manual_seed(recipe.seed)  # the heads' first weights
+    experts = ExpertsConfig.of(
+        training.experts, training.experts_width, training.experts_shared, training.experts_own, shop.corpus.heads
+    )
+    heads = {name: len(labels) for name, labels in shop.corpus.heads.items()}
+    network = Network(copy.deepcopy(shop.encoder), copy.deepcopy(shop.bag), heads, experts)
+    machines = linear_weights(network, shop.first_column)
+    if recipe.warm_rows and warm:
+        warm_start(network, shop.corpus, recipe.warm_rows, recipe.seed, partial(encode, network))
+    with torch.no_grad():
+        for head, machine in machines.items():  # training starts at the linear machine, not below it
+            network.head(head).weight += BAG_HEAD_SCALE * machine
+    add_lora(network, training.lora, frozen_layers=training.frozen_layers, seed=recipe.seed)
+    network.to("cuda" if torch.cuda.is_available() else "cpu")
+    return network, machines
+
+
+def _body(
+    recipe: Recipe, data: Path, rows: list[list[Example]]
+) -> tuple[PackedEncoder | PaddedEncoder, TextCodec, str]:
+    """The pretrained encoder, cut to the vocabulary and the layers that the recipe asks for."""
+    foreign = load_foreign(recipe.body)
+    spec = TextSpec.from_dict(recipe.text.to_dict() | {"lower": recipe.text.lower or foreign.lower})
+    encoder, tokenizer_json, kept = foreign.encoder, foreign.tokenizer_json, list[int]()
+    if recipe.vocabulary:
+        texts = [example.text for part in rows for example in part] + space_texts(recipe.space, data)
+        tokenizer_json, kept = prune(tokenizer_json, texts, recipe.vocabulary, lower=spec.lower)
+    if kept or recipe.layers:
+        encoder = cut(encoder, rows=kept, positions=spec.max_tokens, layers=recipe.layers)
+    return encoder, TextCodec(tokenizer_json, spec), tokenizer_json

@@ -1,0 +1,310 @@
+"""One shared model against one model per task: same size, same body, same total steps, same rows, same seeds.
+
+    python tests/bench/bench_shared.py [--quick] [--tokens N] [--seeds N] [--shares 1.0 0.1] [--layers 0 1 ...]
+
+For each seed and each share of the labels: one network with all heads on N tokens, and for every head a network of the
+same size on the rows that carry its labels, N tokens over all of them together. Both are judged on the same rows of the
+valid files; the difference of the mean accuracy comes with a paired bootstrap over rows. Then the other half of the
+claim: what a stream's texts cost to encode once for all of its heads, against once a head. The n-gram channel is left
+out: it is linear and shared by nobody. Writes sharing.json (for `millrace report --sharing`) and sharing.png to --out;
+last line: one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from model.data import read_labelled
+from model.network import Network
+from model.training.corpus import Corpus
+from model.training.export import encode
+from model.training.loss import NO_LABEL
+from model.training.plan import draw_batches, half_is_faster
+from model.training.recipe import Bag, Recipe, load_recipe
+from model.training.trainer import Trainer
+from model.training.workshop import Workshop, furnish, new_network
+
+ROOT = Path(__file__).resolve().parents[2]
+STREAMS = {
+    "reviews": ("sentiment", "category", "stars", "topic", "emotion"),
+    "service": ("intent.shop", "intent.banking", "intent.general"),
+}
+RESAMPLES = 2000
+Right = dict[str, np.ndarray]  # by head: bool [rows], whether each judged row was answered rightly
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Rows of the valid files by head: prepared texts and class numbers."""
+
+    rows: dict[str, list[Any]]
+    truth: dict[str, np.ndarray]
+
+
+def main() -> None:
+    args = arguments()
+    console = Console(stderr=True)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    recipe = load_recipe(args.recipe)
+    recipe = replace(recipe, bag=Bag(), layers=args.layers or recipe.layers)
+    args.out.mkdir(parents=True, exist_ok=True)
+    shop = furnish(recipe, args.data, args.out, console)
+    judged = judged_rows(recipe, shop, args.data, args.rows)
+    began = time.monotonic()
+    right = {
+        (share, seed): compare(recipe, shop, judged, share, seed, args.tokens, console)
+        for share in args.shares
+        for seed in range(args.seeds)
+    }
+    result = summary(right, args) | {
+        "encoder_work": encoder_work(shop, judged),
+        "seconds": round(time.monotonic() - began),
+    }
+    (args.out / "sharing.json").write_text(json.dumps(result, indent=1))
+    picture(result, args.out / "sharing.png")
+    console.print(table(result))
+    print(json.dumps(result))
+
+
+def compare(
+    recipe: Recipe, shop: Workshop, judged: Judged, share: float, seed: int, tokens: float, console: Console
+) -> dict[str, Right]:
+    """Right answers of the shared model and of the single ones."""
+    recipe = replace(recipe, seed=recipe.seed + seed)
+    some = replace(shop, corpus=fewer_labels(shop.corpus, share, seed))
+    console.log(f"share {share:g}, seed {seed}: shared")
+    network = trained(recipe, some, tokens, console)
+    shared = {head: answers(network, head, judged) for head in judged.rows}
+    spent = tokens_by_head(recipe, some.corpus, tokens)
+    single = {}
+    for head in judged.rows:
+        console.log(f"share {share:g}, seed {seed}: {head} alone, {spent[head]:.0f} tokens")
+        own_recipe, own_shop = alone(recipe, some, head)
+        single[head] = answers(trained(own_recipe, own_shop, spent[head], console), head, judged)
+    return {"shared": shared, "single": single}
+
+
+def trained(recipe: Recipe, shop: Workshop, tokens: float, console: Console) -> Network:
+    network, _ = new_network(recipe, shop, warm=True)
+    batches = draw_batches(recipe, shop.corpus, tokens, console)
+    half = half_is_faster(next(network.parameters()).device)
+    trainer = Trainer(network, shop.corpus, shop.values, recipe, batches, half=half)
+    for _ in trainer.run(len(trainer.steps)):
+        pass
+    return network.eval()
+
+
+def fewer_labels(corpus: Corpus, share: float, seed: int) -> Corpus:
+    """The corpus with only ``share`` of the training rows (calibration rows stay as they are)."""
+    if share >= 1:
+        return corpus
+    draw = np.array([zlib.crc32(p.ids.tobytes(), seed) % 10_007 / 10_007 for p in corpus.prepared])
+    return rows_of(corpus, corpus.held | (draw < share))
+
+
+def rows_of(corpus: Corpus, keep: np.ndarray) -> Corpus:
+    rows = np.flatnonzero(keep)
+    return replace(
+        corpus,
+        prepared=[corpus.prepared[row] for row in rows],
+        labels=corpus.labels[rows],
+        weights=corpus.weights[rows],
+        dataset=corpus.dataset[rows],
+        held=corpus.held[rows],
+        origin=np.arange(len(rows)),
+        groups=corpus.groups[rows],
+    )
+
+
+def alone(recipe: Recipe, shop: Workshop, head: str) -> tuple[Recipe, Workshop]:
+    """Recipe and workshop of one head: the data sets that say something about it, their other labels left out."""
+    corpus, column = shop.corpus, shop.corpus.names.index(head)
+    part = rows_of(corpus, corpus.labels[:, column] != NO_LABEL)
+    kept = np.unique(part.dataset)
+    part = replace(
+        part,
+        heads={head: corpus.heads[head]},
+        labels=part.labels[:, [column]],
+        weights=part.weights[:, [column]],
+        dataset=np.searchsorted(kept, part.dataset),
+        allowed=[{head: corpus.allowed[d][head]} for d in kept],
+    )
+    datasets = [recipe.datasets[d] for d in kept]
+    return replace(recipe, heads={head: recipe.heads[head]}, datasets=datasets), replace(shop, corpus=part)
+
+
+def tokens_by_head(recipe: Recipe, corpus: Corpus, tokens: float) -> dict[str, float]:
+    """The tokens that a joint run spends on each head's rows, a row with several labels shared between its heads."""
+    quiet = Console(quiet=True)
+    rows = np.concatenate(list(draw_batches(recipe, corpus, tokens, quiet)))
+    lengths = np.array([corpus.prepared[row].tokens for row in rows])
+    labelled = corpus.labels[rows] != NO_LABEL
+    each = lengths[:, None] * labelled / np.maximum(labelled.sum(1, keepdims=True), 1)
+    return dict(zip(corpus.names, each.sum(0).tolist(), strict=True))
+
+
+def judged_rows(recipe: Recipe, shop: Workshop, data: Path, most: int) -> Judged:
+    """At most ``most`` evenly spread rows of each valid file, for heads whose labels they bear."""
+    rows: dict[str, list[Any]] = {}
+    truth: dict[str, np.ndarray] = {}
+    for trial in recipe.evaluation:
+        path = trial.path(data)
+        names = shop.corpus.heads.get(trial.task)
+        if names is None or not path.exists() or trial.task in rows:
+            continue
+        pairs = [pair for pair in zip(*read_labelled([path], trial.task), strict=True) if pair[1] in names]
+        pairs = pairs[:: max(1, len(pairs) // most)][:most]
+        rows[trial.task] = shop.codec.prepare([text for text, _ in pairs])
+        truth[trial.task] = np.array([names.index(label) for _, label in pairs])
+    return Judged(rows, truth)
+
+
+def answers(network: Network, head: str, judged: Judged) -> np.ndarray:
+    encoded = encode(network, judged.rows[head])
+    layer = network.head(head)
+    logits = network.read(head, encoded) @ layer.weight.detach().cpu().numpy().T + layer.bias.detach().cpu().numpy()
+    present = np.unique(judged.truth[head])  # a file of two sentiments is judged on two
+    return present[logits[:, present].argmax(1)] == judged.truth[head]
+
+
+def summary(right: Mapping[tuple[float, int], dict[str, Right]], args: argparse.Namespace) -> dict[str, Any]:
+    """Figures by share of the labels: mean accuracies over tasks and seeds, their difference and its interval."""
+    points, shares = [], []
+    for share in args.shares:
+        runs = [right[share, seed] for seed in range(args.seeds)]
+        heads = list(runs[0]["shared"])
+        for head in heads:
+            ours, theirs = (float(np.mean([run[kind][head].mean() for run in runs])) for kind in ("shared", "single"))
+            points.append({"task": head, "share": share, "shared": round(ours, 4), "single": round(theirs, 4)})
+        low, high = interval(runs, heads)
+        own = [p for p in points if p["share"] == share]
+        shares.append(
+            {
+                "share": share,
+                "shared": round(float(np.mean([p["shared"] for p in own])), 4),
+                "single": round(float(np.mean([p["single"] for p in own])), 4),
+                "difference_interval": [round(low, 4), round(high, 4)],
+            }
+        )
+    return {"points": points, "shares": shares, "metric": "accuracy", "seeds": args.seeds, "tokens": args.tokens}
+
+
+def interval(runs: Sequence[dict[str, Right]], heads: Sequence[str]) -> tuple[float, float]:
+    """95 % interval of the mean difference, shared less single: rows are drawn again, the same for both."""
+    rng = np.random.default_rng(0)
+    total = np.zeros(RESAMPLES)
+    for head in heads:
+        gap = np.mean([run["shared"][head].astype(float) - run["single"][head] for run in runs], axis=0)
+        total += np.array([gap[rng.integers(len(gap), size=len(gap))].mean() for _ in range(RESAMPLES)])
+    low, high = np.quantile(total / len(heads), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def encoder_work(shop: Workshop, judged: Judged) -> dict[str, dict[str, float]]:
+    """By stream: heads that a text gets, encoder passes a text with one encoder and with one a task, and the measured
+    time of the one over that of the other."""
+    work = {}
+    network = Network(shop.encoder.eval(), None, {name: len(labels) for name, labels in shop.corpus.heads.items()})
+    for stream, heads in STREAMS.items():
+        emitted = [head for head in heads if head in judged.rows]
+        texts = [row for head in emitted for row in judged.rows[head][:64]]
+        once, each = [], []
+        for _ in range(3):  # interleaved, for the machine is noisy
+            once.append(spent(network, texts, emitted, passes=1))
+            each.append(spent(network, texts, emitted, passes=len(emitted)))
+        ratio = float(np.median(np.array(once) / np.array(each)))
+        work[stream] = {"heads": len(emitted), "passes": 1 / len(emitted), "time": round(ratio, 3)}
+    return work
+
+
+def spent(network: Network, texts: Sequence[Any], heads: Sequence[str], *, passes: int) -> float:
+    began = time.perf_counter()
+    for _ in range(passes):
+        encoded = torch.from_numpy(encode(network, list(texts)))
+    with torch.inference_mode():
+        for head in heads:
+            network.logits(head, encoded)
+    return time.perf_counter() - began
+
+
+def table(result: Mapping[str, Any]) -> Any:
+    from rich.table import Table
+
+    shown = Table("labels", "task", "shared", "single", "gain", title="shared model against one model per task")
+    for point in result["points"]:
+        gain = point["shared"] - point["single"]
+        style = "green" if gain >= 0 else "red"
+        shown.add_row(
+            f"{point['share']:.0%}",
+            point["task"],
+            f"{point['shared']:.3f}",
+            f"{point['single']:.3f}",
+            f"[{style}]{gain:+.3f}",
+        )
+    for whole in result["shares"]:
+        low, high = whole["difference_interval"]
+        gain = f"{whole['shared'] - whole['single']:+.3f} ({low:+.3f} to {high:+.3f})"
+        shown.add_row(
+            f"{whole['share']:.0%}", "mean", f"{whole['shared']:.3f}", f"{whole['single']:.3f}", gain, style="bold"
+        )
+    return shown
+
+
+def picture(result: Mapping[str, Any], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    shares = [whole["share"] for whole in result["shares"]]
+    figure, axes = plt.subplots(1, len(shares), figsize=(5 * len(shares), 4.2), squeeze=False, sharey=True)
+    for axis, share in zip(axes[0], shares, strict=True):
+        own = [point for point in result["points"] if point["share"] == share]
+        at = np.arange(len(own))
+        axis.barh(at - 0.2, [p["shared"] for p in own], 0.38, label="shared", color="#2a78b8")
+        axis.barh(at + 0.2, [p["single"] for p in own], 0.38, label="one model per task", color="#b8b8b8")
+        axis.set_yticks(at, [p["task"] for p in own])
+        axis.set_title(f"{share:.0%} of the labels")
+        axis.set_xlabel("accuracy")
+    axes[0][0].legend(loc="lower left", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--recipe", type=Path, default=ROOT / "model" / "training" / "starter.yaml")
+    data = os.environ.get("MILLRACE_DATA", ROOT.parent / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=Path(data))
+    parser.add_argument("--out", type=Path, default=ROOT / ".millrace" / "bench-shared")
+    parser.add_argument("--tokens", type=float, default=400_000, help="tokens of a shared run; single ones share them")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--shares", type=float, nargs="+", default=[1.0, 0.1], help="of the labels")
+    parser.add_argument(
+        "--layers", type=int, nargs="+", default=[], help="layers of the body to keep; default: the recipe's"
+    )
+    parser.add_argument("--rows", type=int, default=1000, help="rows of each valid file at most")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="one seed, few tokens: whether it runs, not what it shows")
+    args = parser.parse_args()
+    if args.quick:
+        args.seeds, args.tokens, args.rows = 1, 40_000, 200
+    return args
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""A head is added to an artifact by a recipe alone; everything that was there stays to the bit."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.artifact import Artifact
+from model.assess.evaluate import evaluate_texts
+from model.errors import DataError
+from model.golden import verify
+from model.scoring import load_scorer
+from model.training.newhead import add_heads, fit_linear
+from tests.tiny_artifact import make_tiny_artifact
+
+RECIPE = """
+name: more
+body: unused
+calibration_share: 0.2
+heads: {urgency: {labels: [calm, urgent], threshold: true}}
+datasets: [{name: urgency, file: urgency.jsonl, labels: {urgency: urgency}, outside: {}}]
+"""
+WORDS = {"calm": ["please", "thank", "good"], "urgent": ["late", "bad", "refund"]}
+FILLER = ["the", "order", "my", "card", "guitar", "movie"]
+
+
+def sentence(label: str, rng: random.Random) -> str:
+    words = [*rng.choices(WORDS[label], k=3), *rng.choices(FILLER, k=3)]
+    rng.shuffle(words)
+    return " ".join(words)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("shop"), random.Random(1)
+    make_tiny_artifact(folder / "tiny")
+    rows = [{"text": sentence(label, rng), "urgency": label} for label in ["calm", "urgent"] * 300]
+    (folder / "urgency.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    return folder
+
+
+def test_the_new_head_learns_and_the_rest_stays(shop: Path, tmp_path: Path) -> None:
+    out = add_heads(shop / "recipe.yaml", shop, shop / "tiny", tmp_path / "more")
+    before, after = Artifact.load(shop / "tiny"), Artifact.load(out)
+    assert after.manifest["space"] == before.manifest["space"]
+    assert set(after.manifest["heads"]) == {*before.manifest["heads"], "urgency"}
+    for name, value in before.tensors.items():
+        np.testing.assert_array_equal(after.tensors[name], value)
+    assert verify(out, device="cpu") < 1e-3
+    scorer, rng = load_scorer(out, device="cpu"), random.Random(2)
+    truth = ["calm", "urgent"] * 60
+    figures = evaluate_texts(scorer, "urgency", [sentence(label, rng) for label in truth], truth)
+    assert figures["accuracy"] >= 0.9
+    assert scorer.threshold("urgency") is not None
+
+
+def test_a_malformed_row_is_refused_with_its_line(shop: Path, tmp_path: Path) -> None:
+    (tmp_path / "urgency.jsonl").write_bytes((shop / "urgency.jsonl").read_bytes() + b'\n{"text": "x"}')
+    with pytest.raises(DataError, match=r"urgency\.jsonl:601"):
+        add_heads(shop / "recipe.yaml", tmp_path, shop / "tiny", tmp_path / "out")
+
+
+def test_the_fit_is_the_regression_it_claims() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4000, 5)).astype(np.float32) * [1, 10, 0.1, 1, 1]
+    true = rng.normal(size=(3, 5)) / [1, 10, 0.1, 1, 1]
+    logits = x @ true.T
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(1)
+    everything = np.ones((4000, 3), bool)
+    weight, bias = fit_linear(x.astype(np.float32), labels, everything, np.ones(4000, np.float32), strength=1e-6)
+    centred = true - true.mean(0)
+    np.testing.assert_allclose((weight - weight.mean(0)) * x.std(0), centred * x.std(0), atol=0.15)
+    np.testing.assert_allclose(bias - bias.mean(), 0, atol=0.15)

@@ -1,0 +1,211 @@
+"""The report on a tiny artifact: what it measures, that its page stands alone, that no data can break it."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.artifact import Artifact
+from model.assess.evaluate import assess_files
+from model.assess.report import read_curves, read_sharing, write_report
+from model.assess.svg import Axis, Line, confusion_chart, line_chart, reliability_chart, round_numbers
+from model.errors import DataError, ModelError
+from model.scoring import load_scorer
+from model.training.recipe import Trial
+from tests.tiny_artifact import make_tiny_artifact
+
+CLICK = {"base_rate": 0.5, "scales_s": [600.0], "valid": {"auc": 0.77, "n": 100}, "note": "<b>counts alone</b>" * 5}
+
+
+@dataclass
+class OwnTrial:
+    task: str
+    file: Path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_tiny_artifact(tmp_path_factory.mktemp("artifact") / "tiny")
+    Artifact.load(folder).add({}, "click", CLICK)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    words = ["屏幕坏了", "good order", "快递很好 iPhone", "cancel my card please"]
+    write(
+        root / "mood.jsonl",
+        [
+            {
+                "text": words[i % 4] * (1 + i % 7),
+                "sentiment": ["negative", "positive"][i % 2],
+                "shop": "<script>"[: i % 9],
+            }
+            for i in range(240)
+        ],
+    )
+    write(
+        root / "shop.jsonl",
+        [{"text": words[i % 4], "intent": ["cancel_order", "get_refund", "oos"][i % 3]} for i in range(60)],
+    )
+    write(
+        root / "points.json",
+        {"points": [{"task": "topic", "share": s, "shared": 0.8, "single": 0.9 - s / 2} for s in (0.01, 0.1, 1)]},
+    )
+    write(root / "metrics.jsonl", [{"step": i, "seconds": i / 2, "loss": {"topic": 2 / i}} for i in range(1, 501)])
+    return root
+
+
+def write(path: Path, content: Any) -> None:
+    lines = content if isinstance(content, list) else [content]
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def trials() -> list[Trial]:
+    return [Trial("sentiment", "mood.jsonl"), Trial("intent.shop", "shop.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def made(folder: Path, data: Path, trials: list[Trial], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    out = tmp_path_factory.mktemp("out") / "deep" / "report.html"
+    sources = {"sharing": data / "points.json", "curves": data / "metrics.jsonl"}
+    return write_report(folder, trials, out, **sources, root=data, fields=["shop"], device="cpu"), out
+
+
+def test_the_json_holds_what_was_measured(made: tuple[Any, Path], folder: Path, data: Path) -> None:
+    report, out = made
+    assert json.loads(out.with_suffix(".json").read_text(encoding="utf-8")) == report
+    manifest = Artifact.load(folder).manifest
+    assert {key: report["artifact"][key] for key in ("version", "space")} == {
+        key: manifest[key] for key in ("version", "space")
+    }
+    mood, shop = report["tasks"]
+    expected = assess_files(load_scorer(folder, device="cpu"), "sentiment", [data / "mood.jsonl"], fields=["shop"])
+    assert {name: mood[name] for name in expected} == expected
+    assert mood["n"] == 240
+    assert "scope" in shop
+    assert report["click"] == CLICK
+    assert [point["share"] for point in report["sharing"]] == [0.01, 0.1, 1]
+
+
+def test_the_page_stands_alone_and_escapes_what_it_was_given(made: tuple[Any, Path]) -> None:
+    html = made[1].read_text(encoding="utf-8")
+    for outside in ("http:", "https:", "<script", "<link", "<img", "@import", "url(", "src="):
+        assert outside not in html
+    for told in (
+        "prefers-color-scheme:dark",
+        "@media print",
+        "width=device-width",
+        "&lt;script",
+        "&lt;b&gt;counts alone",
+    ):
+        assert told in html
+    for heading in (
+        "Confusion",
+        "Calibration",
+        "Slices",
+        "Out of scope",
+        "Click and purchase",
+        "Shared against",
+        "Training",
+    ):
+        assert heading in html
+    for anchor in re.findall(r'href="#(\w+)"', html):
+        assert f'id="{anchor}"' in html
+
+
+def test_the_page_is_well_formed(made: tuple[Any, Path]) -> None:
+    body = made[1].read_text(encoding="utf-8").partition("<body>")[2].partition("</body>")[0]
+    tree = ET.fromstring(f"<body>{body}</body>")  # noqa: S314 - our own page
+    assert len(tree.findall(".//svg")) > 8
+
+
+def test_same_inputs_same_page(made: tuple[Any, Path], folder: Path, data: Path, trials: list[Trial]) -> None:
+    again = made[1].with_name("again.html")
+    sources = {"sharing": data / "points.json", "curves": data / "metrics.jsonl"}
+    write_report(folder, trials, again, **sources, root=data, fields=["shop"], device="cpu")
+    assert again.read_bytes() == made[1].read_bytes()
+
+
+def test_without_trials_and_extras_there_is_still_a_page(tmp_path: Path) -> None:
+    report = write_report(make_tiny_artifact(tmp_path / "tiny"), [], tmp_path / "r.html", device="cpu")
+    assert report["click"] is None
+    assert "No trial was given" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_out_of_scope_rows_alone_are_reported_without_classes(folder: Path, tmp_path: Path) -> None:
+    write(tmp_path / "oos.jsonl", [{"text": "屏幕", "intent": "oos"}] * 3)
+    report = write_report(folder, [OwnTrial("intent.shop", tmp_path / "oos.jsonl")], tmp_path / "r.html", device="cpu")
+    assert "classes" not in report["tasks"][0]
+    assert "oos recall" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_used_is_refused(folder: Path, data: Path, tmp_path: Path, trials: list[Trial]) -> None:
+    with pytest.raises(DataError, match="--slice colour"):
+        write_report(folder, trials, tmp_path / "r.html", root=data, fields=["colour"], device="cpu")
+    with pytest.raises(DataError, match="gone"):
+        write_report(folder, [Trial("sentiment", "gone.jsonl")], tmp_path / "r.html", device="cpu")
+    with pytest.raises(ModelError, match="--out"):
+        write_report(folder, [], tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "content", [{}, [], {"points": [{"task": "a", "share": 2, "shared": 1, "single": 1}]}, [{"task": "a"}]]
+)
+def test_malformed_sharing_is_refused(content: Any, tmp_path: Path) -> None:
+    path = tmp_path / "sharing.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match="point"):
+        read_sharing(path)
+
+
+def test_curves_are_read_nested_or_flat_and_thinned(data: Path, tmp_path: Path) -> None:
+    (panel,) = read_curves(data / "metrics.jsonl")
+    (line,) = panel["lines"]
+    assert (panel["name"], line["name"]) == ("topic", "loss")
+    assert len(line["points"]) <= 200
+    assert line["points"][-1][0] == 500
+    write(
+        tmp_path / "flat.jsonl",
+        [{"step": 1, "losses/topic": 1.0, "held/topic": 2.0, "lr": 0.1, "weights": {"topic": 1}, "note": "x"}],
+    )
+    found = {panel["name"]: [line["name"] for line in panel["lines"]] for panel in read_curves(tmp_path / "flat.jsonl")}
+    assert found == {"topic": ["losses", "held"], "lr": ["lr"], "weights: topic": ["weights/topic"]}
+    write(tmp_path / "bad.jsonl", [{"loss": 1.0}])
+    with pytest.raises(DataError, match=r"bad\.jsonl:1: no number `step`"):
+        read_curves(tmp_path / "bad.jsonl")
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_are_within_the_range_and_few(low: float, span: float) -> None:
+    high = low + span
+    ticks = round_numbers(low, high)
+    assert 1 <= len(ticks) <= 6 or high == low
+    assert all(low - span * 1e-6 <= tick <= high + span * 1e-6 for tick in ticks)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 33), st.data())
+def test_charts_are_well_formed_for_any_names_and_counts(size: int, data: st.DataObject) -> None:
+    names = data.draw(st.lists(st.text("ab<&\"'屏", min_size=1, max_size=30), min_size=size, max_size=size))
+    matrix = data.draw(
+        st.lists(st.lists(st.integers(0, 9), min_size=size, max_size=size), min_size=size, max_size=size)
+    )
+    points = [(i / size, data.draw(st.floats(0, 1)), 3) for i in range(size)]
+    line = Line(names[0], [(c, a) for c, a, _ in points], dots=True)
+    charts = (
+        confusion_chart(matrix, names),
+        reliability_chart(points),
+        line_chart([line, line], Axis("x", 0, 1), Axis("y", 0, 1), marks=[(0.5, names[0])], title=names[0]),
+    )
+    for chart in charts:
+        ET.fromstring(chart)  # noqa: S314 - our own picture
+        assert "nan" not in chart

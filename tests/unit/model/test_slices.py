@@ -1,0 +1,196 @@
+"""Intervals, classes, calibration and slices: against plain resampling, scikit-learn and rows known by hand."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from model import metrics
+from model.assess import slices
+from model.assess.evaluate import assess_files, assess_texts, evaluate_texts
+from model.errors import DataError
+from tests.spoken_scorer import SpokenScorer
+
+pairs = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=80)
+
+
+def arrays(found: list[tuple[int, int]]) -> tuple[metrics.Array, metrics.Array]:
+    return np.array([t for t, _ in found]), np.array([g for _, g in found])
+
+
+@given(pairs)
+def test_confusion_and_classes_are_scikit_learns(found: list[tuple[int, int]]) -> None:
+    truth, guess = arrays(found)
+    matrix = metrics.confusion(truth, guess, 4)
+    assert (matrix == confusion_matrix(truth, guess, labels=range(4))).all()
+    expected = precision_recall_fscore_support(truth, guess, labels=range(4), zero_division=0)
+    columns = metrics.per_class(matrix)
+    for name, column in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+        assert columns[name] == pytest.approx(column)
+
+
+@given(pairs)
+def test_intervals_are_repeatable_ordered_and_within_bounds(found: list[tuple[int, int]]) -> None:
+    matrix = metrics.confusion(*arrays(found), 4)
+    intervals = metrics.bootstrap(matrix, resamples=200)
+    assert intervals == metrics.bootstrap(matrix, resamples=200)
+    for low, high in intervals.values():
+        assert 0 <= low <= high <= 1
+
+
+def test_the_bootstrap_is_that_of_rows_drawn_one_by_one() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, 3, 150)
+    guess = np.where(rng.random(150) < 0.7, truth, rng.integers(0, 3, 150))
+    intervals = metrics.bootstrap(metrics.confusion(truth, guess, 3), resamples=4000)
+    draws = rng.integers(0, 150, (2000, 150))
+    plain = [(metrics.accuracy(truth[i], guess[i]), metrics.macro_f1(truth[i], guess[i], 3)) for i in draws]
+    for name, values in zip(("accuracy", "macro_f1"), np.array(plain).T, strict=True):
+        assert intervals[name] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.012)
+
+
+def test_ninety_five_percent_of_intervals_hold_the_truth() -> None:
+    rng = np.random.default_rng(2)
+    held = 0
+    for seed in range(200):
+        right = int((rng.random(200) < 0.8).sum())
+        low, high = metrics.bootstrap(np.array([[right, 200 - right], [0, 0]]), seed=seed, resamples=300)["accuracy"]
+        held += low <= 0.8 <= high
+    assert 178 <= held <= 199
+
+
+def test_an_empty_matrix_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="no rows"):
+        metrics.bootstrap(np.zeros((2, 2), np.int64))
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=100))
+def test_reliability_points_hold_every_row_and_give_the_ece(found: list[tuple[float, bool]]) -> None:
+    confidence, right = np.array([c for c, _ in found]), np.array([r for _, r in found])
+    points = metrics.reliability(confidence, right)
+    assert points[:, 2].sum() == len(found)
+    assert points[:, 2].max() - points[:, 2].min() <= 1
+    assert (np.diff(points[:, 0]) >= -1e-9).all()
+    assert metrics.ece(confidence, right) == pytest.approx(
+        np.average(np.abs(points[:, 0] - points[:, 1]), weights=points[:, 2])
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("屏幕碎了，客服不回复", "Chinese"),
+        ("The screen broke.", "English"),
+        ("这个iPhone很好", "mixed"),
+        ("我在这家店买过很多次东西，客服每次都特别耐心，VIP价格也好", "Chinese"),
+        ("it says 好 on the box, whatever that may mean to you or me", "English"),
+        ("12345 👍", "neither"),
+        ("", "neither"),
+    ],
+)
+def test_language_is_told_by_script(text: str, expected: str) -> None:
+    assert slices.language(text) == expected
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=100))
+def test_quartiles_part_by_size(values: list[int]) -> None:
+    names, order = slices.quartiles(np.array(values), "characters")
+    assert set(names) == set(order)
+    assert 1 <= len(order) <= 4
+    owned = [[v for v, own in zip(values, names, strict=True) if own == name] for name in order]
+    assert all(max(a) < min(b) for a, b in itertools.pairwise(owned))
+    if len(set(values)) == len(values) >= 8:
+        assert max(map(len, owned)) - min(map(len, owned)) <= 1
+
+
+def test_fields_give_values_the_rest_together_and_numbers_by_quartile() -> None:
+    rows: list[dict[str, Any]] = [{"shop": f"s{min(i, 30)}", "price": i * 1.5, "new": i % 2 == 0} for i in range(60)]
+    names, order = slices.by_field([*rows, {}], "shop")
+    assert order[0] == "s30"
+    assert order[-1] == slices.OTHER
+    assert len(order) == slices.VALUES_MAX + 1
+    assert len(names) == 61
+    assert slices.by_field([*rows, {}], "new")[1] == ["True", "False", slices.MISSING]
+    assert slices.by_field(rows, "price")[1] == ["0–21", "22.5–43.5", "45–66", "67.5–88.5"]
+    with pytest.raises(DataError, match="no row has this field; the rows have new, price, shop"):
+        slices.by_field(rows, "colour")
+
+
+def rows_of(parts: list[tuple[str, int, int]]) -> tuple[metrics.Array, metrics.Array, list[str]]:
+    """Truth all 0, guesses right or wrong, names: of (name, right, wrong)."""
+    guess = [k for _, right, wrong in parts for k in [0] * right + [1] * wrong]
+    names = [name for name, right, wrong in parts for _ in range(right + wrong)]
+    return np.zeros(len(guess), np.int64), np.array(guess), names
+
+
+def test_a_slice_clearly_below_the_whole_is_flagged_if_it_has_the_rows() -> None:
+    truth, guess, names = rows_of([("well", 900, 100), ("badly", 30, 30), ("few", 10, 30), ("like", 88, 12)])
+    found = {s["value"]: s for s in slices.slice_figures(truth, guess, 2, names, ["well", "badly", "few", "like"])}
+    assert {name for name, s in found.items() if s["flagged"]} == {"badly"}
+    whole = (900 + 30 + 10 + 88) / 1200
+    assert found["badly"]["gap"] == pytest.approx(0.5 - whole, abs=1e-5)
+    assert found["few"]["interval"][1] < whole  # below as well, but on 40 rows
+    assert found["well"]["n"] == 1000
+
+
+TEXTS = ["0.3 0.5 0.2", "0.1 0.8 0.102", "0.4 0.4 0.2", "0.5 0.0 0.5"]
+LABELS = ["negative", "positive", "positive", "negative"]
+
+
+def test_an_assessment_holds_the_flat_figures_as_they_are() -> None:
+    figures, full = (f(SpokenScorer(), "sentiment", TEXTS, LABELS) for f in (evaluate_texts, assess_texts))
+    assert {name: full[name] for name in figures} == figures
+    assert full["labels"] == ["negative", "positive"]
+    assert full["confusion"] == [[2, 0], [1, 1]]
+    assert [c["recall"] for c in full["classes"]] == [1, 0.5]
+    low, high = full["intervals"]["accuracy"]
+    assert low < figures["accuracy"] == 0.75 <= high
+    assert json.loads(json.dumps(full)) == full
+
+
+def test_labels_of_the_caller_are_guessed_among() -> None:
+    every = ["negative", "neutral", "positive"]
+    assert evaluate_texts(SpokenScorer(), "sentiment", TEXTS, LABELS)["accuracy"] == 0.75
+    figures = assess_texts(SpokenScorer(), "sentiment", TEXTS, LABELS, among=every)
+    assert figures["labels"] == every
+    assert figures["accuracy"] == 0.25
+    assert "auc" not in figures
+    with pytest.raises(DataError, match="lacks 'positive'"):
+        evaluate_texts(SpokenScorer(), "sentiment", TEXTS, LABELS, among=["negative"])
+    with pytest.raises(DataError, match="'great' is unknown"):
+        evaluate_texts(SpokenScorer(), "sentiment", TEXTS, LABELS, among=["great"])
+    one = evaluate_texts(SpokenScorer(), "sentiment", TEXTS[:1], LABELS[:1], among=["negative", "positive"])
+    assert "auc" not in one  # undefined with one class: no NaN in the figures
+
+
+def test_the_scope_curve_goes_from_all_to_almost_nothing() -> None:
+    texts = ["0.9 0.1 0.0", "0.6 0.3 0.1", "0.2 0.7 0.1", "0.4 0.3 0.3", "0.1 0.1 0.8"]
+    labels = ["refund", "refund", "track", "oos", "oos"]
+    curve = assess_texts(SpokenScorer(threshold=0.5), "intent.shop", texts, labels)["scope"]
+    assert curve[0] == {"threshold": 0, "in_scope_accuracy": 1, "oos_recall": 0.5}
+    assert curve[-1]["threshold"] == pytest.approx(0.9)
+    assert curve[-1]["in_scope_accuracy"] == pytest.approx(1 / 3, abs=1e-5)
+    assert all(a["oos_recall"] <= b["oos_recall"] for a, b in itertools.pairwise(curve))
+    assert all(a["in_scope_accuracy"] >= b["in_scope_accuracy"] for a, b in itertools.pairwise(curve))
+
+
+def test_files_are_sliced_by_a_field_of_their_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        {"text": text, "sentiment": label, "shop": shop}
+        for text, label, shop in zip(TEXTS, LABELS, ["a", "b", "b", "a"], strict=True)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    found = assess_files(SpokenScorer(), "sentiment", [path], fields=["shop"])
+    (cut,) = [cut for cut in found["slices"] if cut["by"] == "shop"]
+    assert {(s["value"], s["accuracy"]) for s in cut["slices"]} == {("a", 1), ("b", 0.5)}
+    with pytest.raises(DataError, match="flat figures only"):
+        assess_files(SpokenScorer(), "click", [path])
+    with pytest.raises(DataError, match="no row has this field"):
+        assess_files(SpokenScorer(), "sentiment", [path], fields=["colour"])

@@ -1,0 +1,103 @@
+"""The commands about the model, end to end on a tiny artifact: what they print, what they write, how they fail."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from model.artifact import Artifact
+from tests.tiny_artifact import make_tiny_artifact
+from tests.toy_training import make_workshop
+from worker.cli import main
+
+TEXTS = ["good guitar", "bad card, late order", "please refund my order", "快递很差", "屏幕坏了，退款", "thank you"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make_tiny_artifact(folder / "tiny")
+    rows = [
+        {"text": f"{text} {i}", "sentiment": "negative" if i % 2 else "positive", "shop": f"s{i % 2}"}
+        for i, text in enumerate(TEXTS * 4)
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    return folder
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def printed(*arguments: object) -> dict[str, Any]:
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_evaluate_tells_slices_and_answers_among_the_labels_given(folder: Path) -> None:
+    common = ("evaluate", "--artifact", folder / "tiny", "--task", "sentiment", "--data", folder / "rows.jsonl")
+    flat = printed(*common)
+    assert flat["n"] == 24
+    full = printed(*common, "--slice", "shop", "--labels", "negative,neutral,positive")
+    assert full["intervals"]["accuracy"][0] <= full["accuracy"] <= full["intervals"]["accuracy"][1]
+    assert {cut["by"] for cut in full["slices"]} >= {"shop"}
+    assert "shop" in run(*common, "--slice", "shop").stdout
+    refused = run(*common, "--labels", "negative,neutral")
+    assert refused.exit_code == 6
+    assert "positive" in refused.stderr
+
+
+def test_report_writes_a_page_without_outside_resources(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    trial = f"sentiment={folder / 'rows.jsonl'}"
+    assert run("report", "--artifact", folder / "tiny", "--trial", trial, "--out", out).exit_code == 0
+    page = out.read_text(encoding="utf-8")
+    assert "sentiment" in page
+    assert "src=" not in page.replace('src="data:', "")
+    assert json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    refused = run("report", "--artifact", folder / "tiny", "--trial", "sentiment", "--out", out)
+    assert refused.exit_code == 6
+    assert "TASK=FILE" in refused.stderr
+
+
+def test_explain_tells_which_parts_moved_the_score(folder: Path) -> None:
+    for method in ("occlusion", "gradients"):
+        found = printed(
+            *("explain", "--artifact", folder / "tiny", "--task", "sentiment", "--text", "快递 bad"),
+            *("--label", "negative", "--method", method),
+        )
+        assert found["label"] == "negative"
+        assert [part["text"] for part in found["parts"]]
+
+
+def test_active_and_label_write_their_files(folder: Path, tmp_path: Path) -> None:
+    common = ("--artifact", folder / "tiny", "--task", "sentiment", "--data", folder / "rows.jsonl")
+    picked = printed("active", *common, "--count", 5, "--out", tmp_path / "pick.jsonl")
+    assert picked["chosen"] == len((tmp_path / "pick.jsonl").read_text().splitlines()) == 5
+    sure = printed("label", *common, "--confidence", 0.34, "--out", tmp_path / "sure.jsonl")
+    assert sure["written"] == len((tmp_path / "sure.jsonl").read_text().splitlines())
+
+
+def test_a_run_is_trained_exported_again_and_added_to(tmp_path: Path) -> None:
+    shop = make_workshop(tmp_path)
+    out = tmp_path / "run"
+    recipe = ("--recipe", shop / "recipe.yaml", "--data", shop)
+    refused = run("export", *recipe, "--out", shop)
+    assert refused.exit_code == 6
+    assert "train first" in refused.stderr
+    assert run("train", *recipe, "--out", out, "--minutes", 0.01).exit_code == 0
+    first = Artifact.load(out / "artifact")
+    assert run("export", *recipe, "--out", out).exit_code == 0
+    assert Artifact.load(out / "artifact").manifest["version"] == first.manifest["version"]
+    again = run("train", *recipe, "--out", out)
+    assert again.exit_code == 6
+    assert "--resume" in again.stderr
+    more = run("train", *recipe, "--out", tmp_path / "more", "--onto", out / "artifact")
+    assert more.exit_code == 0, more.output
+    assert Artifact.load(tmp_path / "more" / "artifact").manifest["space"] == first.manifest["space"]
