@@ -64,6 +64,7 @@ def demo(config: Config, events: int | None, exit_: bool, rate: float | None, js
 
 
 _ROLES = {"worker": "worker.pipeline", "profiles": "worker.profiles", "alerts": "worker.alerts"}
+ROLE_NAMES = (*_ROLES, "operator")
 
 
 def _run_role(config: Config, role: Literal["worker", "profiles", "alerts"]) -> None:
@@ -162,6 +163,37 @@ def describe(config: Config, replication: int | None, json_: bool) -> None:
     reports = describe_topics(config.kafka, replication=replication)
     tables.show(reports, tables.topics_table, json_=json_)
     sys.exit(any(report.differences for report in reports))
+
+
+@topics.command(name="acls")
+@click.option("--role", "roles", multiple=True, type=click.Choice(ROLE_NAMES), help="Only this role's; repeatable.")
+@click.option(
+    "--principal", "principals", multiple=True, metavar="ROLE=User:NAME", help="Else User:millrace-<role>; repeatable."
+)
+@click.option("--apply", "apply_", is_flag=True, help="Add them on the cluster now: needs the right to alter it.")
+@json_option
+@common
+def acls_(config: Config, roles: tuple[str, ...], principals: tuple[str, ...], apply_: bool, json_: bool) -> None:
+    """List the rights that each role needs on Kafka, and no more.
+
+    As calls of Kafka's own kafka-acls.sh, for topic names and group prefix as configured. The roles are worker,
+    profiles, alerts, and operator: who makes topics, replays, follows and runs the doctor.
+
+    \b
+    millrace topics acls --role worker --principal worker=User:scoring
+    millrace topics acls --apply
+    """
+    from worker import acls, tables
+
+    bearers = acls.principals_of(principals)
+    rights = [right for right in acls.acls(config.kafka) if not roles or right.role in roles]
+    if apply_:
+        acls.apply(config.kafka, rights, bearers)
+        click.echo(f"added {len(rights)} rights", err=True)
+    elif json_:
+        tables.show(rights, lambda _: None, json_=True)
+    else:
+        click.echo("\n".join(acls.commands(config.kafka, rights, bearers)))
 
 
 @main.command()
