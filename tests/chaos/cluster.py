@@ -77,6 +77,7 @@ class KafkaCluster:
         self._stack = ExitStack()
 
     def __enter__(self) -> KafkaCluster:
+        self.folder.mkdir(parents=True, exist_ok=True)
         jars, classes = kafka_script("jars"), kafka_script("archive")
         self._java = ["java", *HEAP, f"-XX:SharedArchiveFile={classes}", *FLAGS, "-cp", f"{jars}/*"]
         with ExitStack() as stack:
