@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
 import yaml
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
     AclBindingFilter,
     AclOperation,
@@ -29,7 +31,7 @@ from confluent_kafka.admin import (
 from schemas.topics import FOLDS, INPUTS, OPINIONS
 from tests.chaos.cluster import KafkaCluster
 from tests.chaos.secured import Certificates, secured_kafka, secured_redis
-from tests.real.proof import MILLRACE, SCORES, Role, count, state_mismatches, wait_until_committed
+from tests.real.proof import DEADLINE_S, MILLRACE, SCORES, Role, read_all, state_mismatches, wait_until_committed
 from tests.servers import or_skip
 from worker.clients import producer_config, translate
 from worker.config import Config, load_config
@@ -55,8 +57,6 @@ class Site:
         return path
 
     def redis_url(self, role: str, password: str | None = None, ca: Path | None = None) -> str:
-        from urllib.parse import quote
-
         word = quote(password or PASSWORDS[role], safe="")
         return f"rediss://millrace-{role}:{word}@127.0.0.1:{self.redis_port}/0?ssl_ca_certs={ca or self.certificates.ca}"
 
@@ -113,7 +113,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def test_all_roles_run_end_to_end_with_exactly_their_rights(site: Site, tmp_path: Path) -> None:
-    rows = [{"text": "快递很快", "user_id": f"u{n % 7}", "item_id": f"i{n % 3}", "stars": 5, "ts": 1700000000 + n} for n in range(60)]
+    row = {"text": "快递很快", "stars": 5}
+    rows = [{**row, "user_id": f"u{n % 7}", "item_id": f"i{n % 3}", "ts": 1700000000 + n} for n in range(60)]
     file = tmp_path / "reviews.jsonl"
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     sent = site.run("operator", "replay", str(file), "--topic", "events.review")
@@ -123,11 +124,14 @@ def test_all_roles_run_end_to_end_with_exactly_their_rights(site: Site, tmp_path
         direct = site.kafka.direct
         wait_until_committed(direct, "millrace.worker", list(INPUTS), roles[:1])
         assert count_committed(direct) == 60
-        wait_until_committed(direct, "millrace.profiles", list(FOLDS.values()), roles[1:2])
-        wait_until_committed(direct, "millrace.alerts", [OPINIONS], roles[2:])
+        # Ends of topics written in transactions count their markers: what was read is asked for in other ways.
         scales = Config().profiles.scales_s
-        keys, wrong, _ = state_mismatches(direct, site.redis_url("profiles"), FOLDS["user"], "user", scales)
-        assert (keys, wrong) == (7, 0)
+        until(
+            lambda: state_mismatches(direct, site.redis_url("profiles"), FOLDS["user"], "user", scales)[:2] == (7, 0),
+            "the states of seven users",
+            roles,
+        )
+        until(lambda: committed(direct, "millrace.alerts", OPINIONS) > 0, "opinions counted by alerts", roles)
         status = site.run("operator", "status", "--json")
         assert status.returncode == 0, status.stderr
         told = json.loads(status.stdout)
@@ -142,9 +146,24 @@ def test_all_roles_run_end_to_end_with_exactly_their_rights(site: Site, tmp_path
         assert not any(word in text for word in (PASSWORDS["worker"] + "@", PASSWORDS["profiles"])), "a secret is logged"
 
 
-def count_committed(bootstrap: str) -> int:
-    from tests.real.proof import read_all
+def until(condition: Callable[[], bool], what: str, roles: list[Role]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        for role in roles:
+            role.check()
+        assert time.monotonic() < deadline, f"{what}: not within {DEADLINE_S:.0f} s\n{roles[-1].tail()}"
+        time.sleep(0.3)
 
+
+def committed(bootstrap: str, group: str, topic: str) -> int:
+    reader = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "log_level": 0})
+    parts = [TopicPartition(topic, n) for n in reader.list_topics(topic, timeout=20).topics[topic].partitions]
+    found = sum(max(0, part.offset) for part in reader.committed(parts, timeout=20))
+    reader.close()
+    return found
+
+
+def count_committed(bootstrap: str) -> int:
     return sum(1 for topic in SCORES for _ in read_all(bootstrap, topic))
 
 
