@@ -9,7 +9,7 @@ BODY := $(VENV)/.body
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kafka bench-worker bench-shared starter starter-gpu schemas lock clean
+.PHONY: help demo test check kafka bench-worker bench-shared simulate starter starter-gpu schemas lock clean
 
 help: ## This list
 	@echo "make <target>, with ARGS=\"...\" passed on:"
@@ -34,6 +34,9 @@ bench-worker: $(READY) ## Events per second of the worker and how busy the encod
 
 bench-shared: $(READY) $(BODY) ## One shared model against one a task: same size, same steps, paired; one JSON line last
 	$(PY) tests/bench/bench_shared.py $(ARGS)
+
+simulate: $(READY) ## The worker's core under seeded faults, replayable (ARGS="--seeds 100000 --from 0")
+	$(PY) -m tests.simulation $(ARGS)
 
 starter: $(READY) $(BODY) ## Train the starter artifact again from the data files, within 150 minutes (ARGS=--resume)
 	$(PY) -m model.training.train --minutes 110 $(ARGS)
