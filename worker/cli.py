@@ -312,17 +312,25 @@ def score(config: Config, text: str, task: str | None, artifact: str | None, jso
 
 
 @main.command()
+@click.option(
+    "--replication",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Copies of a record that the cluster must keep; 1 on a machine for development.",
+)
 @json_option
 @common
-def doctor(config: Config, json_: bool) -> None:
+def doctor(config: Config, replication: int, json_: bool) -> None:
     """Check everything, and say what to mend.
 
-    Libraries, broker, topics, Redis, model (its golden set) and device. Exit code 1 if anything is wrong.
+    Libraries, brokers, topics, what exactly once and durability need of Kafka and Redis (copies, elections,
+    time-outs, eviction, persistence), model (its golden set) and device. Exit code 1 if anything is wrong.
     """
     from worker import tables
     from worker.doctor import examine
 
-    checks = examine(config)
+    checks = examine(config, replication)
     tables.show(checks, tables.checks_table, json_=json_)
     sys.exit(not all(check.well for check in checks))
 

@@ -216,6 +216,8 @@ class KafkaSource:
         raise translate(KafkaException(error), doing=f"reading {where}") from KafkaException(error)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._stopped:
+            return  # closing: given back at once. The client answers no question now, and loses an exception's type
         start = self._start(partitions)
         if self._eager:
             consumer.assign(start)

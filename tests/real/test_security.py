@@ -58,7 +58,9 @@ class Site:
 
     def redis_url(self, role: str, password: str | None = None, ca: Path | None = None) -> str:
         word = quote(password or PASSWORDS[role], safe="")
-        return f"rediss://millrace-{role}:{word}@127.0.0.1:{self.redis_port}/0?ssl_ca_certs={ca or self.certificates.ca}"
+        return (
+            f"rediss://millrace-{role}:{word}@127.0.0.1:{self.redis_port}/0?ssl_ca_certs={ca or self.certificates.ca}"
+        )
 
     def config(self, role: str, **options: Any) -> Path:
         """The configuration file of a role: nothing in it is secret."""
@@ -143,7 +145,9 @@ def test_all_roles_run_end_to_end_with_exactly_their_rights(site: Site, tmp_path
                 role.stop()
     for role in roles:
         text = role.log.read_text(encoding="utf-8")
-        assert not any(word in text for word in (PASSWORDS["worker"] + "@", PASSWORDS["profiles"])), "a secret is logged"
+        assert not any(word in text for word in (PASSWORDS["worker"] + "@", PASSWORDS["profiles"])), (
+            "a secret is logged"
+        )
 
 
 def until(condition: Callable[[], bool], what: str, roles: list[Role]) -> None:

@@ -44,7 +44,8 @@ def test_a_whole_model_is_verified_on_its_golden_set_and_a_damaged_one_is_not(tm
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(doctor, "_kafka", lambda kafka: [])
         patch.setattr(doctor, "_topics", lambda kafka: [])
-        patch.setattr(doctor, "_redis", lambda config: [])
+        patch.setattr(doctor, "_durability", lambda config, copies: [])
+        patch.setattr(doctor, "_redis", lambda config, durable: [])
         model = doctor.examine(damaged)[-1]
     assert not model.well
     assert "model.safetensors" in model.found
