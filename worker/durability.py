@@ -129,17 +129,16 @@ def _brokers(brokers: dict[str, Settings], rules: list[Rule]) -> Check:
 def _visible(admin: AdminClient, kind: ResourceType, names: list[str]) -> dict[str, Settings]:
     """The settings of those resources that we may look at. Raises librdkafka's exception for anything but a refusal."""
     found: dict[str, Settings] = {}
-    if not names:
-        return found
-    futures = admin.describe_configs([ConfigResource(kind, name) for name in names], request_timeout=REQUEST_TIMEOUT_S)
-    for resource, future in futures.items():
+    for name in names:
+        # One request each: librdkafka takes one broker at a time.
+        (future,) = admin.describe_configs([ConfigResource(kind, name)], request_timeout=REQUEST_TIMEOUT_S).values()
         try:
             entries = future.result(timeout=2 * REQUEST_TIMEOUT_S)
         except confluent_kafka.KafkaException as error:
             if error.args[0].code() not in NO_RIGHT:
                 raise
         else:
-            found[resource.name] = {key: entry.value for key, entry in entries.items() if entry.value is not None}
+            found[name] = {key: entry.value for key, entry in entries.items() if entry.value is not None}
     return found
 
 

@@ -1,9 +1,8 @@
-"""The doctor on a real cluster of three and a real Redis pair: well where all is as it must be, and what else it finds."""
+"""The doctor on three real brokers and a real Redis pair: well where all is as it must be, and what else it finds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
