@@ -59,6 +59,21 @@ def test_a_killed_broker_costs_its_leaders_and_comes_back_in_sync(cluster: Kafka
     cluster.wait_until_in_sync()
 
 
+def test_with_two_brokers_gone_writes_wait_and_are_not_lost(cluster: KafkaCluster) -> None:
+    producer = Producer({"bootstrap.servers": cluster.bootstrap, "message.timeout.ms": 90_000, "log_level": 0})
+    outcomes: list[KafkaError | None] = []
+    for node in (1, 2):
+        cluster.kill(node)
+    producer.produce(TOPIC, b"kept", partition=0, on_delivery=lambda error, _: outcomes.append(error))
+    producer.flush(4)
+    assert outcomes == []
+    for node in (1, 2):
+        cluster.start(node)
+    assert producer.flush(60) == 0
+    assert outcomes == [None]
+    cluster.wait_until_in_sync()
+
+
 def test_a_paused_broker_is_led_around_and_resumes(cluster: KafkaCluster) -> None:
     victim = cluster.leader(TOPIC, 1)
     cluster.pause(victim)

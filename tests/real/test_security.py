@@ -245,6 +245,27 @@ def test_each_missing_right_of_the_worker_is_named(
         assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.parametrize("role", ["worker", "profiles"])
+def test_a_right_taken_from_a_running_role_ends_it(site: Site, role: str) -> None:
+    running = Role(role, site.config(role), env=site.env(role))
+    try:
+        until(lambda: members(site, f"millrace.{role}") > 0, "a member with partitions", [running])
+        revoke(site, f"millrace-{role}", ResourceType.GROUP, AclOperation.READ)
+        assert running.process.wait(60) == 3, running.tail()
+        assert "millrace topics acls" in running.tail().splitlines()[-1]
+    finally:
+        if running.process.poll() is None:
+            running.kill()
+        assert site.run("admin", "topics", "acls", "--role", role, "--apply").returncode == 0
+
+
+def members(site: Site, group: str) -> int:
+    """Members of a group that have partitions."""
+    admin = AdminClient({"bootstrap.servers": site.kafka.direct})
+    found = admin.describe_consumer_groups([group])[group].result(timeout=30).members
+    return sum(bool(member.assignment and member.assignment.topic_partitions) for member in found)
+
+
 def test_a_worker_may_not_take_the_transactional_id_of_another_service(site: Site) -> None:
     config = load_config(site.config("worker"), env=site.env("worker"))
     options = {**config.kafka.options, "transactional.id": "billing"}
