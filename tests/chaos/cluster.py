@@ -73,6 +73,7 @@ class KafkaCluster:
         self._ports = {node: Ports(*chosen[4 * node - 4 : 4 * node]) for node in range(1, nodes + 1)}
         self.bootstrap = ",".join(f"127.0.0.1:{ports.proxy}" for ports in self._ports.values())
         self.direct = ",".join(f"127.0.0.1:{ports.inner}" for ports in self._ports.values())
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.brokers: dict[int, Broker] = {}
         self._stack = ExitStack()
 

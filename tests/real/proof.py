@@ -14,7 +14,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,10 +156,17 @@ class Tally:
         self._reader.close()
 
 
-def wait_until_committed(bootstrap: str, group: str, topics: list[str], roles: list[Role]) -> None:
+def wait_until_committed(
+    bootstrap: str,
+    group: str,
+    topics: list[str],
+    roles: list[Role],
+    meanwhile: Callable[[], object] = lambda: None,
+    timeout_s: float = DEADLINE_S,
+) -> None:
     """Wait until a group has committed every record of the topics. Above the last one there may be transactions' marks,
     which no client commits."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + timeout_s
     reader = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False})
     try:
         while True:
@@ -174,7 +181,9 @@ def wait_until_committed(bootstrap: str, group: str, topics: list[str], roles: l
                 return
             for role in roles:
                 role.check()
-            assert time.monotonic() < deadline, f"{group} is behind: {behind} of {known}\n{roles[-1].tail()}"
+            meanwhile()
+            tail = roles[-1].tail() if roles else ""
+            assert time.monotonic() < deadline, f"{group} is behind: {behind} of {known}\n{tail}"
             time.sleep(0.5)
     finally:
         reader.close()
