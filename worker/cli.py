@@ -64,6 +64,7 @@ def demo(config: Config, events: int | None, exit_: bool, rate: float | None, js
 
 
 _ROLES = {"worker": "worker.pipeline", "profiles": "worker.profiles", "alerts": "worker.alerts"}
+ROLE_NAMES = (*_ROLES, "operator")
 
 
 def _run_role(config: Config, role: Literal["worker", "profiles", "alerts"]) -> None:
@@ -162,6 +163,37 @@ def describe(config: Config, replication: int | None, json_: bool) -> None:
     reports = describe_topics(config.kafka, replication=replication)
     tables.show(reports, tables.topics_table, json_=json_)
     sys.exit(any(report.differences for report in reports))
+
+
+@topics.command(name="acls")
+@click.option("--role", "roles", multiple=True, type=click.Choice(ROLE_NAMES), help="Only this role's; repeatable.")
+@click.option(
+    "--principal", "principals", multiple=True, metavar="ROLE=User:NAME", help="Else User:millrace-<role>; repeatable."
+)
+@click.option("--apply", "apply_", is_flag=True, help="Add them on the cluster now: needs the right to alter it.")
+@json_option
+@common
+def acls_(config: Config, roles: tuple[str, ...], principals: tuple[str, ...], apply_: bool, json_: bool) -> None:
+    """List the rights that each role needs on Kafka, and no more.
+
+    As calls of Kafka's own kafka-acls.sh, for topic names and group prefix as configured. The roles are worker,
+    profiles, alerts, and operator: who makes topics, replays, follows and runs the doctor.
+
+    \b
+    millrace topics acls --role worker --principal worker=User:scoring
+    millrace topics acls --apply
+    """
+    from worker import acls, tables
+
+    bearers = acls.principals_of(principals)
+    rights = [right for right in acls.acls(config.kafka) if not roles or right.role in roles]
+    if apply_:
+        acls.apply(config.kafka, rights, bearers)
+        click.echo(f"added {len(rights)} rights", err=True)
+    elif json_:
+        tables.show(rights, lambda _: None, json_=True)
+    else:
+        click.echo("\n".join(acls.commands(config.kafka, rights, bearers)))
 
 
 @main.command()
@@ -280,17 +312,25 @@ def score(config: Config, text: str, task: str | None, artifact: str | None, jso
 
 
 @main.command()
+@click.option(
+    "--replication",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Copies of a record that the cluster must keep; 1 on a machine for development.",
+)
 @json_option
 @common
-def doctor(config: Config, json_: bool) -> None:
+def doctor(config: Config, replication: int, json_: bool) -> None:
     """Check everything, and say what to mend.
 
-    Libraries, broker, topics, Redis, model (its golden set) and device. Exit code 1 if anything is wrong.
+    Libraries, brokers, topics, what exactly once and durability need of Kafka and Redis (copies, elections,
+    time-outs, eviction, persistence), model (its golden set) and device. Exit code 1 if anything is wrong.
     """
     from worker import tables
     from worker.doctor import examine
 
-    checks = examine(config)
+    checks = examine(config, replication)
     tables.show(checks, tables.checks_table, json_=json_)
     sys.exit(not all(check.well for check in checks))
 

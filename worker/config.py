@@ -2,7 +2,8 @@
 
 Environment: ``MILLRACE_KAFKA__BOOTSTRAP=host:9092`` sets ``kafka.bootstrap`` (two underscores between levels).
 Flags: ``--set kafka.bootstrap=host:9092``. Unknown keys and wrong types are errors that name the key.
-Secrets (Kafka and Redis passwords) come from the environment or from files, never from a flag.
+Secrets (Kafka and Redis passwords) come from the environment or from files (`worker.environment`), never from a flag:
+flags are seen by everybody on the machine.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import msgspec
 import yaml
 
 from schemas.topics import FOLD_SHARDS, TOPICS
+from worker.environment import entries
 from worker.errors import ConfigError
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
-ENV_PREFIX = "MILLRACE_"
 GroupProtocol = Literal["cooperative", "consumer", "eager"]
 
 
@@ -157,10 +158,8 @@ def load_config(file: Path | None = None, *, env: Mapping[str, str] | None = Non
     tree: dict[str, Any] = {}
     if file is not None:
         tree = _read_yaml(file)
-    for name, value in sorted((env or {}).items()):
-        if name.startswith(ENV_PREFIX) and "__" in name:
-            path = name.removeprefix(ENV_PREFIX).lower().split("__")
-            _put(tree, path, value, f"environment variable {name}")
+    for entry in entries(env or {}):
+        _put(tree, entry.path, entry.value, entry.where, literal=entry.literal)
     for flag in flags:
         key, eq, value = flag.partition("=")
         if not eq:
@@ -207,13 +206,13 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return tree
 
 
-def _put(tree: dict[str, Any], path: list[str], value: str, where: str) -> None:
+def _put(tree: dict[str, Any], path: list[str], value: str, where: str, *, literal: bool = False) -> None:
     for part in path[:-1]:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"{where}: {part} is not a section")
     # YAML reads lists and mappings given as text; plain words stay words.
     try:
-        tree[path[-1]] = yaml.safe_load(value)
+        tree[path[-1]] = value if literal else yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: {value!r} is not a YAML value") from error
+        raise ConfigError(f"{where}: not a YAML value") from error  # not shown: it may be a secret

@@ -117,6 +117,7 @@ class KafkaSource:
         self._paused: set[Partition] = set()
         self._moved_in_poll: set[Partition] = set()
         self._stopped = False
+        self._failure: KafkaException | None = None
         self._consumer.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
     def poll(self, max_records: int, timeout_s: float, hand_over: Callable[[list[Partition]], None]) -> Polled:
@@ -130,6 +131,8 @@ class KafkaSource:
                 messages = [] if first is None else [first, *self._consumer.consume(max_records, 0)]
         except KafkaException as error:
             raise translate(error, doing="reading events") from error
+        if self._failure is not None:
+            raise translate(self._failure, doing="finding where to begin") from self._failure
         self._polled.records = self._records(messages)
         return self._polled
 
@@ -231,7 +234,14 @@ class KafkaSource:
         raise translate(KafkaException(error), doing=f"reading {where}") from KafkaException(error)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        start = self._start(partitions)
+        if self._stopped:
+            return  # closing: given back at once, and the client answers no question now
+        try:
+            start = self._start(partitions)
+        except KafkaException as error:
+            # Raised by `poll`: on its way through the client it would lose its type, and be nobody's to catch.
+            self._failure = error
+            return
         if self._eager:
             consumer.assign(start)
         else:

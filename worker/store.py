@@ -11,6 +11,7 @@ absent.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, cast
@@ -27,7 +28,10 @@ from schemas.shards import shard_of
 from schemas.states import State, decode_fence, decode_state, encode_state
 from worker.breaker import Breaker
 from worker.config import Config, RedisConfig
-from worker.errors import ConfigError, FenceMovedError, MillraceError, StoreError
+from worker.errors import ConfigError, FenceMovedError, MillraceError, StoreError, StoreRefusedError
+from worker.redis_errors import refusal
+
+_log = logging.getLogger(__name__)
 
 WRITE_TIMEOUT_S: Final = 5.0
 """Longest silence of Redis that the writer bears: its scripts are up to 2 MB, and it has no latency to keep."""
@@ -71,7 +75,7 @@ class StateStore:
     """States and fences of one vector space, for the one writer of each shard.
 
     Every method raises `StoreError` when Redis does not answer or refuses: nothing is known to be written then,
-    and what may have been is told by the fence.
+    and what may have been is told by the fence; `StoreRefusedError` where waiting does not help.
     """
 
     def __init__(self, config: RedisConfig, space: str) -> None:
@@ -151,14 +155,20 @@ class StateStore:
         try:
             return call()
         except redis.exceptions.ResponseError as error:
+            self._check_refusal(error, doing)
             raise StoreError(
                 f"Redis at {self._where} refuses while {doing}: {error}. Check that it is a primary with memory to "
                 "spare (maxmemory, noeviction) and that the user may run scripts"
             ) from error
         except (redis.RedisError, OSError) as error:
+            self._check_refusal(error, doing)
             raise StoreError(
                 f"Redis at {self._where} does not answer while {doing}: {error}. Check redis.url and that it runs"
             ) from error
+
+    def _check_refusal(self, error: BaseException, doing: str) -> None:
+        if why := refusal(error):
+            raise StoreRefusedError(f"Redis at {self._where}, while {doing}: {why}") from error
 
     def _state(self, name: str, value: bytes | None) -> State | None:
         if value is None:
@@ -217,6 +227,7 @@ class StateReader:
         self._clock = clock
         self._breaker = Breaker(config.redis.breaker_failures, config.redis.breaker_open_ms / 1000)
         self._incarnations: dict[str, tuple[float, int | None]] = {}
+        self._where, self._complained = _where(config.redis.url), False
 
     def read(
         self, user_ids: Sequence[str], item_ids: Sequence[str]
@@ -286,12 +297,20 @@ class StateReader:
                 return _answer(self._redis.mget(keys), len(keys))
             except redis.exceptions.TimeoutError:
                 return None  # slow, not gone: asking again would double the wait
-            except (redis.exceptions.ConnectionError, OSError):
+            except (redis.exceptions.ConnectionError, OSError) as error:
                 if attempt == 2:
-                    return None
-            except redis.RedisError:
+                    self._complain(error)
+            except redis.RedisError as error:
+                self._complain(error)
                 return None
         return None
+
+    def _complain(self, error: BaseException) -> None:
+        """Say once what waiting does not mend; the worker scores without states all the same."""
+        why = refusal(error)
+        if why is not None and not self._complained:
+            _log.error("Redis at %s: %s. Scoring goes on without states", self._where, why)
+            self._complained = True
 
 
 def _answer(values: object, n: int) -> list[bytes | None] | None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.admin import TopicReport
-from worker.doctor import Check
+from worker.check import Check
 from worker.one_text import Answer
 from worker.status import Status
 from worker.tail import Line, clock, summary

@@ -20,9 +20,10 @@ NOWHERE = Config(
 def test_where_nothing_runs_every_check_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.doctor.REQUEST_TIMEOUT_S", 0.5)
     monkeypatch.setattr("worker.admin.REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("worker.durability.REQUEST_TIMEOUT_S", 0.5)
     checks = {check.name: check for check in doctor.examine(NOWHERE)}
     assert checks["libraries"].well, checks["libraries"].found
-    for name in ("kafka", "topics", "redis", "model"):
+    for name in ("kafka", "topics", "durability", "redis", "model"):
         assert not checks[name].well
         assert checks[name].found
         assert checks[name].todo
@@ -44,7 +45,8 @@ def test_a_whole_model_is_verified_on_its_golden_set_and_a_damaged_one_is_not(tm
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(doctor, "_kafka", lambda kafka: [])
         patch.setattr(doctor, "_topics", lambda kafka: [])
-        patch.setattr(doctor, "_redis", lambda config: [])
+        patch.setattr(doctor, "_durability", lambda config, copies: [])
+        patch.setattr(doctor, "_redis", lambda config, durable: [])
         model = doctor.examine(damaged)[-1]
     assert not model.well
     assert "model.safetensors" in model.found
