@@ -105,15 +105,14 @@ class ProfilesConfig(Section, frozen=True, kw_only=True):
 
 
 class AlertsConfig(Section, frozen=True, kw_only=True):
-    """The role that watches opinions."""
+    """The role that watches opinions. When an alert opens is in the rules file."""
 
-    window_minutes: Positive = 5
-    baseline_minutes: Positive = 60
-    min_volume: Positive = 10
-    threshold_sigma: PositiveFloat = 4.0
-    min_share_lift: PositiveFloat = 0.15
-    resolve_sigma: PositiveFloat = 1.5
-    cooldown_minutes: Positive = 10
+    # A YAML file, read again when it changes; empty is the one that comes with Millrace (worker/rules.yaml).
+    rules: str = ""
+    # The model's mean p(negative) on truly negative texts, and on all others: shares are told with it undone.
+    # [1, 0] believes the model; `millrace evaluate --task sentiment` measures them.
+    p_negative_of_negatives: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    p_negative_of_others: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     data_dir: str = ".millrace/alerts"
 
 
@@ -175,6 +174,8 @@ def _checked(config: Config) -> Config:
         raise ConfigError(f"kafka.topics names {', '.join(sorted(unknown))}; the contract has {', '.join(TOPICS)}")
     if len(set(config.kafka.topics.values())) < len(config.kafka.topics):
         raise ConfigError("kafka.topics gives two topics of the contract the same name")
+    if config.alerts.p_negative_of_others >= config.alerts.p_negative_of_negatives:
+        raise ConfigError("alerts.p_negative_of_others must be below alerts.p_negative_of_negatives")
     if worker.queue_tokens_low >= worker.queue_tokens_high:
         raise ConfigError("worker.queue_tokens_low must be below worker.queue_tokens_high")
     if worker.max_batch_tokens > worker.queue_tokens_high:
