@@ -18,7 +18,7 @@ from worker.logs import pseudonym
 MIN_CHARS: Final = 10
 """A shorter text says what many say ("很好", "good"), so it has no fingerprint and is nobody's copy."""
 MAX_CHARS: Final = 1024
-NEAR_BITS: Final = 10
+NEAR_BITS: Final = 12
 """Two fingerprints that differ in no more bits are of one text."""
 
 _NO_WORD: Final = re.compile(r"[\W_]+")
@@ -45,8 +45,3 @@ def fingerprint(text: str) -> str:
 def author_of(user_id: str | None) -> str:
     """An author's pseudonym; empty for none."""
     return "" if user_id is None else pseudonym(user_id)
-
-
-def near(one: int, other: int) -> bool:
-    """Whether two fingerprints, as numbers, are of copies of one text."""
-    return (one ^ other).bit_count() <= NEAR_BITS

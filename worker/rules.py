@@ -21,6 +21,7 @@ from worker.errors import ConfigError
 
 SHIPPED: Final = Path(__file__).with_name("rules.yaml")
 WINDOW_MINUTES_MAX: Final = 30
+SCALES: Final = (1, 2, 3, 5, 8, 12, 20)
 RULES_MAX: Final = 100
 SIZE_MAX: Final = 256 * 1024
 
@@ -56,18 +57,24 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
     sinks: tuple[_Name, ...] = ()
 
     @property
+    def scales(self) -> frozenset[int]:
+        """Minutes at which a surge is looked for, up to the window."""
+        return frozenset(each for each in SCALES if each <= self.window_minutes)
+
+    @property
     def kind(self) -> Kind:
         """Rules of one kind share one alert a subject."""
         return KINDS[self.metric]
 
 
 class Matched(msgspec.Struct, frozen=True):
-    """The rules of one subject, by kind, in the file's order."""
+    """The rules of one subject, by kind, in the file's order. ``scales``: the surge rules that look at a stretch of
+    one, two, three ... minutes, up to the longest window."""
 
     surge: tuple[Rule, ...] = ()
     burn: tuple[Rule, ...] = ()
     dropout: tuple[Rule, ...] = ()
-    window_minutes: int = 1
+    scales: tuple[tuple[Rule, ...], ...] = ()
 
     def named(self, kind: Kind, name: str) -> Rule | None:
         """The rule of that kind and name, if it is still in force."""
@@ -89,7 +96,13 @@ class RuleBook(msgspec.Struct, frozen=True):
 @lru_cache(maxsize=1024)
 def _matched(rules: tuple[Rule, ...]) -> Matched:
     by_kind = {kind: tuple(rule for rule in rules if rule.kind == kind) for kind in ("surge", "burn", "dropout")}
-    return Matched(**by_kind, window_minutes=max((rule.window_minutes for rule in by_kind["surge"]), default=1))
+    surge = by_kind["surge"]
+    longest = max((rule.window_minutes for rule in surge), default=0)
+    scales = tuple(
+        tuple(rule for rule in surge if minutes == rule.window_minutes or minutes in rule.scales)
+        for minutes in range(1, longest + 1)
+    )
+    return Matched(**by_kind, scales=scales)
 
 
 @lru_cache(maxsize=4096)

@@ -30,9 +30,7 @@ ERROR_MIN: Final = 0.2
 """The least relative error a forecast is given credit for."""
 ERROR_MAX: Final = 1.0
 MAD_SIGMA: Final = 1.4826
-RECENT_HOURS: Final = 24
-"""Hours that the long-run share leaves out, so that what is slowly burning is not its own measure."""
-SHARE_WEIGHT_MAX: Final = 2000.0
+SHARES_KEPT: Final = 4
 
 
 class Forecast(msgspec.Struct, frozen=True):
@@ -51,7 +49,7 @@ class _Stored(msgspec.Struct, array_like=True):
 
 
 class Season:
-    """Two weeks of hours in a ring of float32: 2.7 kB. Hours are counted from the epoch; ``put`` takes them in order."""
+    """Two weeks of hours in a ring of float32: 2.7 kB. Hours are counted from the epoch; `put` takes them in order."""
 
     __slots__ = ("_factors", "_hours", "_negative", "_peak", "_shares", "_total", "first_hour", "last_hour")
 
@@ -59,12 +57,12 @@ class Season:
         self._negative = array("f", bytes(4 * HOURS))
         self._total = array("f", bytes(4 * HOURS))
         self.first_hour = self.last_hour = -1
+        self._shares: dict[int, Expected | None] = {}
         self._forget_derived()
 
     def _forget_derived(self) -> None:
         self._hours: dict[int, Forecast] = {}
         self._factors: tuple[int, list[float]] | None = None
-        self._shares: dict[int, Expected | None] = {}
         self._peak: float | None = None
 
     @classmethod
@@ -111,6 +109,8 @@ class Season:
             for empty in range(self.last_hour + 1, hour):
                 self._negative[empty % HOURS] = self._total[empty % HOURS] = 0.0
         self._negative[hour % HOURS], self._total[hour % HOURS] = negative, total
+        if any(hour < before for before in self._shares):
+            self._shares.clear()
         self.last_hour = max(hour, self.last_hour)
         self.first_hour = max(self.first_hour, self.last_hour - HOURS + 1)
         self._forget_derived()
@@ -135,21 +135,26 @@ class Season:
         The days' median leaves out those three standard deviations off; the scatter between days widens it.
         """
         if before_hour not in self._shares:
+            if len(self._shares) >= SHARES_KEPT:
+                self._shares.clear()
             self._shares[before_hour] = self._share(before_hour)
         return self._shares[before_hour]
 
     def _share(self, before_hour: int) -> Expected | None:
         days: list[tuple[float, int]] = []
         end = before_hour
-        while end > self.first_hour and len(days) < DAYS:
+        # Two days short of the ring, so that no hour is overwritten while an estimate from it stands.
+        while end > self.first_hour and len(days) < DAYS - 2:
             negative = total = 0.0
             for hour in range(max(end - 24, self.first_hour, self.last_hour - HOURS + 1), min(end, self.last_hour + 1)):
-                if self._total[hour % HOURS] > 0:
+                held = self._total[hour % HOURS]
+                if held > 0:
                     negative += self._negative[hour % HOURS]
-                    total += self._total[hour % HOURS]
-            days.append((negative, round(total)))
+                    total += held
+            if total > 0:
+                days.append((negative, round(total)))
             end -= 24
-        return expected_share([day for day in days if day[1] > 0], (0.0, 0.0), 1)
+        return expected_share(days, (0.0, 0.0), 1)
 
     def _hour(self, hour: int) -> Forecast:
         found = self._hours.get(hour)

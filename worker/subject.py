@@ -32,12 +32,14 @@ from worker.voices import Voices
 FORMAT_VERSION: Final = 2
 MINUTE_MS: Final = 60_000
 MILLIONTHS: Final = 1_000_000
-SCALES: Final = frozenset({1, 2, 3, 5, 8, 12, 20, WINDOW_MINUTES_MAX})
-"""Minutes at which a surge is looked for, those up to the rule's window, and the window itself."""
 BLOCK_MINUTES: Final = 5
 BLOCKS: Final = 36
+LEAKED_ONE_IN: Final = 8
+"""Of so many recognised copies, another one was edited beyond recognition (measured on edits of a word or two)."""
 GAP_MINUTES: Final = 8
 """Minutes before now that say nothing of lately, so that a surge is not compared with its own beginning."""
+COARSE_BLOCKS: Final = 24
+"""More blocks than these are joined by threes: enough of them are left to vote."""
 LEVEL_BLOCKS: Final = 12
 """The blocks whose median is the level of lately."""
 BASELINE_VOLUME_MIN: Final = 20
@@ -45,9 +47,12 @@ BASELINE_VOLUME_MIN: Final = 20
 CLOSE_AFTER_MINUTES: Final = 30
 PAST_WEIGHT_MAX: Final = 200.0
 """Opinions that the long-run share counts for at most beside the blocks: it must not outvote lately."""
+LONG_RUN_WEIGHT_MAX: Final = 2000.0
 LONG_RUN_WEIGHT_MIN: Final = 100.0
 """Opinions from which on the long-run share stands for itself."""
-NEGATIVE_MIN: Final = 5.0
+NEGATIVE_MIN_MILLIONTHS: Final = 5 * MILLIONTHS
+SPREAD: Final = 3.0
+"""Squared deviations of the long run's share below which no stretch is looked at: less than `SHARE_SIGMA` squared."""
 SHARE_SIGMA: Final = 2.0
 """A surge of volume must be one of share too, if less sure: more of everything is a promotion."""
 TREND_MAX: Final = 3.0
@@ -111,6 +116,7 @@ class Lately(msgspec.Struct, frozen=True):
     trend: float
 
 
+_NOTHING: Final = [0, 0, 0]
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_State).decode
 
@@ -118,7 +124,7 @@ _decode = msgspec.msgpack.Decoder(_State).decode
 class Subject:
     """One subject. Bounds: minutes, blocks, hours, a mark a source partition, an alert a kind, 64 texts, 64 authors."""
 
-    __slots__ = ("_lately", "_rates", "_season_due", "_state", "name", "rules", "season")
+    __slots__ = ("_forecast_of", "_lately", "_rates", "_season_due", "_state", "name", "rules", "season")
 
     def __init__(
         self, name: str, rules: Matched, rates: ErrorRates, state: _State | None = None, season: Season | None = None
@@ -130,6 +136,7 @@ class Subject:
         self._state = state or _State()
         self._lately: tuple[int, Lately | None] | None = None
         self._season_due = False
+        self._forecast_of: tuple[int, Lately | None, tuple[float, float]] = (-1, None, (-1.0, 1.0))
 
     @classmethod
     def from_bytes(
@@ -200,7 +207,7 @@ class Subject:
             block = blocks[number] = [0, 0, 0]
         block[0] += negative_millionths
         block[1] += total
-        if number < newest:
+        if self._lately is not None and number <= self._lately[0]:
             self._lately = None
         if minute > now_minute - WINDOW_MINUTES_MAX:
             cells = self._minute(minute, now_minute)
@@ -319,29 +326,34 @@ class Subject:
     # --- judging ------------------------------------------------------------------------------------------------
 
     def _open_surge(self, watermark_ms: int, process_time_ms: int) -> Alert | None:
-        now, rules, minutes = watermark_ms // MINUTE_MS, self.rules.surge, self._state.minutes
-        if not rules:
-            return None
-        part = (watermark_ms % MINUTE_MS + 1) / MINUTE_MS
-        mass = total = 0
-        for age in range(self.rules.window_minutes):
-            cells = minutes.get(now - age)
+        now, minutes = watermark_ms // MINUTE_MS, self._state.minutes
+        elapsed = (watermark_ms % MINUTE_MS + 1) / MINUTE_MS - 1
+        mass = total = apart = 0
+        minute = now + 1
+        usual = self._long_run()
+        floor, spread = (usual.share, SPREAD * usual.share * (1 - usual.share)) if usual is not None else (0.0, 0.0)
+        for rules in self.rules.scales:
+            minute, elapsed = minute - 1, elapsed + 1
+            cells = minutes.get(minute)
             if cells is not None:
                 mass += cells[0]
                 total += cells[1]
+                apart += cells[2]
             # The cheap tests come first: almost every opinion ends here.
-            if mass < NEGATIVE_MIN * MILLIONTHS:
+            if mass < NEGATIVE_MIN_MILLIONTHS or not rules:
                 continue
+            negative, counted = _less_leaked(mass, total, apart)
+            excess = negative - floor * counted
+            # What is expected is never below the long run: no rule fires on less than two deviations from it.
+            if excess <= 0 or excess * excess <= spread * counted:
+                continue
+            lately = self._expect(now)
+            if lately is None:
+                return None
             for rule in rules:
-                if age < rule.window_minutes and total >= rule.min_volume:
-                    if age + 1 not in SCALES and age + 1 != rule.window_minutes:
-                        continue
-                    lately = self._expect(now)
-                    if lately is None:
-                        return None
-                    score = self._score(rule, mass / MILLIONTHS, total, age + part, now, lately.expected)
-                    if score >= rule.threshold and not self._cooling("surge", rule, now):
-                        return self._opened(rule, now - age, lately.expected, score, watermark_ms, process_time_ms)
+                score = self._score(rule, negative, counted, elapsed, now, lately.expected)
+                if score >= rule.threshold and not self._cooling("surge", rule, now):
+                    return self._opened(rule, minute, lately.expected, score, watermark_ms, process_time_ms)
         return None
 
     def _score(self, rule: Rule, negative: float, total: int, minutes: float, now: int, expected: Expected) -> float:
@@ -361,10 +373,14 @@ class Subject:
 
     def _forecast(self, now: int) -> tuple[float, float]:
         """Negative mass to expect in a minute, -1 where nothing is known, and its relative error."""
-        season, lately = self.season.forecast(now), self._expect(now)
-        if season is None or lately is None:
-            return -1.0, 1.0
-        return max(season.negative * lately.trend, lately.negative), season.relative_error
+        lately = self._expect(now)
+        if self._forecast_of[0] != now or self._forecast_of[1] is not lately:
+            season = self.season.forecast(now)
+            found = -1.0, 1.0
+            if season is not None and lately is not None:
+                found = max(season.negative * lately.trend, lately.negative), season.relative_error
+            self._forecast_of = (now, lately, found)
+        return self._forecast_of[2]
 
     def _open_burn(self, clock: tuple[int, int]) -> list[Alert]:
         state = self._state
@@ -508,55 +524,83 @@ class Subject:
 
     def _mass(self, now: int, rule: Rule | None) -> tuple[float, int]:
         window = WINDOW_MINUTES_MAX if rule is None or rule.metric == "slow_burn" else rule.window_minutes
-        negative = total = 0
+        mass = total = apart = 0
         minutes = self._state.minutes
         for minute in range(now - window + 1, now + 1):
             cells = minutes.get(minute)
             if cells is not None:
-                negative += cells[0]
+                mass += cells[0]
                 total += cells[1]
-        return negative / MILLIONTHS, total
+                apart += cells[2]
+        return _less_leaked(mass, total, apart)
 
     # --- expecting ----------------------------------------------------------------------------------------------
 
     def _expect(self, now: int) -> Lately | None:
-        # It changes when the block does, or when a late opinion enters it.
+        # It changes when a block does, or when a late opinion enters one.
         newest = (now - GAP_MINUTES) // BLOCK_MINUTES - 1
         if self._lately is None or self._lately[0] != newest:
             self._lately = (newest, self._estimate(newest))
         return self._lately[1]
 
     def _estimate(self, newest: int) -> Lately | None:
-        blocks, season = self._state.blocks, self.season
-        counts, masses, totals, usual = [], [], 0, 0.0
+        blocks = self._state.blocks
+        counts: list[tuple[float, int]] = []
+        level: list[tuple[float, int]] = []
         for number in range(newest, newest - BLOCKS, -1):
-            mass, total, alarmed = blocks.get(number, (0, 0, 0))
-            if alarmed:
-                continue
-            if total:
-                counts.append((mass / MILLIONTHS, total))
-            if newest - number < LEVEL_BLOCKS:
-                masses.append(mass / MILLIONTHS / BLOCK_MINUTES)
-                forecast = season.forecast(number * BLOCK_MINUTES + BLOCK_MINUTES // 2)
-                if forecast is not None:
-                    totals += total
-                    usual += forecast.total * BLOCK_MINUTES
-        long_run = season.share(24 * ((self._state.next_hour - 24) // 24))
-        past = (0.0, 0.0)
+            mass, total, alarmed = blocks.get(number, _NOTHING)
+            if not alarmed:
+                if total:
+                    counts.append((mass / MILLIONTHS, total))
+                if newest - number < LEVEL_BLOCKS:
+                    level.append((mass / MILLIONTHS, total))
+        if len(counts) > COARSE_BLOCKS:
+            counts = [
+                (sum(each[0] for each in counts[i : i + 3]), sum(each[1] for each in counts[i : i + 3]))
+                for i in range(0, len(counts), 3)
+            ]
+        expected = self._expected(counts)
+        if expected is None:
+            return None
+        negative = median(each[0] for each in level) / BLOCK_MINUTES if level else 0.0
+        usual = self.season.forecast((newest + 1) * BLOCK_MINUTES - LEVEL_BLOCKS * BLOCK_MINUTES // 2)
+        trend = 1.0
+        if level and usual is not None and usual.total > 0:
+            came = sum(each[1] for each in level) / (len(level) * BLOCK_MINUTES)
+            trend = min(max(came / usual.total, 1.0), TREND_MAX)
+        return Lately(expected, negative, trend)
+
+    def _yesterday(self) -> int:
+        """The long run ends with the day before yesterday's last hour or yesterday's: a day before what is judged."""
+        return 24 * ((self._state.next_hour - 24) // 24)
+
+    def _long_run(self) -> Expected | None:
+        """The long run's share, where it is long enough to stand for itself."""
+        found = self.season.share(self._yesterday())
+        return found if found is not None and found.weight >= LONG_RUN_WEIGHT_MIN else None
+
+    def _expected(self, counts: list[tuple[float, int]]) -> Expected | None:
+        """The higher of lately's share and the long run's, where the long run is long enough to stand for itself."""
+        season, past = self.season, (0.0, 0.0)
+        long_run = season.share(self._yesterday())
         if long_run is None and season.last_hour >= 0:
             long_run = season.share(season.last_hour + 1)
         if long_run is not None:
             weight = min(long_run.weight, PAST_WEIGHT_MAX)
             past = (long_run.share * weight, weight)
         expected = expected_share(counts, past, BASELINE_VOLUME_MIN)
-        if expected is None:
-            return None
-        if long_run is not None and long_run.weight >= LONG_RUN_WEIGHT_MIN and long_run.share > expected.share:
-            expected = Expected(
-                long_run.share, min(long_run.weight, 10 * PAST_WEIGHT_MAX), max(expected.dispersion, 1.0)
-            )
-        trend = min(max(totals / usual, 1.0), TREND_MAX) if usual > 0 else 1.0
-        return Lately(expected, median(masses) if masses else 0.0, trend)
+        if expected is None or long_run is None:
+            return expected
+        if long_run.weight >= LONG_RUN_WEIGHT_MIN and long_run.share > expected.share:
+            weight = min(long_run.weight, LONG_RUN_WEIGHT_MAX)
+            return Expected(long_run.share, weight, expected.dispersion)
+        return expected
+
+
+def _less_leaked(mass: int, total: int, apart: int) -> tuple[float, int]:
+    """Negative mass and opinions of a stretch, less the copies that went by unrecognised."""
+    leaked = min(apart // LEAKED_ONE_IN, total)
+    return max(mass / MILLIONTHS - leaked, 0.0), total - leaked
 
 
 def alert_id(rule: str, subject: str, first_minute: int) -> str:

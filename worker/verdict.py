@@ -1,8 +1,8 @@
 """How good alerts are against a truth: precision, recall, delay, false alarms per subject-day. Pure.
 
-An alert is right when it opens on the subject of a truth between its start and `GRACE_MS` after its end; drop-outs answer
-outages, surges and slow burns answer everything else. Any number of alerts may answer one truth. Precision is over
-surges and burns; false alarms are all that answer nothing, drop-outs too.
+An alert is right when it opens on the subject of a truth between its start and `GRACE_MS` after its end; drop-outs
+answer outages, surges and slow burns answer everything else. Any number of alerts may answer one truth. Precision is
+over surges and burns; false alarms are all that answer nothing, drop-outs too.
 """
 
 from __future__ import annotations
@@ -89,7 +89,6 @@ def verdict(
 
 
 def _answers(alert: Opened, truth: Truth) -> bool:
-    return (
-        truth.start_ms <= alert.opened_at_ms <= truth.end_ms + GRACE_MS
-        and (truth.kind == "outage") == (alert.metric == "dropout")
+    return truth.start_ms <= alert.opened_at_ms <= truth.end_ms + GRACE_MS and (truth.kind == "outage") == (
+        alert.metric == "dropout"
     )

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from worker.fingerprint import near
+from worker.fingerprint import NEAR_BITS
 
 REMEMBERED: Final = 64
 MEMORY_MINUTES: Final = 60
@@ -38,7 +38,10 @@ class Voices(msgspec.Struct, array_like=True):
         texts = self.texts
         if text not in texts:
             # A text is known by its first copy, so that copies of copies do not wander away from it.
-            text = next((other for other in texts if near(other, text)), text)
+            for other in texts:
+                if (other ^ text).bit_count() <= NEAR_BITS:
+                    text = other
+                    break
         return _seen(texts, text, minute)
 
 

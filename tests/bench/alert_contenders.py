@@ -84,8 +84,9 @@ class _Replay:
             subject.count(cells[at][1], cells[at][2], cells[at][3], max(cells[at][0], texts.first_minute))
             at += 1
         watermark_ms = max(texts.first_minute * MINUTE_MS, 0)
-        rows = zip(texts.arrival_ms.tolist(), texts.event_ms.tolist(), texts.p.tolist(), texts.prints, texts.authors)
-        for arrival_ms, event_ms, p, text_print, author in rows:
+        times = zip(texts.arrival_ms.tolist(), texts.event_ms.tolist(), strict=True)
+        said = zip(texts.p.tolist(), texts.prints, texts.authors, strict=True)
+        for (arrival_ms, event_ms), (p, text_print, author) in zip(times, said, strict=True):
             minute = arrival_ms // MINUTE_MS
             if minute > watermark_ms // MINUTE_MS:
                 self._last = watermark_ms // MINUTE_MS
@@ -164,9 +165,5 @@ def openings(stream: Stream, score: Floats, thresholds: list[float]) -> list[lis
     for threshold in thresholds:
         over = np.flatnonzero(enough & (score >= threshold))
         opens = over[np.diff(over, prepend=-HOLD - 2) > HOLD] if len(over) else over
-        found.append(
-            [Opened(stream.name, (START_MINUTE + int(at) + 1) * MINUTE_MS, "negative_share") for at in opens]
-        )
+        found.append([Opened(stream.name, (START_MINUTE + int(at) + 1) * MINUTE_MS, "negative_share") for at in opens])
     return found
-
-

@@ -1,4 +1,4 @@
-"""The benchmark's picture: what is found against what it costs in false alarms, for every threshold of every baseline."""
+"""The benchmark's picture: what is found, against what it costs in false alarms, at every threshold."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ Two in a hundred opinions are late, by four minutes on average and up to 25.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,8 +32,8 @@ MINUTE_MS = 60_000
 DAY = 1440
 START_MINUTE = 20_454 * DAY  # a Thursday
 LATE_SHARE, LATE_MEAN_MINUTES, LATE_MAX_MINUTES = 0.02, 4.0, 25
-BUSY_SHARE = 0.06
-MARGIN_BEFORE, MARGIN_AFTER = 10, 40
+BUSY_SHARE = 0.04
+MARGIN_BEFORE, MARGIN_AFTER = 10, 25
 MILLION = 1_000_000
 
 Ints = npt.NDArray[np.int64]
@@ -43,7 +42,8 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Injection:
-    """What was done to a subject, and the opinions a minute before and while it lasts; ``truth`` is None where silence is right."""
+    """What was done to a subject, and the opinions a minute before and while it lasts; no ``truth`` where silence is
+    right."""
 
     subject: str
     kind: str
@@ -95,15 +95,11 @@ class _Plan:
     windows: list[tuple[int, int]] = field(default_factory=list)
 
 
-def streams(subjects: int, days: int, pools: list[Pool], seed: int) -> Iterator[Stream]:
-    """One stream a subject; subjects are independent of each other."""
-    for number in range(subjects):
-        yield _stream(number, days, pools, np.random.default_rng([seed, number]))
-
-
-def _stream(number: int, days: int, pools: list[Pool], rng: np.random.Generator) -> Stream:
+def stream_of(number: int, days: int, pools: list[Pool], seed: int) -> Stream:
+    """The stream of one subject; subjects are independent of each other."""
+    rng = np.random.default_rng([seed, number])
     busy = rng.random() < BUSY_SHARE
-    base = float(np.exp(rng.uniform(np.log(15), np.log(90)))) if busy else float(np.clip(rng.lognormal(-1.9, 1.5), 0.005, 10))
+    base = float(np.exp(rng.uniform(np.log(15), np.log(90))) if busy else np.clip(rng.lognormal(-1.9, 1.5), 0.005, 10))
     pool = pools[rng.choice(len(pools), p=[0.5, 0.25, 0.25])]
     name = f"item:{pool.source}-{number}"
     plan = _calm(base, float(np.clip(rng.beta(3, 17), 0.03, 0.4)), days * DAY, rng)
@@ -127,8 +123,10 @@ def _calm(base: float, share: float, minutes: int, rng: np.random.Generator) -> 
         wander[i] = 0.9 * wander[i - 1] + other[i]
     place = at / 60
     rate = base * np.maximum(wave, 0.05) * weekly * np.exp(np.interp(place, np.arange(hours), noise))
-    odds = share / (1 - share) * np.exp(
-        np.interp(place, np.arange(hours), wander) + 0.08 * np.cos((hour - rng.uniform(0, 24)) * np.pi / 12)
+    odds = (
+        share
+        / (1 - share)
+        * np.exp(np.interp(place, np.arange(hours), wander) + 0.08 * np.cos((hour - rng.uniform(0, 24)) * np.pi / 12))
     )
     return _Plan(rate, odds / (1 + odds))
 

@@ -10,8 +10,8 @@ from schemas.events import FUTURE_LIMIT_MS, ClickEvent, ReviewEvent, ServiceEven
 from schemas.scores import Opinion, SourcePosition
 from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE
 from worker.catalogue import Catalogue
-from worker.rules import shipped
 from worker.demo import RATE, plan
+from worker.rules import shipped
 from worker.shop import CLICK_RATE, Shop, Surge
 from worker.surge import SurgeDetector
 
