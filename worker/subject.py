@@ -389,7 +389,7 @@ class Subject:
         for rule in self.rules.burn:
             if state.burn >= rule.threshold and not self._cooling("burn", rule, clock[0] // MINUTE_MS):
                 expected = self.season.share(24 * ((state.next_hour - 25) // 24))
-                negative, total = self._mass(clock[0] // MINUTE_MS, rule)
+                negative, total = self._mass(clock[0] // MINUTE_MS, _window(rule))
                 if expected is not None and self._lift(negative, total, expected) >= rule.min_lift:
                     return [self._opened(rule, 60 * state.burn_hour, expected, state.burn, *clock)]
         return []
@@ -403,7 +403,7 @@ class Subject:
         if severity == "critical":
             alert.severity = severity
         alert.status, alert.reported_score, alert.reported_minute = status, score, now
-        message = self._message(alert, rule, score, watermark_ms, process_time_ms)
+        message = self._message(alert, rule, score, (watermark_ms, process_time_ms), _window(rule))
         if status == "resolved":
             self._close(kind, alert, now)
         return message
@@ -418,7 +418,7 @@ class Subject:
             return (0.0 if over else alert.reported_score), alert.severity
         if kind == "burn":
             return self._state.burn, alert.severity
-        negative, total = self._mass(now, rule)
+        negative, total = self._mass(now, rule.window_minutes)
         minutes = rule.window_minutes - 1 + (watermark_ms % MINUTE_MS + 1) / MINUTE_MS
         score = self._score(rule, negative, total, minutes, now, alert.expected)
         return score, self._severity(rule, score, negative, total, alert.expected)
@@ -456,23 +456,23 @@ class Subject:
     def _opened(
         self, rule: Rule, first: int, expected: Expected, score: float, watermark_ms: int, process_time_ms: int
     ) -> Alert:
-        now = watermark_ms // MINUTE_MS
-        negative, total = self._mass(now, rule)
-        severity = rule.severity
+        """Opens with the stretch that the rule fired on; what is told later is the rule's whole window."""
+        now, window, severity = watermark_ms // MINUTE_MS, _window(rule), rule.severity
         if rule.kind == "surge":
-            severity = self._severity(rule, score, negative, total, expected)
+            window = now - first + 1
+            severity = self._severity(rule, score, *self._mass(now, window), expected)
         alert = self._state.alerts[rule.kind] = OpenAlert(
-            alert_id(rule.name, self.name, first),
-            rule.name,
-            watermark_ms,
-            first,
-            expected,
-            "opened",
-            severity,
-            score,
-            now,
+            alert_id=alert_id(rule.name, self.name, first),
+            rule=rule.name,
+            opened_at_ms=watermark_ms,
+            first_minute=first,
+            expected=expected,
+            status="opened",
+            severity=severity,
+            reported_score=score,
+            reported_minute=now,
         )
-        return self._message(alert, rule, score, watermark_ms, process_time_ms)
+        return self._message(alert, rule, score, (watermark_ms, process_time_ms), window)
 
     def _close(self, kind: Kind, alert: OpenAlert, now: int) -> None:
         # The burst must not become the baseline; unless it has lasted so long that it is the baseline.
@@ -487,12 +487,9 @@ class Subject:
                     block[2] = 1
             self._lately = None
 
-    def _message(
-        self, alert: OpenAlert, rule: Rule | None, score: float, watermark_ms: int, process_time_ms: int
-    ) -> Alert:
-        now = watermark_ms // MINUTE_MS
-        window = self._window(alert, rule)
-        negative, total = self._mass(now, rule)
+    def _message(self, alert: OpenAlert, rule: Rule | None, score: float, clock: tuple[int, int], window: int) -> Alert:
+        now = clock[0] // MINUTE_MS
+        negative, total = self._mass(now, window)
         metric = rule.metric if rule else "negative_share"
         volume = self._forecast(now)[0] if metric == "negative_volume" else -1.0
         return Alert(
@@ -505,7 +502,7 @@ class Subject:
             opened_at_ms=alert.opened_at_ms,
             window_start_ms=(now - window + 1) * MINUTE_MS,
             window_end_ms=(now + 1) * MINUTE_MS,
-            process_time_ms=process_time_ms,
+            process_time_ms=clock[1],
             negative=negative,
             total=total,
             negative_share=self._rates.corrected(negative / total) if total else 0.0,
@@ -518,12 +515,7 @@ class Subject:
             sinks=list(rule.sinks) if rule else [],
         )
 
-    @staticmethod
-    def _window(alert: OpenAlert, rule: Rule | None) -> int:
-        return WINDOW_MINUTES_MAX if rule is None or rule.metric == "slow_burn" else rule.window_minutes
-
-    def _mass(self, now: int, rule: Rule | None) -> tuple[float, int]:
-        window = WINDOW_MINUTES_MAX if rule is None or rule.metric == "slow_burn" else rule.window_minutes
+    def _mass(self, now: int, window: int) -> tuple[float, int]:
         mass = total = apart = 0
         minutes = self._state.minutes
         for minute in range(now - window + 1, now + 1):
@@ -595,6 +587,11 @@ class Subject:
             weight = min(long_run.weight, LONG_RUN_WEIGHT_MAX)
             return Expected(long_run.share, weight, expected.dispersion)
         return expected
+
+
+def _window(rule: Rule | None) -> int:
+    """Minutes that an alert of the rule tells about."""
+    return WINDOW_MINUTES_MAX if rule is None or rule.metric == "slow_burn" else rule.window_minutes
 
 
 def _less_leaked(mass: int, total: int, apart: int) -> tuple[float, int]:

@@ -55,7 +55,18 @@ def documented(mark: str) -> str:
 
 def test_the_commands_are_those_of_the_design() -> None:
     assert set(COMMANDS) == {
-        *("demo", "worker", "profiles", "alerts", "alerts backtest", "alerts tune", "topics create", "topics describe", "replay", "tail"),
+        *(
+            "demo",
+            "worker",
+            "profiles",
+            "alerts",
+            "alerts backtest",
+            "alerts tune",
+            "topics create",
+            "topics describe",
+            "replay",
+            "tail",
+        ),
         *("status", "score", "doctor", "evaluate"),
         *("train", "tune", "export", "report", "explain", "active", "label"),
     }

@@ -60,16 +60,16 @@ def test_what_is_wrong_is_told_by_file_line_and_key(text: str, line: int, says: 
     assert str(caught.value).startswith(f"mine.yaml, line {line}: ")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "rules: []", "rules: {a: 1}", "rule: []", "rules:\n- 3\n", "a: 1\nrules: []"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "rules: []", "rules: {a: 1}", "rule: []", "rules:\n- 3\n", "a: 1\nrules: []"]
+)
 def test_other_documents_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"mine\.yaml"):
         parse(text, "mine.yaml")
 
 
 def test_the_number_of_rules_and_the_size_of_the_file_are_bounded(tmp_path: Path) -> None:
-    many = "rules:\n" + "".join(
-        f"  - {{name: r{n}, metric: dropout, threshold: 50}}\n" for n in range(RULES_MAX + 1)
-    )
+    many = "rules:\n" + "".join(f"  - {{name: r{n}, metric: dropout, threshold: 50}}\n" for n in range(RULES_MAX + 1))
     with pytest.raises(ConfigError, match=str(RULES_MAX)):
         parse(many, "mine.yaml")
     file = tmp_path / "rules.yaml"
@@ -79,7 +79,7 @@ def test_the_number_of_rules_and_the_size_of_the_file_are_bounded(tmp_path: Path
 
 
 def test_a_missing_file_is_an_error_at_the_start() -> None:
-    with pytest.raises(ConfigError, match="/nowhere/rules.yaml"):
+    with pytest.raises(ConfigError, match=r"/nowhere/rules\.yaml"):
         RulesFile("/nowhere/rules.yaml")
 
 
