@@ -9,7 +9,7 @@ BODY := $(VENV)/.body
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kafka bench-worker bench-shared starter starter-gpu schemas lock clean
+.PHONY: help demo test check kafka bench-worker bench-shared bench-alerts starter starter-gpu schemas lock clean
 
 help: ## This list
 	@echo "make <target>, with ARGS=\"...\" passed on:"
@@ -34,6 +34,9 @@ bench-worker: $(READY) ## Events per second of the worker and how busy the encod
 
 bench-shared: $(READY) $(BODY) ## One shared model against one a task: same size, same steps, paired; one JSON line last
 	$(PY) tests/bench/bench_shared.py $(ARGS)
+
+bench-alerts: $(READY) ## Alerts against injected truth, beside three textbook detectors; one JSON line last (ARGS=--quick)
+	$(PY) -m tests.bench.bench_alerts $(ARGS)
 
 starter: $(READY) $(BODY) ## Train the starter artifact again from the data files, within 150 minutes (ARGS=--resume)
 	$(PY) -m model.training.train --minutes 110 $(ARGS)

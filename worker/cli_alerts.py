@@ -58,7 +58,7 @@ def backtest(
     precision, recall, delay, and false alarms for 1000 subject-days. The detector is the live role's own.
 
     \b
-    millrace tail opinions --from-beginning --json > opinions.jsonl
+    kcat -C -e -q -b localhost:9092 -t opinions > opinions.jsonl
     millrace alerts backtest opinions.jsonl --truth truth.jsonl --out timeline/
     """
     from worker import tables
@@ -108,11 +108,11 @@ def tune(config: Config, /, file: Path, truth: Path | None, rules: Path | None, 
 
 
 def _rules(config: Config, file: Path | None) -> tuple[Any, Any]:
-    from worker.baseline import ErrorRates
+    from worker.error_rates import error_rates
     from worker.rules import RulesFile
 
     book = RulesFile(str(file) if file is not None else config.alerts.rules).book
-    return book, ErrorRates(config.alerts.p_negative_of_negatives, config.alerts.p_negative_of_others)
+    return book, error_rates(config)
 
 
 def _figures(run: Replay, judged: Verdict | None) -> dict[str, Any]:

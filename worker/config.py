@@ -109,10 +109,10 @@ class AlertsConfig(Section, frozen=True, kw_only=True):
 
     # A YAML file, read again when it changes; empty is the one that comes with Millrace (worker/rules.yaml).
     rules: str = ""
-    # The model's mean p(negative) on truly negative texts, and on all others: shares are told with it undone.
-    # [1, 0] believes the model; `millrace evaluate --task sentiment` measures them.
-    p_negative_of_negatives: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
-    p_negative_of_others: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    # The model's mean p(negative) on truly negative texts, and on all others: shares are told with it undone. Left
+    # out, they are the artifact's; `millrace evaluate --task sentiment` measures them on rows of one's own.
+    p_negative_of_negatives: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    p_negative_of_others: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
     data_dir: str = ".millrace/alerts"
 
 
@@ -174,7 +174,10 @@ def _checked(config: Config) -> Config:
         raise ConfigError(f"kafka.topics names {', '.join(sorted(unknown))}; the contract has {', '.join(TOPICS)}")
     if len(set(config.kafka.topics.values())) < len(config.kafka.topics):
         raise ConfigError("kafka.topics gives two topics of the contract the same name")
-    if config.alerts.p_negative_of_others >= config.alerts.p_negative_of_negatives:
+    seen = (config.alerts.p_negative_of_negatives, config.alerts.p_negative_of_others)
+    if (seen[0] is None) != (seen[1] is None):
+        raise ConfigError("alerts.p_negative_of_negatives and alerts.p_negative_of_others go together: set both")
+    if seen[0] is not None and seen[1] is not None and seen[1] >= seen[0]:
         raise ConfigError("alerts.p_negative_of_others must be below alerts.p_negative_of_negatives")
     if worker.queue_tokens_low >= worker.queue_tokens_high:
         raise ConfigError("worker.queue_tokens_low must be below worker.queue_tokens_high")

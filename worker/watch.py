@@ -24,8 +24,8 @@ from schemas.events import FUTURE_LIMIT_MS
 from schemas.folds import FormatError
 from schemas.scores import Alert, Opinion
 from schemas.topics import ALERTS_OPINION, OPINIONS
-from worker.baseline import ErrorRates
 from worker.config import Config
+from worker.error_rates import error_rates
 from worker.errors import KafkaError, TopicError
 from worker.metrics import AlertsMetrics
 from worker.rules import RulesFile
@@ -96,7 +96,7 @@ class OpinionWatch:
 
     def __init__(self, config: Config, metrics: AlertsMetrics) -> None:
         self._rules = RulesFile(config.alerts.rules)
-        self._rates = ErrorRates(config.alerts.p_negative_of_negatives, config.alerts.p_negative_of_others)
+        self._rates = error_rates(config)
         self._metrics = metrics
         self._opinions = config.kafka.topic(OPINIONS)
         self._alerts = config.kafka.topic(ALERTS_OPINION)

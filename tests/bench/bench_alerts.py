@@ -1,6 +1,6 @@
 """Alerts against injected truth, beside three textbook detectors on the same stream.
 
-    python tests/bench/bench_alerts.py [--quick] [--data DIR] [--subjects N] [--days N] [--seed N] [--picture FILE]
+    python -m tests.bench.bench_alerts [--quick] [--data DIR] [--subjects N] [--days N] [--seed N] [--picture FILE]
 
 Two weeks of 3,600 subjects (50,400 subject-days), texts of three real data sets scored by the starter with its real
 errors (once; the scores are kept in the temporary folder); see `tests/bench/alert_stream.py` for what is injected. Ours
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from worker.baseline import ErrorRates
 from worker.rules import RuleBook, RulesFile
 from worker.verdict import Opened, Truth, Verdict, verdict
 
+ROOT = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("MILLRACE_DATA", ROOT.parent / "shared" / "data"))
 JUDGED_FACTOR, JUDGED_RATE = 3.0, 20.0
 GRIDS: dict[str, list[float]] = {
     "fixed_threshold": [0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9],
@@ -44,11 +47,12 @@ GRIDS: dict[str, list[float]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="300 subjects: a minute or two, and wide intervals")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the three data sets' files")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets; also MILLRACE_DATA")
     parser.add_argument("--subjects", type=int, default=3600)
     parser.add_argument("--days", type=int, default=14)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--minutes", type=float, default=0.0, help="stop after so many, with the subjects done by then")
     parser.add_argument("--texts", type=int, default=3000, help="texts a data set in the pool")
     parser.add_argument("--rules", default="", help="rules file; by default the shipped one")
     parser.add_argument("--picture", type=Path, default=Path("build/bench-alerts.png"))
@@ -85,6 +89,10 @@ def run(asked: argparse.Namespace) -> None:
                     kept += more
             if number % 200 == 0:
                 print(f"{number} subjects, {opinions} opinions, {time.monotonic() - began:.0f} s", flush=True)
+            if asked.minutes and time.monotonic() - began > 60 * asked.minutes:
+                print(f"stopped after {asked.minutes} minutes with {number} of {asked.subjects} subjects")
+                asked.subjects = number
+                break
     _tell(asked, ours, others, injections, opinions, seconds, time.monotonic() - began)
 
 

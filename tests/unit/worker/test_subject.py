@@ -128,7 +128,7 @@ def test_one_bad_hour_is_no_slow_burn_but_a_day_of_it_is(noon: tuple[bytes, byte
     assert not [alert for alert in hour.feed(NOON + 60, NOON + 720, day_and_night) if alert.metric == "slow_burn"]
     day = at_noon(noon)
     burn = [alert for alert in day.feed(NOON, NOON + 1000, times(2.2)) if alert.metric == "slow_burn"]
-    assert [alert.status for alert in burn][0] == "opened"
+    assert next(alert.status for alert in burn) == "opened"
     assert burn[0].opened_at_ms > (START + NOON + 180) * MINUTE_MS
 
 
