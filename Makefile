@@ -9,7 +9,7 @@ BODY := $(VENV)/.body
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kafka bench-worker bench-shared simulate kills chaos starter starter-gpu schemas lock clean bench-limit bench-peers
+.PHONY: help demo test check kafka bench-worker bench-shared simulate kills chaos starter starter-gpu schemas lock clean bench-limit bench-peers bench-alerts
 
 help: ## This list
 	@echo "make <target>, with ARGS=\"...\" passed on:"
@@ -49,6 +49,9 @@ kills: $(READY) ## kill -9 at every point of a transaction's life, on a real bro
 
 chaos: $(READY) ## Everything broken at once on three real brokers (ARGS="--events 1000000 --faults 300 --seed 1")
 	$(PY) -m tests.chaos $(ARGS)
+
+bench-alerts: $(READY) ## Alerts against injected truth, beside three textbook detectors; one JSON line last (ARGS=--quick)
+	$(PY) -m tests.bench.bench_alerts $(ARGS)
 
 starter: $(READY) $(BODY) ## Train the starter artifact again from the data files, within 150 minutes (ARGS=--resume)
 	$(PY) -m model.training.train --minutes 110 $(ARGS)

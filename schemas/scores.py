@@ -104,7 +104,8 @@ Level = Literal["item", "category", "brand", "topic"]
 class Opinion(Score, frozen=True, kw_only=True, omit_defaults=True):
     """One review counted at one level. Keyed by ``subject``, which is ``level:name``.
 
-    ``text_hash`` tells copies of one text from many voices without carrying the text.
+    ``text_hash`` tells exact copies of one text from many voices without carrying the text, ``text_print`` (a 64-bit
+    simhash in hexadecimal; empty for short texts) near-copies too; ``author`` is the user's keyed pseudonym.
     """
 
     subject: str
@@ -116,16 +117,23 @@ class Opinion(Score, frozen=True, kw_only=True, omit_defaults=True):
     category: str | None = None
     stars: float | None = None
     text_hash: str = ""
+    text_print: str = ""
+    author: str = ""
 
 
 AlertStatus = Literal["opened", "worsening", "improving", "resolved"]
+AlertMetric = Literal["negative_volume", "negative_share", "slow_burn", "dropout"]
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A surge of negative opinion on a subject: opened once, updated, resolved.
 
     ``alert_id`` derives from rule, subject and the window it opened in, so a replay does not alarm twice.
-    Times are event time except ``process_time_ms``. ``score`` is the detector's statistic (standard deviations).
+    Times are event time except ``process_time_ms``. ``score`` is the detector's statistic: standard deviations; for
+    ``slow_burn`` the height of its CUSUM, for ``dropout`` the opinions missed.
+    ``negative`` and ``total`` are what was counted in the window, as the model said it; ``negative_share`` and
+    ``expected_share`` are shares with the model's errors undone. ``expected_negative`` is the mass that was to be
+    expected in the window, ``set_apart`` the opinions that did not count: copies of a text, many of one author.
     """
 
     alert_id: str
@@ -145,6 +153,10 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     score: float
     model_version: str
     v: int = 1
+    metric: AlertMetric = "negative_share"
+    expected_negative: float | None = None
+    set_apart: int = 0
+    sinks: list[str] = []
 
 
 Output = CtrScore | SentimentScore | IntentScore | Opinion | Alert

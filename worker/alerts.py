@@ -61,6 +61,7 @@ async def _serve(config: Config, stop: Event, partitions: int) -> None:
         try:
             while not stop.is_set() and watch.failure is None and not app.crashed:
                 await asyncio.sleep(LINGER_S)
+                watch.reload_rules()
                 if starting.done():
                     starting.result()
                     # Beside this loop: while Kafka is away a write waits for it, and a stop must not wait for that.

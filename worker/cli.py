@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from worker.cli_alerts import alerts
 from worker.cli_base import CONTEXT, FILE, Commands, common, json_option
 from worker.cli_model import MODEL_COMMANDS
 from worker.errors import MillraceError
@@ -31,7 +32,7 @@ def main() -> None:
                    millrace doctor             what is not as it should be, and what to do
                    millrace worker             score; one process per GPU
                    millrace profiles           fold user and item state into Redis
-                   millrace alerts             watch opinion
+                   millrace alerts             watch opinion; alerts backtest, tune: try its rules on a history
     Look at it:    millrace status             how far every role is
                    millrace tail               scores as they are written
     The model:     millrace train              on your own data, by one recipe
@@ -67,7 +68,8 @@ _ROLES = {"worker": "worker.pipeline", "profiles": "worker.profiles", "alerts": 
 ROLE_NAMES = (*_ROLES, "operator")
 
 
-def _run_role(config: Config, role: Literal["worker", "profiles", "alerts"]) -> None:
+def run_role(config: Config, role: Literal["worker", "profiles", "alerts"]) -> None:
+    """Run a role until it is asked to stop. Its errors are logged, and raised."""
     from worker import logs
 
     logs.configure(config.observe)
@@ -104,7 +106,7 @@ def worker(config: Config) -> None:
     millrace worker --config millrace.yaml
     millrace worker --set model.artifact=/models/mine --set worker.max_batch_tokens=16384
     """
-    _run_role(config, "worker")
+    run_role(config, "worker")
 
 
 @main.command()
@@ -116,17 +118,10 @@ def profiles(config: Config) -> None:
 
     Waits while Redis is away; rebuilds an empty one. Add processes to go faster, up to kafka.fold_shards.
     """
-    _run_role(config, "profiles")
+    run_role(config, "profiles")
 
 
-@main.command()
-@common
-def alerts(config: Config) -> None:
-    """Watch opinion and alert when it turns.
-
-    Reads opinions, writes alerts.opinion when negative ones surge on an item, category, brand or topic.
-    """
-    _run_role(config, "alerts")
+main.add_command(alerts)
 
 
 @main.group(cls=Commands)

@@ -117,15 +117,14 @@ class ProfilesConfig(Section, frozen=True, kw_only=True):
 
 
 class AlertsConfig(Section, frozen=True, kw_only=True):
-    """The role that watches opinions."""
+    """The role that watches opinions. When an alert opens is in the rules file."""
 
-    window_minutes: Positive = 5
-    baseline_minutes: Positive = 60
-    min_volume: Positive = 10
-    threshold_sigma: PositiveFloat = 4.0
-    min_share_lift: PositiveFloat = 0.15
-    resolve_sigma: PositiveFloat = 1.5
-    cooldown_minutes: Positive = 10
+    # A YAML file, read again when it changes; empty is the one that comes with Millrace (worker/rules.yaml).
+    rules: str = ""
+    # The model's mean p(negative) on truly negative texts, and on all others: shares are told with it undone. Left
+    # out, they are the artifact's; `millrace evaluate --task sentiment` measures them on rows of one's own.
+    p_negative_of_negatives: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    p_negative_of_others: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
     data_dir: str = ".millrace/alerts"
 
 
@@ -185,6 +184,11 @@ def _checked(config: Config) -> Config:
         raise ConfigError(f"kafka.topics names {', '.join(sorted(unknown))}; the contract has {', '.join(TOPICS)}")
     if len(set(config.kafka.topics.values())) < len(config.kafka.topics):
         raise ConfigError("kafka.topics gives two topics of the contract the same name")
+    seen = (config.alerts.p_negative_of_negatives, config.alerts.p_negative_of_others)
+    if (seen[0] is None) != (seen[1] is None):
+        raise ConfigError("alerts.p_negative_of_negatives and alerts.p_negative_of_others go together: set both")
+    if seen[0] is not None and seen[1] is not None and seen[1] >= seen[0]:
+        raise ConfigError("alerts.p_negative_of_others must be below alerts.p_negative_of_negatives")
     if worker.queue_tokens_low >= worker.queue_tokens_high:
         raise ConfigError("worker.queue_tokens_low must be below worker.queue_tokens_high")
     if worker.max_batch_tokens > worker.queue_tokens_high:

@@ -31,6 +31,7 @@ from schemas.topics import (
 from worker.batcher import Unit
 from worker.config import WorkerConfig
 from worker.decode import dead_letter
+from worker.fingerprint import author_of, fingerprint
 from worker.routing import Routing
 from worker.score import ClickResult, Failure, Result, ReviewResult, ServiceResult
 
@@ -150,6 +151,7 @@ class Emitter:
         subjects = _subjects(event, category)
         if subjects:
             text_hash = blake2b(event.text.strip().lower().encode(), digest_size=8).hexdigest()
+            text_print, author = fingerprint(event.text), author_of(event.user_id)
             for level, name in subjects:
                 subject = f"{level}:{name}"
                 opinion = Opinion(
@@ -164,6 +166,8 @@ class Emitter:
                     category=category,
                     stars=event.stars,
                     text_hash=text_hash,
+                    text_print=text_print,
+                    author=author,
                 )
                 messages.append(OutMessage(OPINIONS, subject.encode(), self._json(opinion)))
         weights = self._review_weights(event.stars, negative, positive)

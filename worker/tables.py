@@ -123,6 +123,16 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.update(task, completed=done)
 
 
+@contextmanager
+def counter(title: str) -> Iterator[Callable[[int], None]]:
+    """The same where nobody knows how many there will be: a count that goes up."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,}"))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done: bar.update(task, completed=done)
+
+
 def _beside(actual: int | None, wanted: int) -> Text:
     if actual is None or actual == wanted:
         return Text(str(wanted) if actual == wanted else "-")

@@ -37,7 +37,8 @@ _TYPES: Final[dict[str, type[msgspec.Struct]]] = {
 _TEXTS: Final = frozenset({"text", "query", "title"})
 # What every record repeats; the line has its own time and place.
 _QUIET: Final = frozenset(
-    {"v", "output_id", "model_version", "source", "text_hash", "event_time_ms", "process_time_ms"}
+    {"v", "output_id", "model_version", "source", "event_time_ms", "process_time_ms"}
+    | {"text_hash", "text_print", "author"}
 )
 
 

@@ -25,13 +25,16 @@ from schemas.folds import FormatError
 from schemas.scores import Alert, Opinion
 from schemas.topics import ALERTS_OPINION, OPINIONS
 from worker.config import Config
+from worker.error_rates import error_rates
 from worker.errors import KafkaError, TopicError
 from worker.metrics import AlertsMetrics
+from worker.rules import RulesFile
 from worker.surge import SurgeDetector
 
 MAX_UNWRITTEN: Final = 2000
 """Changed subjects and unpublished alerts of a partition at which reading waits for writing."""
 COMMIT_INTERVAL_S: Final = 2.0
+RULES_INTERVAL_S: Final = 3.0
 RELEASE_TIMEOUT_S: Final = 5.0
 TABLE: Final = "subjects"
 POSITION_KEY: Final = b"#position"
@@ -49,10 +52,12 @@ def changelog_name(config: Config) -> str:
 
 
 class Position(msgspec.Struct, array_like=True, frozen=True):
-    """How far a partition has been counted: the next offset, and the highest event time seen below it."""
+    """How far a partition has been counted: the next offset, the highest event time seen below it, and the minute in
+    which it was last heard again after a silence. New fields go last, with a default."""
 
     next_offset: int
     watermark_ms: int
+    heard_minute: int = 0
 
     def to_bytes(self) -> bytes:
         """Format version, then msgpack."""
@@ -90,7 +95,8 @@ class OpinionWatch:
     """
 
     def __init__(self, config: Config, metrics: AlertsMetrics) -> None:
-        self._config = config.alerts
+        self._rules = RulesFile(config.alerts.rules)
+        self._rates = error_rates(config)
         self._metrics = metrics
         self._opinions = config.kafka.topic(OPINIONS)
         self._alerts = config.kafka.topic(ALERTS_OPINION)
@@ -100,6 +106,7 @@ class OpinionWatch:
         self._write_lock = asyncio.Lock()
         self._committed: dict[int, int] = {}
         self._committed_at = 0.0
+        self._rules_read_at = time.monotonic()
         self.failure: BaseException | None = None
         self.app: Any = None
 
@@ -187,6 +194,17 @@ class OpinionWatch:
         if partition.unwritten >= MAX_UNWRITTEN:
             await self.write()
 
+    def reload_rules(self) -> None:
+        """Take up the rules file where it has changed; looked at once in `RULES_INTERVAL_S`."""
+        now = time.monotonic()
+        if now - self._rules_read_at < RULES_INTERVAL_S:
+            return
+        self._rules_read_at = now
+        book = self._rules.changed()
+        if book is not None:
+            for partition in self._partitions.values():
+                partition.detector.use(book)
+
     async def write(self) -> None:
         """Publish alerts, then write states, then positions; done when Kafka has acknowledged all."""
         async with self._write_lock:
@@ -227,7 +245,10 @@ class OpinionWatch:
         position = Position.from_bytes(data) if data is not None else None
         subjects = {key.decode(): value for key, value in records.items()}
         watermark_ms = position.watermark_ms if position else -1
-        detector = SurgeDetector.restore(self._config, subjects, watermark_ms)
+        heard_minute = position.heard_minute if position else 0
+        detector = SurgeDetector.restore(
+            self._rules.book, subjects, watermark_ms, heard_minute=heard_minute, rates=self._rates
+        )
         return _Partition(detector, position.next_offset if position else None)
 
     async def _write(self, number: int, partition: _Partition) -> None:
@@ -237,7 +258,7 @@ class OpinionWatch:
         # Taken together, before the first wait: what is fed meanwhile belongs to the next write.
         alerts, partition.alerts = partition.alerts, []
         states = partition.detector.take_changes()
-        position = Position(reached, partition.detector.watermark_ms)
+        position = Position(reached, partition.detector.watermark_ms, partition.detector.heard_minute)
         await self._send(
             [(self._alerts, alert.subject.encode(), _alert_encoder.encode(alert), None) for alert in alerts]
         )
