@@ -14,6 +14,7 @@ import click
 
 from worker.cli_base import CONTEXT, FILE, Commands, common, json_option
 from worker.cli_model import MODEL_COMMANDS
+from worker.cli_safety import SAFETY_COMMANDS
 from worker.errors import MillraceError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def main() -> None:
                    millrace alerts             watch opinion
     Look at it:    millrace status             how far every role is
                    millrace tail               scores as they are written
+                   millrace dead list          what could not be scored, and why; dead replay sends it again
     The model:     millrace train              on your own data, by one recipe
                    millrace evaluate           measure it; millrace report, explain
 
@@ -295,7 +297,7 @@ def doctor(config: Config, json_: bool) -> None:
     sys.exit(not all(check.well for check in checks))
 
 
-for _command in MODEL_COMMANDS:
+for _command in (*SAFETY_COMMANDS, *MODEL_COMMANDS):
     main.add_command(_command)
 
 

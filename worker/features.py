@@ -6,26 +6,26 @@ folds below its ``fold_offset`` are in the states before it. Every record names 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 import confluent_kafka
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from confluent_kafka import Producer, TopicPartition
 
-from schemas.dead import DeadLetter
+from schemas.dead import DeadLetter, Headers
 from schemas.folds import FormatError
 from schemas.redis_keys import Kind
 from schemas.scores import SourcePosition
 from schemas.states import FENCE_RECORD_KEY, Fence, State, decode_fence, decode_state, encode_state
 from schemas.topics import EVENTS_DEAD, FEATURES
-from worker.clients import REQUEST_TIMEOUT_S, consumer_config, producer_config, translate
+from worker.clients import producer_config, translate
 from worker.config import KafkaConfig
 from worker.errors import KafkaError
+from worker.readback import read_to_end
 
 SPACE_HEADER: Final = "millrace-space"
 STALL_S: Final = 30.0
-"""A snapshot that yields nothing for so long cannot be read."""
+"""A full queue out of which nothing is delivered for so long means that the broker is away."""
 
 
 class Features:
@@ -65,7 +65,7 @@ class Features:
         topic = self._kafka.topic(FEATURES[kind])
         states: dict[str, State] = {}
         fence: Fence | None = None
-        for message in self._read(topic, shard):
+        for message in read_to_end(self._kafka, [TopicPartition(topic, shard)], "profiles.restore"):
             if dict(message.headers() or ()).get(SPACE_HEADER) != self._space.encode():
                 continue
             key, value = message.key() or b"", message.value()
@@ -89,9 +89,7 @@ class Features:
         self._producer.purge()
         self._producer.flush(1.0)
 
-    def _produce(
-        self, topic: str, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]], partition: int
-    ) -> None:
+    def _produce(self, topic: str, key: bytes, value: bytes, headers: Headers, partition: int) -> None:
         while not self._queued(topic, key, value, headers, partition):
             # The queue is full: wait for deliveries. If there are none for so long, the broker is away.
             before = len(self._producer)
@@ -102,9 +100,7 @@ class Features:
                 )
         self._producer.poll(0)
 
-    def _queued(
-        self, topic: str, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]], partition: int
-    ) -> bool:
+    def _queued(self, topic: str, key: bytes, value: bytes, headers: Headers, partition: int) -> bool:
         try:
             self._producer.produce(topic, value, key, partition, on_delivery=self._on_delivery, headers=list(headers))
         except BufferError:
@@ -114,29 +110,3 @@ class Features:
     def _on_delivery(self, error: confluent_kafka.KafkaError | None, _message: object) -> None:
         if error is not None and error.code() != confluent_kafka.KafkaError._PURGE_QUEUE:
             self._failed = error
-
-    def _read(self, topic: str, partition: int) -> Iterable[Any]:
-        """Committed records of a partition up to its present end."""
-        group = f"{self._kafka.group_prefix}.profiles.restore"  # only a name: nothing is committed or balanced
-        reader = Consumer(consumer_config(self._kafka, group, enable_partition_eof=True))
-        try:
-            low, high = reader.get_watermark_offsets(TopicPartition(topic, partition), timeout=REQUEST_TIMEOUT_S)
-            if low == high:
-                return
-            reader.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
-            progress = time.monotonic()
-            while time.monotonic() - progress < STALL_S:
-                for message in reader.consume(1000, 0.1):
-                    progress = time.monotonic()
-                    error = message.error()
-                    if error is None:
-                        yield message
-                    elif error.code() == confluent_kafka.KafkaError._PARTITION_EOF:
-                        return
-                    elif not error.retriable():
-                        raise translate(error, doing=f"reading {topic}")
-            raise KafkaError(f"{topic} partition {partition} gave nothing for {STALL_S:.0f} s. Check kafka.bootstrap")
-        except confluent_kafka.KafkaException as error:
-            raise translate(error, doing=f"reading {topic}") from error
-        finally:
-            reader.close()
