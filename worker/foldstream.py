@@ -42,7 +42,6 @@ class FoldStream:
             consumer_config(
                 kafka,
                 f"{kafka.group_prefix}.profiles",
-                partition_assignment_strategy="cooperative-sticky",
                 auto_offset_reset="error",
                 # The embedded broker answers an empty fetch only after this; a real one answers when there is data.
                 fetch_wait_max_ms=100,

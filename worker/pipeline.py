@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, Final
 
+from confluent_kafka import Producer
 from prometheus_client import CollectorRegistry
 
 from model.scoring import Scorer
@@ -14,6 +16,7 @@ from schemas.topics import EVENTS_DEAD, FOLDS, INPUTS, OPINIONS, SCORES_CTR, SCO
 from worker.admin import partition_counts, topic_ids
 from worker.batcher import Batcher
 from worker.cache import VectorCache
+from worker.clients import transactional_config
 from worker.config import Config, KafkaConfig
 from worker.decode import LANES, Lane
 from worker.device import Device, ThreadedDevice
@@ -27,8 +30,10 @@ from worker.observe import Observer
 from worker.routing import Routing, load_routing
 from worker.score import BatchScorer, Reader
 from worker.sink import KafkaSink, Sink
+from worker.slot import Slot
 from worker.source import KafkaSource, Source
 from worker.store import StateReader
+from worker.transaction import Session, TransactionalSink
 
 GC_THRESHOLD: Final = (50_000, 20, 100)
 
@@ -53,15 +58,35 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
         stack.callback(reader.close)
         device = ThreadedDevice(batch_scorer(config, scorer, routing, reader))
         stack.callback(device.close)
-        sink = KafkaSink(config.kafka)
-        stack.callback(sink.close, config.worker.drain_timeout_ms / 1000)
-        source = KafkaSource(config.kafka, _lanes(config.kafka), f"{config.kafka.group_prefix}.worker")
+        group = f"{config.kafka.group_prefix}.worker"
+        source = KafkaSource(config.kafka, _lanes(config.kafka), group)
         stack.callback(source.close)
+        sink = open_sink(config, group, source, metrics, stack)
+        stack.callback(sink.close, config.worker.drain_timeout_ms / 1000)
         engine = build(config, scorer, routing, source, sink, device, metrics)
         stack.enter_context(Observer(config.observe, registry, engine.health))
         while not stop.is_set():
             engine.step()
         engine.finish()
+
+
+def open_sink(config: Config, group: str, source: KafkaSource, metrics: WorkerMetrics, stack: ExitStack) -> Sink:
+    """The sink of the configured delivery. Raises `KafkaError` when transactions cannot be opened, `ConfigError` for a
+    slot that is taken."""
+    if config.worker.delivery == "at_least_once" or config.kafka.embedded:
+        return KafkaSink(config.kafka)
+    slot = Slot(config.worker.slot, group)
+    stack.callback(slot.close)
+    timeout_ms = config.worker.transaction_timeout_ms
+    settings = transactional_config(config.kafka, f"{group}.{slot.name}", timeout_ms)
+    session = Session(
+        lambda: Producer(settings),
+        source.committed,
+        config.kafka.topic,
+        timeout_ms / 1000,
+        note=lambda result: metrics.transactions.labels(result).inc(),
+    )
+    return TransactionalSink(session, ThreadPoolExecutor(1, "transaction"), source.membership)
 
 
 def build(
