@@ -205,6 +205,8 @@ def states_in_features(config: Config) -> dict[tuple[str, str], State]:
         for message in reader.consume(1000, 0.2):
             if message.error() is not None:
                 ended += 1
+            elif message.value() is None:
+                found = {name: state for name, state in found.items() if name[1] != message.key().decode()}
             elif message.key() != FENCE_RECORD_KEY:
                 state = decode_state(message.value())
                 assert message.key() == state.key.encode()

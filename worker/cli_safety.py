@@ -170,4 +170,41 @@ def replay(
     sys.exit(report.cut > 0)
 
 
-SAFETY_COMMANDS: Final = (dead,)
+@click.command()
+@click.argument("user_id", metavar="USER")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait for profiles to delete the state.",
+)
+@json_option
+@common
+def erase(config: Config, user_id: str, yes: bool, wait_s: float, json_: bool) -> None:
+    """Forget a person: everything they did up to now.
+
+    Records the erasure, on which the worker drops older events and profiles deletes state and features; deletes their
+    dead letters; and prints a receipt: what is gone, and what will be gone when, topic by topic. A replay of older
+    events does not bring them back; what they do from now on counts again. Running it twice does no harm.
+
+    Exit codes: 0 done, 1 recorded but not carried out yet (the receipt says what is pending: run it again), 3 Kafka.
+
+    \b
+    millrace erase user-4711
+    millrace erase user-4711 --yes --json > receipt.json
+    """
+    from worker import tables, tables_safety
+    from worker.erase import Erase
+
+    job = Erase(config, user_id, time.time_ns() // 1_000_000)
+    if not yes:
+        click.confirm(f"Forget everything that {user_id!r} did up to now? This cannot be undone", abort=True, err=True)
+    receipt = job.run(wait_s, lambda step: click.echo(f"{step} ...", err=True))
+    tables.show(receipt, tables_safety.receipt_table, json_=json_)
+    sys.exit(not receipt.done)
+
+
+SAFETY_COMMANDS: Final = (dead, erase)

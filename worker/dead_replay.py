@@ -18,7 +18,7 @@ from confluent_kafka import KafkaException, Producer
 
 from schemas.dead import HEADER_REPLAY_COUNT, HEADER_REPLAY_OF, HEADER_TOMBSTONE, DeadLetter
 from worker.admin import partition_counts
-from worker.clients import REQUEST_TIMEOUT_S, producer_config, translate
+from worker.clients import REQUEST_TIMEOUT_S, transactional_config, translate
 from worker.config import KafkaConfig
 from worker.dead_letters import Filter, Found, Letters, Search, letter_of, replays_of
 from worker.errors import InputError, KafkaError
@@ -123,14 +123,9 @@ class _Transactions:
     """A transactional producer: one list of records, one transaction."""
 
     def __init__(self, kafka: KafkaConfig) -> None:
-        self._producer = Producer(
-            producer_config(
-                kafka,
-                transactional_id=f"{kafka.group_prefix}.dead-replay",
-                transaction_timeout_ms=int(2 * DELIVERY_TIMEOUT_S * 1000),
-                message_timeout_ms=int(DELIVERY_TIMEOUT_S * 1000),
-            )
-        )
+        settings = transactional_config(kafka, f"{kafka.group_prefix}.dead-replay", int(DELIVERY_TIMEOUT_S * 1000))
+        # Without a callback the client raises fatal errors out of whatever serves it; ours come by report and by call.
+        self._producer = Producer({**settings, "error_cb": _ignore})
         self._refused: list[confluent_kafka.KafkaError] = []
         self._call(lambda: self._producer.init_transactions(REQUEST_TIMEOUT_S * 3), 0)
 
@@ -173,6 +168,10 @@ class _Transactions:
     def _delivered(self, error: confluent_kafka.KafkaError | None, _message: object) -> None:
         if error is not None:
             self._refused.append(error)
+
+
+def _ignore(_error: object) -> None:
+    """The call that it concerns says it too."""
 
 
 def _batches(messages: Iterable[Any], chosen: dict[tuple[int, int], Found]) -> Iterable[list[tuple[Found, DeadLetter]]]:

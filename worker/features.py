@@ -38,9 +38,12 @@ class Features:
         self._producer = Producer(producer_config(kafka))
         self._failed: confluent_kafka.KafkaError | None = None
 
-    def send(self, kind: Kind, shard: int, states: Iterable[State], fence: bytes) -> None:
-        """Queue states and then the shard's fence. They are there once `delivered` says so."""
+    def send(self, kind: Kind, shard: int, states: Iterable[State], gone: Iterable[str], fence: bytes) -> None:
+        """Queue states, deletions of keys that are ``gone``, then the shard's fence. They are there once `delivered`
+        says so."""
         topic = self._kafka.topic(FEATURES[kind])
+        for key in gone:
+            self._produce(topic, key.encode(), None, self._headers, shard)
         for state in states:
             self._produce(topic, state.key.encode(), encode_state(state), self._headers, shard)
         self._produce(topic, FENCE_RECORD_KEY, fence, self._headers, shard)
@@ -89,7 +92,7 @@ class Features:
         self._producer.purge()
         self._producer.flush(1.0)
 
-    def _produce(self, topic: str, key: bytes, value: bytes, headers: Headers, partition: int) -> None:
+    def _produce(self, topic: str, key: bytes, value: bytes | None, headers: Headers, partition: int) -> None:
         while not self._queued(topic, key, value, headers, partition):
             # The queue is full: wait for deliveries. If there are none for so long, the broker is away.
             before = len(self._producer)
@@ -100,7 +103,7 @@ class Features:
                 )
         self._producer.poll(0)
 
-    def _queued(self, topic: str, key: bytes, value: bytes, headers: Headers, partition: int) -> bool:
+    def _queued(self, topic: str, key: bytes, value: bytes | None, headers: Headers, partition: int) -> bool:
         try:
             self._producer.produce(topic, value, key, partition, on_delivery=self._on_delivery, headers=list(headers))
         except BufferError:

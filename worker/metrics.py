@@ -16,6 +16,9 @@ class WorkerMetrics:
         self.events = Counter(p + "events", "Events read.", ["topic"], registry=registry)
         self.outputs = Counter(p + "outputs", "Records written.", ["topic"], registry=registry)
         self.dead_letters = Counter(p + "dead_letters", "Records not scored.", ["reason"], registry=registry)
+        self.forgotten = Counter(
+            p + "forgotten", "Events of erased people, from before their cut-off.", registry=registry
+        )
         self.batches = Counter(p + "batches", "Batches released, by why.", ["reason"], registry=registry)
         self.batch_tokens = Histogram(p + "batch_tokens", "Tokens in a batch.", registry=registry, buckets=_TOKENS)
         self.encode_seconds = Histogram(
@@ -57,6 +60,10 @@ class ProfilesMetrics:
         self.repeats_skipped = Counter(
             p + "repeats_skipped", "Folds at or below their source mark.", ["kind"], registry=registry
         )
+        self.forgotten = Counter(
+            p + "forgotten", "Folds of erased people, from before their cut-off.", registry=registry
+        )
+        self.erasures = Counter(p + "erasures", "Erasures carried out on a shard.", registry=registry)
         self.other_space = Counter(p + "other_space", "Blocks of another vector space, skipped.", registry=registry)
         self.fold_seconds = Histogram(
             p + "fold_seconds", "Time to fold and write one batch of blocks.", registry=registry, buckets=_SECONDS

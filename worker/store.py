@@ -36,10 +36,13 @@ MAX_KEYS_PER_CALL: Final = 1024
 FENCE_CACHE_S: Final = 1.0
 
 # KEYS: fence, claim, states...   ARGV: expected fence, expected claim, new fence, new claim, TTL s, states...
-# '' stands for "no such key". Returns 1, or 0 when fence or claim is not as expected: then nothing is written.
+# '' stands for "no such key"; a state '' is deleted. Returns 1, or 0, and has written nothing, when
+# fence or claim is not as expected.
 _SCRIPT: Final = """
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] or (redis.call('GET', KEYS[2]) or '') ~= ARGV[2] then return 0 end
-for i = 3, #KEYS do redis.call('SET', KEYS[i], ARGV[i + 3], 'EX', ARGV[5]) end
+for i = 3, #KEYS do
+  if ARGV[i + 3] == '' then redis.call('DEL', KEYS[i]) else redis.call('SET', KEYS[i], ARGV[i + 3], 'EX', ARGV[5]) end
+end
 for i = 1, 2 do
   if ARGV[i + 2] ~= '' then redis.call('SET', KEYS[i], ARGV[i + 2]) else redis.call('DEL', KEYS[i]) end
 end
@@ -105,12 +108,20 @@ class StateStore:
             states += [self._state(name, value) for name, value in zip(names[1:], values[1:], strict=True)]
         return [state if state is not None and state.incarnation == incarnation else None for state in states]
 
-    def write(self, kind: Kind, shard: int, expected: bytes, fence: bytes, states: Sequence[State]) -> None:
-        """Write states and fence together.
+    def write(
+        self,
+        kind: Kind,
+        shard: int,
+        expected: bytes,
+        fence: bytes,
+        states: Sequence[State],
+        gone: Sequence[str] = (),
+    ) -> None:
+        """Write states and fence together, and delete the states of the keys that are ``gone``.
 
         Raises `FenceMovedError`, and has written nothing, when the fence is not ``expected``.
         """
-        self._swap(kind, shard, (expected, b""), (fence, b""), states)
+        self._swap(kind, shard, (expected, b""), (fence, b""), states, gone)
 
     def begin_rebuild(self, kind: Kind, shard: int, claim: bytes) -> None:
         """Claim a shard that has no fence; an older claim ends. Raises `FenceMovedError` when a fence is there."""
@@ -131,11 +142,18 @@ class StateStore:
         self._redis.close()
 
     def _swap(
-        self, kind: Kind, shard: int, old: tuple[bytes, bytes], new: tuple[bytes, bytes], states: Sequence[State]
+        self,
+        kind: Kind,
+        shard: int,
+        old: tuple[bytes, bytes],
+        new: tuple[bytes, bytes],
+        states: Sequence[State],
+        gone: Sequence[str] = (),
     ) -> None:
         keys = [fence_key(self._space, kind, shard), self._claim_key(kind, shard)]
-        keys += [self._key(kind, shard, state.key) for state in states]
+        keys += [self._key(kind, shard, key) for key in (*(state.key for state in states), *gone)]
         values: list[bytes | int] = [*old, *new, self._ttl_s, *(encode_state(state) for state in states)]
+        values += [b""] * len(gone)
 
         def swap() -> object:
             try:

@@ -13,8 +13,10 @@ from rich.text import Text
 from schemas.dead import DeadLetter
 from worker.dead_letters import Found, Search
 from worker.dead_replay import ReplayedLetters
+from worker.erase import Receipt
 from worker.logs import pseudonym
 
+_WHAT: Final = {"deleted": "[green]deleted[/]", "pending": "[red]pending[/]", "kept": "[yellow]kept[/]"}
 ENDED: Final = {
     "replayed": "it was replayed",
     "erased": "it was erased with its person",
@@ -96,6 +98,26 @@ def replayed_table(report: ReplayedLetters) -> Group:
     if report.dry_run and report.replayed:
         lines.append(Text("a dry run: nothing was sent. --yes does it"))
     return Group(table, *lines)
+
+
+def receipt_table(receipt: Receipt) -> Group:
+    """What is gone, and what will be when."""
+    told = Table("", "", title="receipt", title_justify="left", show_header=False)
+    told.add_row("person", Text(_printable(receipt.user_id)))
+    told.add_row("forgotten up to", f"{_clock(receipt.cutoff_ms)} UTC")
+    told.add_row("states in Redis", Text(receipt.redis))
+    if receipt.states_deleted:
+        told.add_row("", f"{receipt.states_deleted} of other vector spaces deleted")
+    if receipt.newer_states:
+        told.add_row("", f"{receipt.newer_states} holds what they did since")
+    told.add_row("dead letters", f"{receipt.letters_deleted} deleted")
+    if receipt.letters_unread:
+        told.add_row("", f"{receipt.letters_unread} left of which nobody can tell whose they are")
+    topics = Table("topic", "their records", "gone from the disks by (UTC)", "")
+    for each in receipt.topics:
+        gone_by = "" if each.gone_by_ms is None else _clock(each.gone_by_ms)
+        topics.add_row(Text(each.topic), _WHAT.get(each.what, each.what), gone_by, Text(each.detail))
+    return Group(told, topics, *(Text(note) for note in receipt.notes))
 
 
 def _clock(time_ms: int) -> str:

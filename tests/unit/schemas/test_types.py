@@ -147,6 +147,7 @@ def test_the_table_of_topics_holds_together() -> None:
         "features.user",
         "features.item",
         "events.dead",
+        "erasures",
     }
     largest_input = max(TOPICS[name].max_message_bytes for name in topics.INPUTS)
     assert TOPICS["events.dead"].max_message_bytes >= largest_input + topics.HEADROOM_BYTES

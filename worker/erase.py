@@ -1,0 +1,321 @@
+"""Forget a person: record it, see it carried out, delete their dead letters, and say truthfully what is left till when.
+
+The record in ``erasures`` does the work: the worker drops older events, profiles deletes state and features. This only
+watches for it, so whatever fails here, running it again is safe and finishes the job.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import confluent_kafka
+import msgspec
+import redis
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+
+from schemas.dead import HEADER_TOMBSTONE, read_letter
+from schemas.erasures import ERASURES_PARTITION, Erasure, encode_erasure
+from schemas.folds import FormatError
+from schemas.shards import shard_of
+from schemas.states import FENCE_RECORD_KEY, decode_fence, decode_state
+from schemas.topics import (
+    ALERTS_OPINION,
+    ERASURES,
+    EVENTS_DEAD,
+    FEATURES_ITEM,
+    FEATURES_USER,
+    FOLDS_ITEM,
+    TOPICS,
+)
+from worker.admin import partition_counts, topic_ids, topic_settings
+from worker.clients import consumer_config, producer_config, translate, watermarks
+from worker.config import Config
+from worker.dead_letters import Letters
+from worker.errors import InputError, KafkaError, StoreError
+from worker.features import SPACE_HEADER
+from worker.person import people_of
+from worker.profiles import space_of
+from worker.store import connect
+
+DELIVERY_TIMEOUT_S: Final = 30.0
+REDIS_TIMEOUT_S: Final = 5.0
+TAIL_RECORDS: Final = 5000
+"""So far before the end of a features partition its last fence record is looked for; after it, what is written next."""
+SCAN_COUNT: Final = 10_000
+SEGMENT_MS: Final = 7 * 24 * 3_600_000
+"""Kafka's own default of ``segment.ms``, where the broker does not tell."""
+SLACK_MS: Final = 15 * 60_000
+"""The broker looks for what may go every five minutes, and takes it from the disk a minute later."""
+NEVER_MS: Final = 2**62
+_NAMES_NOBODY: Final = {
+    FOLDS_ITEM: "items, vectors and positions; no person",
+    FEATURES_ITEM: "sums over many people; no person",
+    ALERTS_OPINION: "counts of many people; no person",
+}
+
+What = Literal["deleted", "expires", "kept", "pending", "names nobody"]
+
+
+class TopicReceipt(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of the person's records in a topic. ``gone_by_ms``: from then on not on the brokers' disks either,
+    by the topic's settings; None where that is not bounded or there is nothing."""
+
+    topic: str
+    what: What
+    gone_by_ms: int | None
+    detail: str
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done. ``done`` is False while something is pending: run the command again.
+
+    states_deleted   keys deleted from Redis by this command beside what profiles deleted: other vector spaces
+    newer_states     states in Redis of what the person did after the cut-off
+    letters_deleted  dead letters of the person
+    letters_unread   dead letters left that name nobody in plain words: nobody can tell whose they are
+    """
+
+    user_id: str
+    cutoff_ms: int
+    erasure_offset: int
+    done: bool
+    redis: str
+    states_deleted: int
+    newer_states: int
+    letters_deleted: int
+    letters_unread: int
+    topics: list[TopicReceipt]
+    notes: list[str]
+
+
+class Erase:
+    """The erasure of one person, as of ``now_ms``. Raises `InputError` for an id that none can have, `KafkaError`."""
+
+    def __init__(self, config: Config, user_id: str, now_ms: int) -> None:
+        try:
+            self._erasure = msgspec.convert({"user_id": user_id, "cutoff_ms": now_ms}, Erasure)
+        except msgspec.ValidationError as error:
+            raise InputError(f"user id: {error}") from error
+        if user_id.startswith("\x00"):
+            raise InputError("user id: begins with NUL, no event with such an id is accepted")
+        self._config, self._kafka, self._user = config, config.kafka, user_id
+        self._space = space_of(config.model)
+        self._shard = shard_of(user_id, config.kafka.fold_shards)
+
+    def run(self, wait_s: float, say: Callable[[str], None] = lambda _: None) -> Receipt:
+        """Record the erasure, wait at most ``wait_s`` for profiles to carry it out, delete letters; the receipt."""
+        partition_counts(self._kafka, [self._kafka.topic(name) for name in (ERASURES, FEATURES_USER, EVENTS_DEAD)])
+        say("recording the erasure")
+        offset = self._record()
+        say("waiting for profiles to delete the state")
+        published = self._published(offset, time.monotonic() + wait_s)
+        say("looking into Redis")
+        redis_says, deleted, newer = self._look_into_redis(published)
+        say("deleting dead letters")
+        letters, unread = self._delete_letters()
+        done = published and redis_says == "deleted"
+        return Receipt(
+            user_id=self._user,
+            cutoff_ms=self._erasure.cutoff_ms,
+            erasure_offset=offset,
+            done=done,
+            redis=redis_says,
+            states_deleted=deleted,
+            newer_states=newer,
+            letters_deleted=letters,
+            letters_unread=unread,
+            topics=self._topics(published, letters),
+            notes=_NOTES if published else [_PENDING, *_NOTES],
+        )
+
+    def _record(self) -> int:
+        """The offset of the erasure's record, once it is safe."""
+        told: list[tuple[Any, Any]] = []
+        producer = Producer(producer_config(self._kafka, message_timeout_ms=int(DELIVERY_TIMEOUT_S * 1000)))
+        producer.produce(
+            self._kafka.topic(ERASURES),
+            encode_erasure(self._erasure),
+            self._user.encode(),
+            ERASURES_PARTITION,
+            on_delivery=lambda error, message: told.append((error, message)),
+        )
+        producer.flush(DELIVERY_TIMEOUT_S + 5)
+        if not told:
+            raise KafkaError("Kafka does not answer while recording the erasure: nothing was done. Run it again")
+        ((error, message),) = told
+        if error is not None:
+            raise translate(error, doing="recording the erasure (nothing was done)") from KafkaException(error)
+        return int(message.offset())
+
+    def _published(self, offset: int, deadline_s: float) -> bool:
+        """Whether profiles has deleted the state and published that: its fence, in features, has passed the erasure."""
+        topic_id = topic_ids(self._kafka, [self._kafka.topic(ERASURES)])[self._kafka.topic(ERASURES)]
+        topic = self._kafka.topic(FEATURES_USER)
+        reader = Consumer(consumer_config(self._kafka, f"{self._kafka.group_prefix}.erase"))
+        try:
+            low, high = watermarks(reader, TopicPartition(topic, self._shard))
+            reader.assign([TopicPartition(topic, self._shard, max(low, high - TAIL_RECORDS))])
+            while time.monotonic() < deadline_s:
+                for message in reader.consume(500, 0.1):
+                    if message.error() is None and self._passed(message, topic_id, offset):
+                        return True
+        except KafkaException as error:
+            raise translate(error, doing=f"following {topic}") from error
+        finally:
+            reader.close()
+        return False
+
+    def _passed(self, message: Any, topic_id: str, offset: int) -> bool:
+        ours = dict(message.headers() or ()).get(SPACE_HEADER) == self._space.encode()
+        if not ours or message.key() != FENCE_RECORD_KEY or message.value() is None:
+            return False
+        marks = decode_fence(message.value()).marks.get(topic_id, {})
+        return marks.get(ERASURES_PARTITION, -1) >= offset
+
+    def _look_into_redis(self, published: bool) -> tuple[str, int, int]:
+        """What Redis holds of the person: ``deleted``, or what is wrong; keys deleted here, states newer than it."""
+        deleted = newer = left = 0
+        try:
+            with connect(self._config.redis, REDIS_TIMEOUT_S) as client:
+                pattern = f"*:user:{{u{self._shard}}}:{_literally(self._user)}"
+                for name in client.scan_iter(pattern, count=SCAN_COUNT):
+                    value: Any = client.get(name)
+                    if not name.startswith(f"{self._space}:user:".encode()):
+                        # Of a space that this configuration does not use: its own profiles may not run any more.
+                        deleted += bool(client.delete(name))
+                    elif value is not None and self._older(value):
+                        left += 1
+                    else:
+                        newer += value is not None
+        except (redis.RedisError, OSError) as error:
+            return f"unknown: Redis does not answer ({type(error).__name__})", deleted, newer
+        except StoreError as error:
+            return f"unknown: {error}", deleted, newer
+        if left or not published:
+            return "pending: profiles deletes the state when it runs", deleted, newer
+        return "deleted", deleted, newer
+
+    def _older(self, value: bytes) -> bool:
+        try:
+            return decode_state(value).time_ms <= self._erasure.cutoff_ms
+        except (FormatError, UnicodeDecodeError):
+            return True  # nobody can tell, so it is not said to be gone
+
+    def _delete_letters(self) -> tuple[int, int]:
+        """How many letters of the person were deleted, and how many are left of which nobody can tell whose."""
+        letters = Letters(self._kafka)
+        meant: dict[bytes, int] = {}
+        unread: set[bytes] = set()
+        for message in letters.read():
+            key, value = message.key() or b"", message.value()
+            meant.pop(key, None)
+            unread.discard(key)
+            if value is None:
+                continue
+            try:
+                source_key = read_letter(value, message.headers() or []).key
+            except FormatError:
+                source_key = None
+            people = people_of(source_key, value)
+            if self._user in people:
+                meant[key] = message.partition()
+            elif not people:
+                unread.add(key)
+        self._bury(letters.topic, meant)
+        return len(meant), len(unread)
+
+    def _bury(self, topic: str, meant: dict[bytes, int]) -> None:
+        if not meant:
+            return
+        failed: list[Any] = []
+        producer = Producer(producer_config(self._kafka, message_timeout_ms=int(DELIVERY_TIMEOUT_S * 1000)))
+
+        def told(error: confluent_kafka.KafkaError | None, _message: object) -> None:
+            if error is not None:
+                failed.append(error)
+
+        for key, partition in meant.items():
+            while True:
+                try:
+                    producer.produce(
+                        topic, None, key, partition, headers=[(HEADER_TOMBSTONE, b"erased")], on_delivery=told
+                    )
+                    break
+                except BufferError:
+                    producer.poll(1.0)
+        if producer.flush(DELIVERY_TIMEOUT_S + 5) or failed:
+            raise KafkaError("Kafka took too long while dead letters were deleted: run it again for the rest")
+
+    def _topics(self, published: bool, letters: int) -> list[TopicReceipt]:
+        names = {self._kafka.topic(name): name for name in TOPICS}
+        settings = {} if self._kafka.embedded else topic_settings(self._kafka, list(names))
+        return [
+            topic_receipt(
+                contract,
+                name,
+                {**TOPICS[contract].config(1), **settings.get(name, {})},
+                time.time_ns() // 1_000_000,
+                pending=contract == FEATURES_USER and not published,
+                deleted=letters if contract == EVENTS_DEAD else None,
+            )
+            for name, contract in names.items()
+        ]
+
+
+_PENDING: Final = (
+    "profiles did not carry it out in time (does it run?). The erasure is recorded: it will, before anything else,"
+    " when it runs. Run this again then for a receipt that says so"
+)
+_NOTES: Final = [
+    "events, scores and folds that the worker wrote before it saw the erasure expire with their topics",
+    "Redis's own snapshots, Kafka's copies elsewhere, files and trained models are not ours to reach",
+]
+
+
+def topic_receipt(
+    contract: str,
+    name: str,
+    settings: dict[str, str],
+    now_ms: int,
+    *,
+    pending: bool = False,
+    deleted: int | None = None,
+) -> TopicReceipt:
+    """What becomes of a person's records in a topic of these settings, as of ``now_ms``. Pure.
+
+    A record goes with its segment: at the latest when the segment that was begun with it is full or ``segment.ms`` old,
+    and then ``retention.ms`` old. In a compacted topic what was deleted goes within ``max.compaction.lag.ms``.
+    """
+    if contract in _NAMES_NOBODY:
+        return TopicReceipt(topic=name, what="names nobody", gone_by_ms=None, detail=_NAMES_NOBODY[contract])
+    if contract == ERASURES:
+        detail = "this user id and the cut-off, so that a replay does not bring the person back"
+        return TopicReceipt(topic=name, what="kept", gone_by_ms=None, detail=detail)
+    if pending:
+        return TopicReceipt(topic=name, what="pending", gone_by_ms=None, detail="profiles deletes it when it runs")
+    if "compact" in settings.get("cleanup.policy", "delete"):
+        lag_ms = int(settings.get("max.compaction.lag.ms", NEVER_MS))
+        if contract not in (FEATURES_USER, EVENTS_DEAD):
+            detail = "compacted: it keeps the last record of every key. Delete the person's in it yourself"
+            return TopicReceipt(topic=name, what="kept", gone_by_ms=None, detail=detail)
+        if lag_ms >= NEVER_MS:
+            detail = "deleted for readers; no bound on the disks, for max.compaction.lag.ms is not set"
+            return TopicReceipt(topic=name, what="deleted", gone_by_ms=None, detail=detail)
+        count = "" if deleted is None else f"{deleted} letters "
+        detail = f"{count}deleted for readers; on the disks until compacted"
+        return TopicReceipt(topic=name, what="deleted", gone_by_ms=now_ms + lag_ms + SLACK_MS, detail=detail)
+    retention_ms = int(settings.get("retention.ms", -1))
+    if retention_ms < 0:
+        return TopicReceipt(topic=name, what="kept", gone_by_ms=None, detail="without end: retention.ms is -1")
+    segment_ms = int(settings.get("segment.ms", SEGMENT_MS))
+    days = retention_ms / 86_400_000
+    detail = f"after {days:.4g} days, and up to {segment_ms / 86_400_000:.4g} more with its segment"
+    gone_by_ms = now_ms + retention_ms + segment_ms + SLACK_MS
+    return TopicReceipt(topic=name, what="expires", gone_by_ms=gone_by_ms, detail=detail)
+
+
+def _literally(text: str) -> str:
+    """A glob that matches only this text."""
+    return "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in text)
