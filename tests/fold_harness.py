@@ -206,7 +206,8 @@ def states_in_features(config: Config) -> dict[tuple[str, str], State]:
             if message.error() is not None:
                 ended += 1
             elif message.value() is None:
-                found = {name: state for name, state in found.items() if name[1] != message.key().decode()}
+                kind = next(kind for kind in KINDS if config.kafka.topic(FEATURES[kind]) == message.topic())
+                found.pop((kind, message.key().decode()), None)
             elif message.key() != FENCE_RECORD_KEY:
                 state = decode_state(message.value())
                 assert message.key() == state.key.encode()

@@ -86,6 +86,16 @@ def test_states_and_fence_are_written_together_with_and_without_expiry(store, se
     assert 399 * 86400 < server.ttl(state_key(SPACE, "user", 1, "a")) <= 400 * 86400
 
 
+def test_states_are_deleted_with_the_fence_or_not_at_all(store, config):
+    first = seed_shard(store, "user", 1)
+    store.write("user", 1, first, fence(9), states("user", ["a", "b"]))
+    with pytest.raises(FenceMovedError):
+        store.write("user", 1, first, fence(10), states("user", ["c"]), ["a"])
+    assert store.load("user", 1, fence(9), ["a", "c"])[0] is not None
+    store.write("user", 1, fence(9), fence(10), states("user", ["c"]), ["a", "nobody"])
+    assert [s and s.key for s in store.load("user", 1, fence(10), ["a", "b", "c"])] == [None, "b", "c"]
+
+
 def test_a_writer_whose_fence_moved_writes_nothing(store, config):
     first = seed_shard(store, "user", 1)
     zombie = StateStore(config.redis, SPACE)
