@@ -9,7 +9,7 @@ BODY := $(VENV)/.body
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kafka bench-worker bench-shared starter starter-gpu schemas lock clean
+.PHONY: help demo test check kafka bench-worker bench-shared bench-rebuild fuzz starter starter-gpu schemas lock clean
 
 help: ## This list
 	@echo "make <target>, with ARGS=\"...\" passed on:"
@@ -34,6 +34,12 @@ bench-worker: $(READY) ## Events per second of the worker and how busy the encod
 
 bench-shared: $(READY) $(BODY) ## One shared model against one a task: same size, same steps, paired; one JSON line last
 	$(PY) tests/bench/bench_shared.py $(ARGS)
+
+bench-rebuild: $(READY) ## Users a second that profiles rebuilds into an empty Redis; one JSON line last (ARGS="--users 200000")
+	$(PY) tests/bench/bench_rebuild.py $(ARGS)
+
+fuzz: $(READY) ## Any bytes give an event or a dead letter (ARGS="--inputs 100000 --seed 1"); one JSON line last
+	$(PY) tests/fuzz/fuzz_decode.py $(ARGS)
 
 starter: $(READY) $(BODY) ## Train the starter artifact again from the data files, within 150 minutes (ARGS=--resume)
 	$(PY) -m model.training.train --minutes 110 $(ARGS)
