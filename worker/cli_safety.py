@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
@@ -14,6 +15,7 @@ from worker.cli_base import Commands, common, json_option
 if TYPE_CHECKING:
     from worker.config import Config
     from worker.dead_letters import Filter
+    from worker.dead_replay import DeadReplay, ReplayedLetters
 
 
 def _filters(function: Callable[..., None]) -> Callable[..., None]:
@@ -79,7 +81,9 @@ def list_(config: Config, limit: int, json_: bool, **options: Any) -> None:
     from worker import tables, tables_safety
     from worker.dead_letters import Letters
 
-    search = Letters(config.kafka).search(_wanted(config, (), options))
+    wanted = _wanted(config, (), options)
+    with closing(Letters(config.kafka)) as letters:
+        search = letters.search(wanted)
     tables.show(tables_safety.listing(search, limit), tables_safety.letters_table, json_=json_)
 
 
@@ -102,12 +106,13 @@ def show(config: Config, letter_id: str, value: bool, raw: bool, json_: bool) ->
     from worker.dead_letters import Filter, Letters, parse_id
     from worker.errors import InputError
 
-    letters = Letters(config.kafka)
-    search = letters.search(Filter(ids=frozenset([parse_id(letter_id)])))
-    if not search.letters:
-        raise InputError(f"no letter {letter_id}: {tables_safety.ENDED[search.ended[letter_id]]}")
-    (found,) = search.letters
-    letter = letters.fetch(found)
+    wanted = Filter(ids=frozenset([parse_id(letter_id)]))
+    with closing(Letters(config.kafka)) as letters:
+        search = letters.search(wanted)
+        if not search.letters:
+            raise InputError(f"no letter {letter_id}: {tables_safety.ENDED[search.ended[letter_id]]}")
+        (found,) = search.letters
+        letter = letters.fetch(found)
     if raw:
         sys.stdout.buffer.write(letter.value or b"")
     else:
@@ -157,17 +162,23 @@ def replay(
     wanted = _wanted(config, ids, options)
     if wanted == Filter() and not all_:
         raise InputError("dead replay: say which letters, by id or by a filter; --all means all of them")
-    job = DeadReplay(config.kafka, to)
+    with closing(DeadReplay(config.kafka, to)) as job:
+        report = _replay(job, wanted, limit, yes=yes, dry_run=dry_run)
+    tables.show(report, tables_safety.replayed_table, json_=json_)
+    sys.exit(report.cut > 0)
+
+
+def _replay(job: DeadReplay, wanted: Filter, limit: int | None, *, yes: bool, dry_run: bool) -> ReplayedLetters:
+    from worker import tables
+    from worker.errors import InputError
+
     search = job.look(wanted, limit)
     if unknown := sorted(name for name, end in search.ended.items() if end == "unknown"):
         raise InputError(f"no such letter: {', '.join(unknown)}. Nothing was replayed; `millrace dead list` shows them")
     if dry_run or not search.letters or (len(search.letters) > 1 and not yes):
-        report = job.plan(search)
-    else:
-        with tables.progress("replaying letters", len(search.letters)) as progress:
-            report = job.send(wanted, limit, progress)
-    tables.show(report, tables_safety.replayed_table, json_=json_)
-    sys.exit(report.cut > 0)
+        return job.plan(search)
+    with tables.progress("replaying letters", len(search.letters)) as progress:
+        return job.send(wanted, limit, progress)
 
 
 @click.command()

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import TopicPartition
 
 from schemas.dead import HEADER_REPLAY_COUNT, HEADER_TOMBSTONE, DeadLetter, read_letter, source_position
 from schemas.folds import FormatError
 from schemas.topics import EVENTS_DEAD
-from worker.clients import REQUEST_TIMEOUT_S, consumer_config, translate
 from worker.config import KafkaConfig
 from worker.errors import InputError, TopicError
-from worker.readback import partitions_of, read_to_end
+from worker.readback import Readback
 
 MAX_FOUND: Final = 1_000_000
 _AGO: Final = re.compile(r"(\d+)\s*([smhd])")
@@ -80,11 +80,15 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Letters:
-    """The letters of a cluster. Raises `TopicError` where there is no ``events.dead``, `KafkaError`."""
+    """The letters of a cluster. Raises `TopicError` where there is no ``events.dead``, `KafkaError`. To be closed."""
 
     def __init__(self, kafka: KafkaConfig) -> None:
-        self._kafka = kafka
+        self._kafka, self._reader = kafka, Readback(kafka, "dead")
         self.topic = kafka.topic(EVENTS_DEAD)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._reader.close()
 
     def search(self, wanted: Filter) -> Search:
         """Every letter that matches. Raises `InputError` for more than `MAX_FOUND`."""
@@ -107,37 +111,26 @@ class Letters:
                 )
         return Search(letters=sorted(found.values(), key=lambda each: (each.time_ms, each.place)), ended=ended)
 
-    def read(self, since_ms: int | None = None) -> Iterator[Any]:
+    def read(self, since_ms: int | None = None) -> Generator[Any, None, None]:
         """Records of the topic, partition by partition in order, from those written at ``since_ms`` on."""
-        parts = partitions_of(self._kafka, self.topic, "dead")
+        parts = self._reader.partitions(self.topic)
         if not parts:
             raise TopicError(f"{self.topic} is missing. Run `millrace topics create`")
         # The embedded broker cannot look for times.
         if since_ms is not None and not self._kafka.embedded:
-            parts = self._since(parts, since_ms)
-        return read_to_end(self._kafka, parts, "dead")
+            parts = self._reader.since(parts, since_ms)
+        return self._reader.read(parts)
 
     def fetch(self, found: Found) -> DeadLetter:
         """The letter with its value. Raises `InputError` when it is gone by now."""
         partition, offset = found.place
-        for message in read_to_end(self._kafka, [TopicPartition(self.topic, partition, offset)], "dead"):
-            letter = letter_of(message) if message.offset() == offset and message.value() is not None else None
+        with closing(self._reader.read([TopicPartition(self.topic, partition, offset)])) as messages:
+            message = next(messages, None)
+        if message is not None and message.offset() == offset and message.value() is not None:
+            letter = letter_of(message)
             if letter is not None:
                 return letter
-            break
         raise InputError(f"letter {found.id} is no longer there: it was replayed or erased a moment ago")
-
-    def _since(self, parts: list[TopicPartition], since_ms: int) -> list[TopicPartition]:
-        reader = Consumer(consumer_config(self._kafka, f"{self._kafka.group_prefix}.dead"))
-        try:
-            asked = [TopicPartition(part.topic, part.partition, since_ms) for part in parts]
-            first = reader.offsets_for_times(asked, timeout=REQUEST_TIMEOUT_S)
-        except KafkaException as error:
-            raise translate(error, doing=f"looking for the time in {self.topic}") from error
-        finally:
-            reader.close()
-        # Where nothing is that young the answer is the end, as -1: nothing to read there.
-        return [part for part in first if part.offset >= 0]
 
 
 def letter_of(message: Any) -> DeadLetter | None:

@@ -9,7 +9,7 @@ and says in headers of which letter it is and how often it has been replayed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any, Final
 
 import confluent_kafka
@@ -17,6 +17,7 @@ import msgspec
 from confluent_kafka import KafkaException, Producer
 
 from schemas.dead import HEADER_REPLAY_COUNT, HEADER_REPLAY_OF, HEADER_TOMBSTONE, DeadLetter
+from schemas.topics import EVENTS_DEAD
 from worker.admin import partition_counts
 from worker.clients import REQUEST_TIMEOUT_S, transactional_config, translate
 from worker.config import KafkaConfig
@@ -46,19 +47,24 @@ class ReplayedLetters(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadReplay:
-    """Replays letters: `look` at what is meant, then `send` it. A context; closing it gives up what is open.
+    """Replays letters: `look` at what is meant, then `send` it. To be closed.
 
     Raises `InputError` for a target that cannot be one, `TopicError` for one that is missing, `KafkaError`.
     """
 
     def __init__(self, kafka: KafkaConfig, to: str | None = None) -> None:
         """``to`` is a name of the contract or of the cluster; None sends each letter to its source topic."""
-        self._kafka, self._letters = kafka, Letters(kafka)
+        self._kafka = kafka
         self._to = None if to is None else kafka.topic(to)
-        if self._to == self._letters.topic:
+        if self._to == kafka.topic(EVENTS_DEAD):
             raise InputError(f"--to {to}: letters are read from there. Name the topic that should take them")
         if self._to is not None:
             partition_counts(kafka, [self._to])
+        self._letters = Letters(kafka)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._letters.close()
 
     def look(self, wanted: Filter, limit: int | None = None) -> Search:
         """The letters that are meant, oldest first, at most ``limit``."""
@@ -72,13 +78,15 @@ class DeadReplay:
 
     def send(self, wanted: Filter, limit: int | None, progress: Callable[[int], None]) -> ReplayedLetters:
         """Replay what is meant; returns when all of it is committed."""
-        with closing(_Transactions(self._kafka)) as transactions:
+        with ExitStack() as stack:
+            transactions = stack.enter_context(closing(_Transactions(self._kafka)))
             # Looked up only now: whoever was replaying before us is fenced, and what they had committed is gone.
             search = self.look(wanted, limit)
             chosen = {letter.place: letter for letter in search.letters if not letter.truncated}
             counts = partition_counts(self._kafka, {self._to or letter.topic for letter in chosen.values()})
             done: list[Found] = []
-            for batch in _batches(self._letters.read(wanted.since_ms), chosen):
+            messages = stack.enter_context(closing(self._letters.read(wanted.since_ms)))
+            for batch in _batches(messages, chosen):
                 transactions.run([record for pair in batch for record in self._records(*pair, counts)], len(done))
                 done += [found for found, _ in batch]
                 progress(len(done))

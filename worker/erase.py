@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, Final, Literal
 
 import confluent_kafka
@@ -205,7 +206,13 @@ class Erase:
 
     def _delete_letters(self) -> tuple[int, int]:
         """How many letters of the person were deleted, and how many are left of which nobody can tell whose."""
-        letters = Letters(self._kafka)
+        with closing(Letters(self._kafka)) as letters:
+            meant, unread = self._letters_of_person(letters)
+        self._bury(letters.topic, meant)
+        return len(meant), len(unread)
+
+    def _letters_of_person(self, letters: Letters) -> tuple[dict[bytes, int], set[bytes]]:
+        """Keys of the person's letters with their partitions, and keys of those that name nobody."""
         meant: dict[bytes, int] = {}
         unread: set[bytes] = set()
         for message in letters.read():
@@ -223,8 +230,7 @@ class Erase:
                 meant[key] = message.partition()
             elif not people:
                 unread.add(key)
-        self._bury(letters.topic, meant)
-        return len(meant), len(unread)
+        return meant, unread
 
     def _bury(self, topic: str, meant: dict[bytes, int]) -> None:
         if not meant:

@@ -10,22 +10,30 @@ from collections.abc import Iterable
 from typing import Final
 
 import confluent_kafka
+import msgspec
 from confluent_kafka import Producer, TopicPartition
 
 from schemas.dead import DeadLetter, Headers
 from schemas.folds import FormatError
 from schemas.redis_keys import Kind
 from schemas.scores import SourcePosition
-from schemas.states import FENCE_RECORD_KEY, Fence, State, decode_fence, decode_state, encode_state
+from schemas.states import FENCE_RECORD_KEY, Fence, State, decode_fence, encode_state, read_head
 from schemas.topics import EVENTS_DEAD, FEATURES
 from worker.clients import producer_config, translate
 from worker.config import KafkaConfig
 from worker.errors import KafkaError
-from worker.readback import read_to_end
+from worker.readback import Readback
 
 SPACE_HEADER: Final = "millrace-space"
 STALL_S: Final = 30.0
 """A full queue out of which nothing is delivered for so long means that the broker is away."""
+
+
+class Published(msgspec.Struct, frozen=True, gc=False):
+    """A state as it was published, and the latest event time in it."""
+
+    data: bytes
+    time_ms: int
 
 
 class Features:
@@ -36,6 +44,7 @@ class Features:
         self._space = space
         self._headers = [(SPACE_HEADER, space.encode())]
         self._producer = Producer(producer_config(kafka))
+        self._reader = Readback(kafka, "profiles.restore")
         self._failed: confluent_kafka.KafkaError | None = None
 
     def send(self, kind: Kind, shard: int, states: Iterable[State], gone: Iterable[str], fence: bytes) -> None:
@@ -60,16 +69,16 @@ class Features:
             raise translate(self._failed, doing="publishing features")
         return bool(waiting == 0)
 
-    def snapshot(self, kind: Kind, shard: int) -> tuple[dict[str, State], Fence | None]:
-        """The latest state of every key of a shard, and the last fence record (None when there is none).
+    def snapshot(self, kind: Kind, shard: int) -> tuple[dict[str, Published], Fence | None]:
+        """The latest state of every key of a shard, as bytes, and the last fence record (None when there is none).
 
         Raises `KafkaError` when the partition cannot be read to its end, or holds what this release cannot read.
         """
-        topic = self._kafka.topic(FEATURES[kind])
-        states: dict[str, State] = {}
+        topic, ours = self._kafka.topic(FEATURES[kind]), self._space.encode()
+        states: dict[str, Published] = {}
         fence: Fence | None = None
-        for message in read_to_end(self._kafka, [TopicPartition(topic, shard)], "profiles.restore"):
-            if dict(message.headers() or ()).get(SPACE_HEADER) != self._space.encode():
+        for message in self._reader.read([TopicPartition(topic, shard)]):
+            if dict(message.headers() or ()).get(SPACE_HEADER) != ours:
                 continue
             key, value = message.key() or b"", message.value()
             try:
@@ -78,8 +87,8 @@ class Features:
                 elif value is None:
                     states.pop(key.decode(), None)
                 else:
-                    state = decode_state(value)
-                    states[state.key] = state
+                    head = read_head(value)
+                    states[head.key] = Published(value, head.time_ms)
             except (FormatError, UnicodeDecodeError) as error:
                 raise KafkaError(
                     f"{topic} partition {shard} offset {message.offset()}: {error}. The shard cannot be rebuilt from it"
@@ -89,6 +98,7 @@ class Features:
 
     def close(self) -> None:
         """Stop without waiting; what was not delivered is published again by whoever owns the shard next."""
+        self._reader.close()
         self._producer.purge()
         self._producer.flush(1.0)
 

@@ -71,6 +71,12 @@ class ProfilesMetrics:
         self.published = Counter(p + "published", "States published to features.", ["kind"], registry=registry)
         self.redis_up = Gauge(p + "redis_up", "1 while Redis answers.", registry=registry)
         self.lag_blocks = Gauge(p + "lag_blocks", "Blocks not yet folded.", registry=registry)
+        self.recovery_seconds = Histogram(
+            p + "recovery_seconds",
+            "From the first shard shut (assigned, Redis away, fence moved) to all of them open.",
+            registry=registry,
+            buckets=_SECONDS,
+        )
         self.rebuilds = Counter(p + "rebuilds", "Shards rebuilt into an empty Redis.", registry=registry)
 
 

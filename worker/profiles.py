@@ -50,6 +50,8 @@ from worker.shard import Shard, ShardOpener
 from worker.store import StateStore
 
 POLL_S: Final = 0.05
+LOOK_S: Final = 5.0
+"""How often fences are looked at: a Redis that was emptied or failed over is noticed even where no folds come."""
 HAND_OVER_S: Final = 10.0
 """What publishing may take at revocation and shutdown; the next owner publishes what is left."""
 _log = structlog.get_logger(__name__)
@@ -81,7 +83,8 @@ class Profiles:
         self._open: dict[ShardId, Shard] = {}
         self._shut: dict[ShardId, None] = {}
         self._redis_up = True
-        self._retry_at = self._publish_at = 0.0
+        self._retry_at = self._publish_at = self._look_at = 0.0
+        self._shut_since: float | None = None
         metrics.redis_up.set(1)
         self._store = StateStore(config.redis, space)
         self._features = Features(config.kafka, space)
@@ -96,6 +99,9 @@ class Profiles:
             self._open_shut()
         if self._erasures.poll():
             self._carry_out()
+        if time.monotonic() >= self._look_at:
+            self._look()
+            self._look_at = time.monotonic() + LOOK_S
         for shard_id, records in self._stream.poll(self._config.profiles.poll_blocks, POLL_S).items():
             if shard_id in self._open:
                 self._fold(self._open[shard_id], records)
@@ -117,7 +123,10 @@ class Profiles:
 
     def _open_shut(self) -> None:
         """Open shut shards, for about one poll's time: the group must hear from us."""
+        if not self._shut:
+            return
         until = time.monotonic() + POLL_S
+        self._shut_since = self._shut_since or time.monotonic()
         try:
             if not self._redis_up:
                 self._store.ping()
@@ -125,9 +134,12 @@ class Profiles:
             for shard_id in list(self._shut):
                 self._open_one(shard_id)
                 if time.monotonic() > until or time.monotonic() < self._retry_at:
-                    return
+                    break
         except StoreError as error:
             self._redis_away(error)
+        if not self._shut:
+            self._metrics.recovery_seconds.observe(time.monotonic() - self._shut_since)
+            self._shut_since = None
 
     def _open_one(self, shard_id: ShardId) -> None:
         try:
@@ -145,6 +157,22 @@ class Profiles:
         if self._stream.start(shard_id, shard.position):
             del self._shut[shard_id]
             self._open[shard_id] = shard
+
+    def _look(self) -> None:
+        """Shards whose fence is not as this process left it are opened again."""
+        shards = list(self._open.values())
+        if not shards:
+            return
+        try:
+            found = self._store.fences([shard.id for shard in shards])
+        except StoreError as error:
+            self._redis_away(error)
+            return
+        for shard, raw in zip(shards, found, strict=True):
+            if raw != shard.raw:
+                self._fence_moved(
+                    shard, FenceMovedError("the fence is gone" if raw is None else "another fence stands")
+                )
 
     def _carry_out(self) -> None:
         for shard in list(self._open.values()):

@@ -10,7 +10,7 @@ import structlog
 
 from schemas.folds import FormatError
 from schemas.redis_keys import Kind
-from schemas.states import Fence, decode_fence, encode_fence
+from schemas.states import Fence, decode_fence, encode_fence, restamped
 from worker.erasures import Erasures
 from worker.errors import OffsetLostError
 from worker.features import Features
@@ -105,15 +105,15 @@ class ShardOpener:
             fence = msgspec.structs.replace(last, incarnation=incarnation)
         elif low > 0:
             _log.warning("nothing was published and early folds are gone", kind=kind, shard=number, first_fold=low)
-        restamped = [
-            msgspec.structs.replace(state, incarnation=incarnation)
-            for state in states.values()
+        kept = {
+            key: restamped(state.data, incarnation)
+            for key, state in states.items()
             # Erased, but not yet deleted from features.
-            if kind != "user" or not self._erasures.cover(state.key, state.time_ms)
-        ]
-        self._store.rebuild(kind, number, claim, restamped)
+            if kind != "user" or not self._erasures.cover(key, state.time_ms)
+        }
+        self._store.rebuild(kind, number, claim, kept)
         raw = encode_fence(fence)
         self._store.finish_rebuild(kind, number, claim, raw)
         self._metrics.rebuilds.inc()
-        _log.info("shard rebuilt", kind=kind, shard=number, states=len(states), fold_offset=fence.fold_offset)
+        _log.info("shard rebuilt", kind=kind, shard=number, states=len(kept), fold_offset=fence.fold_offset)
         return raw

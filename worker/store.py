@@ -11,9 +11,10 @@ absent.
 from __future__ import annotations
 
 import hashlib
+import random
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 from urllib.parse import urlsplit
 
 import redis
@@ -34,14 +35,19 @@ WRITE_TIMEOUT_S: Final = 5.0
 MAX_KEYS_PER_CALL: Final = 1024
 """States read or written by one call, about 1.7 MB."""
 FENCE_CACHE_S: Final = 1.0
+JITTER: Final = 0.25
+"""Waits are longer or shorter by up to this share, so that many workers do not come back to Redis at one moment."""
 
 # KEYS: fence, claim, states...   ARGV: expected fence, expected claim, new fence, new claim, TTL s, states...
 # '' stands for "no such key"; a state '' is deleted. Returns 1, or 0, and has written nothing, when
-# fence or claim is not as expected.
+# fence or claim is not as expected. Times to live are spread over their last twentieth: what a rebuild writes at once
+# does not expire at once.
 _SCRIPT: Final = """
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] or (redis.call('GET', KEYS[2]) or '') ~= ARGV[2] then return 0 end
+local ttl, spread = tonumber(ARGV[5]), math.floor(ARGV[5] / 20) + 1
 for i = 3, #KEYS do
-  if ARGV[i + 3] == '' then redis.call('DEL', KEYS[i]) else redis.call('SET', KEYS[i], ARGV[i + 3], 'EX', ARGV[5]) end
+  if ARGV[i + 3] == '' then redis.call('DEL', KEYS[i])
+  else redis.call('SET', KEYS[i], ARGV[i + 3], 'EX', ttl - (i * 7919) % spread) end
 end
 for i = 1, 2 do
   if ARGV[i + 2] ~= '' then redis.call('SET', KEYS[i], ARGV[i + 2]) else redis.call('DEL', KEYS[i]) end
@@ -90,7 +96,15 @@ class StateStore:
     def fence(self, kind: Kind, shard: int) -> bytes | None:
         """The fence's bytes; None where there is none: Redis is new, or was emptied."""
         key = fence_key(self._space, kind, shard)
-        return cast("bytes | None", self._call("reading a fence", lambda: self._redis.get(key)))
+        return self._bytes(self._call("reading a fence", lambda: self._redis.get(key)), "reading a fence")
+
+    def fences(self, shards: Sequence[tuple[Kind, int]]) -> list[bytes | None]:
+        """The fences' bytes of several shards, in one call."""
+        names = [fence_key(self._space, kind, shard) for kind, shard in shards]
+        values = _answer(self._call("reading fences", lambda: self._redis.mget(names)), len(names))
+        if values is None:
+            raise self._nonsense("reading fences")
+        return values
 
     def load(self, kind: Kind, shard: int, expected: bytes, keys: Sequence[str]) -> list[State | None]:
         """States of the keys, None where absent or of another incarnation.
@@ -102,7 +116,9 @@ class StateStore:
         for start in range(0, len(keys), MAX_KEYS_PER_CALL):
             part = keys[start : start + MAX_KEYS_PER_CALL]
             names = [fence_key(self._space, kind, shard)] + [self._key(kind, shard, key) for key in part]
-            values = cast("list[bytes | None]", self._call("reading states", lambda n=names: self._redis.mget(n)))  # type: ignore[misc]
+            values = _answer(self._call("reading states", lambda n=names: self._redis.mget(n)), len(names))  # type: ignore[misc]
+            if values is None:
+                raise self._nonsense("reading states")
             if values[0] != expected:
                 raise self._moved(kind, shard)
             states += [self._state(name, value) for name, value in zip(names[1:], values[1:], strict=True)]
@@ -121,17 +137,20 @@ class StateStore:
 
         Raises `FenceMovedError`, and has written nothing, when the fence is not ``expected``.
         """
-        self._swap(kind, shard, (expected, b""), (fence, b""), states, gone)
+        pairs = [(state.key, encode_state(state)) for state in states]
+        self._swap(kind, shard, (expected, b""), (fence, b""), [*pairs, *((key, b"") for key in gone)])
 
     def begin_rebuild(self, kind: Kind, shard: int, claim: bytes) -> None:
         """Claim a shard that has no fence; an older claim ends. Raises `FenceMovedError` when a fence is there."""
-        older = self._call("claiming a shard", lambda: self._redis.get(self._claim_key(kind, shard)))
-        self._swap(kind, shard, (b"", cast("bytes", older or b"")), (b"", claim), ())
+        asked = self._call("claiming a shard", lambda: self._redis.get(self._claim_key(kind, shard)))
+        older = self._bytes(asked, "claiming a shard")
+        self._swap(kind, shard, (b"", older or b""), (b"", claim), ())
 
-    def rebuild(self, kind: Kind, shard: int, claim: bytes, states: Sequence[State]) -> None:
-        """Write states of a claimed shard. Raises `FenceMovedError` when the claim is no longer ours."""
-        for start in range(0, len(states), MAX_KEYS_PER_CALL):
-            self._swap(kind, shard, (b"", claim), (b"", claim), states[start : start + MAX_KEYS_PER_CALL])
+    def rebuild(self, kind: Kind, shard: int, claim: bytes, states: Mapping[str, bytes]) -> None:
+        """Write encoded states of a claimed shard. Raises `FenceMovedError` when the claim is no longer ours."""
+        pairs = list(states.items())
+        for start in range(0, len(pairs), MAX_KEYS_PER_CALL):
+            self._swap(kind, shard, (b"", claim), (b"", claim), pairs[start : start + MAX_KEYS_PER_CALL])
 
     def finish_rebuild(self, kind: Kind, shard: int, claim: bytes, fence: bytes) -> None:
         """Set the fence of a claimed shard: from now on its states are read. Raises `FenceMovedError`."""
@@ -147,13 +166,11 @@ class StateStore:
         shard: int,
         old: tuple[bytes, bytes],
         new: tuple[bytes, bytes],
-        states: Sequence[State],
-        gone: Sequence[str] = (),
+        states: Sequence[tuple[str, bytes]],
     ) -> None:
         keys = [fence_key(self._space, kind, shard), self._claim_key(kind, shard)]
-        keys += [self._key(kind, shard, key) for key in (*(state.key for state in states), *gone)]
-        values: list[bytes | int] = [*old, *new, self._ttl_s, *(encode_state(state) for state in states)]
-        values += [b""] * len(gone)
+        keys += [self._key(kind, shard, key) for key, _ in states]
+        values: list[bytes | int] = [*old, *new, self._ttl_s, *(value for _, value in states)]
 
         def swap() -> object:
             try:
@@ -162,12 +179,21 @@ class StateStore:
                 # A restarted Redis has forgotten the script; EVAL runs it and teaches it again.
                 return self._redis.eval(_SCRIPT, len(keys), *keys, *values)
 
-        if self._call("writing states", swap) != 1:
+        answer = self._call("writing states", swap)
+        if answer == 0:
             raise self._moved(kind, shard)
+        if answer != 1:
+            raise self._nonsense("writing states")
 
     def _call(self, doing: str, call: Callable[[], object]) -> object:
         try:
             return call()
+        except (ValueError, TypeError, redis.exceptions.InvalidResponse) as error:
+            # Such as a length that is no number: the client's parser trusts what comes. The connection is closed by it.
+            raise StoreError(
+                f"Redis at {self._where} answers nonsense while {doing} ({type(error).__name__}). Check that redis.url"
+                " names a Redis and not something else"
+            ) from error
         except redis.exceptions.ResponseError as error:
             raise StoreError(
                 f"Redis at {self._where} refuses while {doing}: {error}. Check that it is a primary with memory to "
@@ -177,6 +203,16 @@ class StateStore:
             raise StoreError(
                 f"Redis at {self._where} does not answer while {doing}: {error}. Check redis.url and that it runs"
             ) from error
+
+    def _bytes(self, answer: object, doing: str) -> bytes | None:
+        if answer is None or isinstance(answer, bytes):
+            return answer
+        raise self._nonsense(doing)
+
+    def _nonsense(self, doing: str) -> StoreError:
+        # What this connection says next may be the answer to an earlier question.
+        self._redis.connection_pool.disconnect()
+        return StoreError(f"Redis at {self._where} answers nonsense while {doing}. Check what redis.url names")
 
     def _state(self, name: str, value: bytes | None) -> State | None:
         if value is None:
@@ -225,7 +261,9 @@ class StateReader:
         space: str,
         count: Callable[[StateSource, int], None] = lambda result, n: None,
         clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = lambda: random.uniform(1 - JITTER, 1 + JITTER),  # noqa: S311 no secret
     ) -> None:
+        self._jitter = jitter
         self._timeout_s = config.redis.timeout_ms / 1000
         self._redis = connect(config.redis, self._timeout_s)
         self._space = space
@@ -270,7 +308,7 @@ class StateReader:
             late = self._clock() - start > self._timeout_s
             part = None if late else self._read_part(wanted[first : first + MAX_KEYS_PER_CALL])
             if part is None:
-                self._breaker.failed(self._clock())
+                self._breaker.failed(self._clock(), self._jitter())
                 return None
             found |= part
         self._breaker.succeeded()
@@ -288,7 +326,7 @@ class StateReader:
         if values is None:
             return None
         for fence, value in zip(stale, values, strict=False):
-            self._incarnations[fence] = (now + FENCE_CACHE_S, _incarnation(value))
+            self._incarnations[fence] = (now + FENCE_CACHE_S * self._jitter(), _incarnation(value))
         states: dict[tuple[Kind, str], State] = {}
         for pair, fence, value in zip(wanted, fences, values[len(stale) :], strict=True):
             state = _readable(value, pair)
@@ -301,14 +339,19 @@ class StateReader:
     def _mget(self, keys: list[str]) -> list[bytes | None] | None:
         for attempt in (1, 2):
             try:
-                return _answer(self._redis.mget(keys), len(keys))
+                values = _answer(self._redis.mget(keys), len(keys))
             except redis.exceptions.TimeoutError:
                 return None  # slow, not gone: asking again would double the wait
             except (redis.exceptions.ConnectionError, OSError):
                 if attempt == 2:
                     return None
-            except redis.RedisError:
-                return None
+            except (redis.RedisError, ValueError, TypeError):
+                return None  # refused, or nonsense
+            else:
+                if values is None:
+                    # Out of step: what comes next may be the answer to this question.
+                    self._redis.connection_pool.disconnect()
+                return values
         return None
 
 
@@ -316,7 +359,7 @@ def _answer(values: object, n: int) -> list[bytes | None] | None:
     """The values of an MGET, None when it is no answer to ``n`` keys."""
     if not isinstance(values, list) or len(values) != n:
         return None
-    return [value if isinstance(value, bytes) else None for value in values]
+    return values if all(value is None or isinstance(value, bytes) for value in values) else None
 
 
 def _incarnation(fence: bytes | None) -> int | None:
