@@ -227,8 +227,8 @@ def tail(config: Config, names: tuple[str, ...], json_: bool, **options: Any) ->
 
     By default the scores and the alerts. Ctrl-C ends it.
 
-    Any topic of the contract: events.*, scores.*, opinions, alerts.opinion, folds.*, features.*, events.dead.
-    Texts are shown as their length only.
+    Any topic of the contract: events.*, scores.*, opinions, alerts.opinion, folds.*, features.*, events.dead,
+    erasures. Texts are shown as their length only.
 
     \b
     millrace tail
