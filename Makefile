@@ -9,7 +9,8 @@ BODY := $(VENV)/.body
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kafka bench-worker bench-shared bench-rebuild fuzz starter starter-gpu schemas lock clean
+.PHONY: help demo test check kafka bench-worker bench-shared bench-rebuild simulate kills chaos fuzz
+.PHONY: starter starter-gpu schemas lock clean
 
 help: ## This list
 	@echo "make <target>, with ARGS=\"...\" passed on:"
@@ -40,6 +41,15 @@ bench-rebuild: $(READY) ## Users a second that profiles rebuilds into an empty R
 
 fuzz: $(READY) ## Any bytes give an event or a dead letter (ARGS="--inputs 100000 --seed 1"); one JSON line last
 	$(PY) tests/fuzz/fuzz_decode.py $(ARGS)
+
+simulate: $(READY) ## The worker's core under seeded faults, replayable (ARGS="--seeds 100000 --from 0")
+	$(PY) -m tests.simulation $(ARGS)
+
+kills: $(READY) ## kill -9 at every point of a transaction's life, on a real broker (ARGS="--times 50")
+	$(PY) -m tests.chaos.kills $(ARGS)
+
+chaos: $(READY) ## Everything broken at once on three real brokers (ARGS="--events 1000000 --faults 300 --seed 1")
+	$(PY) -m tests.chaos $(ARGS)
 
 starter: $(READY) $(BODY) ## Train the starter artifact again from the data files, within 150 minutes (ARGS=--resume)
 	$(PY) -m model.training.train --minutes 110 $(ARGS)

@@ -34,6 +34,9 @@ class KafkaConfig(Section, frozen=True, kw_only=True):
     group_prefix: str = "millrace"
     # How partitions are shared: cooperative, consumer (KIP-848, brokers from 4.0), or the classic eager.
     group_protocol: GroupProtocol = "cooperative"
+    # Workers keep their partitions across a restart: no rebalance, and one that was killed goes on as soon as it is up.
+    # The price: partitions of a worker that was stopped for good wait for the session time-out.
+    static_members: bool = False
     fold_shards: Positive = FOLD_SHARDS
     # The embedded broker has no controller: topics appear by asking for them, and have no ids.
     embedded: bool = False

@@ -44,7 +44,7 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
     """Score until ``stop`` is set, then finish what is in hand and leave the group. Metrics go to ``registry``.
 
     Raises `TopicError` when topics are missing or the folds topics' partitions are not ``kafka.fold_shards``,
-    `KafkaError`, `OffsetLostError`, `ModelLoadError`.
+    `KafkaError`, `OffsetLostError`, `ModelLoadError`, and `ConfigError` for a slot that is taken.
     """
     registry = registry or CollectorRegistry()
     metrics = WorkerMetrics(registry)
@@ -62,9 +62,12 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
         stack.callback(device.close)
         erasures = stack.enter_context(closing(ErasureFeed(config.kafka)))  # before the first event
         group = f"{config.kafka.group_prefix}.worker"
-        source = KafkaSource(config.kafka, _lanes(config.kafka), group)
+        slot = Slot(config.worker.slot, group)
+        stack.callback(slot.close)
+        instance = slot.name if config.kafka.static_members else None
+        source = KafkaSource(config.kafka, _lanes(config.kafka), group, instance)
         stack.callback(source.close)
-        sink = open_sink(config, group, source, metrics, stack)
+        sink = open_sink(config, f"{group}.{slot.name}", source, metrics)
         stack.callback(sink.close, config.worker.drain_timeout_ms / 1000)
         engine = build(config, scorer, routing, source, sink, device, metrics, erasures.known)
         stack.enter_context(Observer(config.observe, registry, engine.health))
@@ -74,15 +77,12 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
         engine.finish()
 
 
-def open_sink(config: Config, group: str, source: KafkaSource, metrics: WorkerMetrics, stack: ExitStack) -> Sink:
-    """The sink of the configured delivery. Raises `KafkaError` when transactions cannot be opened, `ConfigError` for a
-    slot that is taken."""
+def open_sink(config: Config, transactional_id: str, source: KafkaSource, metrics: WorkerMetrics) -> Sink:
+    """The sink of the configured delivery. Raises `KafkaError` when transactions cannot be opened."""
     if config.worker.delivery == "at_least_once" or config.kafka.embedded:
         return KafkaSink(config.kafka)
-    slot = Slot(config.worker.slot, group)
-    stack.callback(slot.close)
     timeout_ms = config.worker.transaction_timeout_ms
-    settings = transactional_config(config.kafka, f"{group}.{slot.name}", timeout_ms)
+    settings = transactional_config(config.kafka, transactional_id, timeout_ms)
     session = Session(
         lambda: Producer(settings),
         source.committed,

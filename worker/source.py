@@ -90,11 +90,13 @@ class Source(Protocol):
 class KafkaSource:
     """`Source` on confluent-kafka: batched consume, cooperative rebalancing, explicit start offsets.
 
+    ``instance`` makes it a static member of that name.
+
     Raises `OffsetLostError` when a partition's next offset is gone, `TopicError` for a topic that vanished,
     `KafkaError` for what the client cannot mend by itself.
     """
 
-    def __init__(self, config: KafkaConfig, topics: Iterable[str], group: str) -> None:
+    def __init__(self, config: KafkaConfig, topics: Iterable[str], group: str, instance: str | None = None) -> None:
         self._eager = config.group_protocol == "eager"
         own: dict[str, Any] = {
             "queued.max.messages.kbytes": PREFETCH_KBYTES,
@@ -102,6 +104,8 @@ class KafkaSource:
             "auto.offset.reset": "error",
             "on_commit": self._commit_answered,
         }
+        if instance is not None:
+            own["group.instance.id"] = instance
         self._consumer = Consumer(consumer_config(config, group, **own))
         self._polled = Polled()
         self._hand_over: Callable[[list[Partition]], None] = _nothing

@@ -60,8 +60,10 @@ class TransactionalSink:
         executor: Executor,
         membership: Callable[[], object],
         clock: Callable[[], float] = time.monotonic,
+        await_call: Callable[[Future[bool], float], bool] = lambda call, timeout_s: bool(wait([call], timeout_s).done),
     ) -> None:
         self._session, self._executor, self._membership, self._clock = session, executor, membership, clock
+        self._await = await_call
         self._gathering = _Output()
         self._sealed: _Output | None = None
         self._call: Future[bool] | None = None
@@ -86,7 +88,7 @@ class TransactionalSink:
         self._advance()
 
     def seal(self, offsets: Offsets) -> None:
-        if not self.ready:
+        if self._sealed is not None:
             raise AssertionError("a transaction is being committed: see `ready`")
         self._gathering.offsets = offsets
         self._sealed, self._gathering = self._gathering, _Output()
@@ -96,7 +98,7 @@ class TransactionalSink:
         answers: list[Answer] = []
         if self._call is None:
             self._session.serve(timeout_s if self._sealed is not None else 0.0)
-        elif self._call.done() or wait([self._call], timeout_s).done:
+        elif self._call.done() or self._await(self._call, timeout_s):
             answers = self._ended(self._call.result())
         self._advance()
         return answers
@@ -111,7 +113,7 @@ class TransactionalSink:
         """Roll back what is open. What it holds is read again by the partitions' next owners."""
         self._session.stop()
         if self._call is not None:
-            wait([self._call], timeout_s)
+            self._await(self._call, timeout_s)
         closing = self._executor.submit(self._session.close)
         self._executor.shutdown(wait=True)
         if (error := closing.exception()) is not None:
