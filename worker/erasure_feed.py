@@ -39,13 +39,14 @@ class ErasureFeed:
         self.topic_id = topic_ids(kafka, [self._topic])[self._topic]
         self._bad: dict[bytes, str] = {}  # what is no erasure, by key, until something else takes its place
         self._next_offset = 0
-        self._at_end = False
+        self._at_end = self._fresh = False
         self._poll_at_s = 0.0
         self._consumer = Consumer(consumer_config(kafka, f"{kafka.group_prefix}.erasures", enable_partition_eof=True))
         try:
             self._consumer.assign([TopicPartition(self._topic, ERASURES_PARTITION, OFFSET_BEGINNING)])
             self._read_until(lambda: self._at_end)
             self._check()
+            self._fresh = False
         except BaseException:
             self.close()
             raise
@@ -53,12 +54,13 @@ class ErasureFeed:
             _log.info("%d erasures loaded", len(self.known))
 
     def poll(self) -> bool:
-        """Read what is new, at most every `POLL_EVERY_S`; whether there was anything. Never waits."""
+        """Read what is new, at most every `POLL_EVERY_S`; whether anything has come since the last time. Never waits."""
         if self._clock() < self._poll_at_s:
             return False
         self._poll_at_s = self._clock() + POLL_EVERY_S
-        fresh = self._take(0.0)
+        self._take(0.0)
         self._check()
+        fresh, self._fresh = self._fresh, False
         return fresh
 
     def catch_up(self, offset: int) -> None:
@@ -87,7 +89,7 @@ class ErasureFeed:
             problem = message.error()
             if problem is None:
                 self._note(message)
-                fresh = True
+                fresh = self._fresh = True
                 self._next_offset = message.offset() + 1
             elif problem.code() == _EOF:
                 self._at_end = True

@@ -13,8 +13,8 @@ from rich.text import Text
 from schemas.dead import DeadLetter
 from worker.dead_letters import Found, Search
 from worker.dead_replay import ReplayedLetters
-from worker.erase import Receipt
 from worker.logs import pseudonym
+from worker.receipt import Receipt
 
 _WHAT: Final = {"deleted": "[green]deleted[/]", "pending": "[red]pending[/]", "kept": "[yellow]kept[/]"}
 ENDED: Final = {

@@ -24,7 +24,7 @@ from worker.admin import create_topics
 from worker.cli import main
 from worker.config import Config
 from worker.embedded import embedded_config
-from worker.erasure_feed import ErasureFeed
+from worker.erasure_feed import POLL_EVERY_S, ErasureFeed
 from worker.errors import KafkaError, TopicError
 
 SPACE = NullScorer.space
@@ -251,7 +251,8 @@ def test_erasures_are_loaded_before_anything_else_and_what_is_none_stops_the_rol
     producer.produce(topic, None, b"u7", 0)
     producer.produce(topic, b'{"user_id": "u8", "cutoff_ms": 1}', b"u8", 0)
     producer.flush(20)
-    feed = ErasureFeed(config.kafka)
+    now = [0.0]
+    feed = ErasureFeed(config.kafka, lambda: now[0])
     assert len(feed.known) == 2999
     assert not feed.known.cover("u7", 0)
     assert feed.known.cover("u8", 8), "an earlier cut-off does not take the later one back"
@@ -260,6 +261,11 @@ def test_erasures_are_loaded_before_anything_else_and_what_is_none_stops_the_rol
     producer.flush(20)
     feed.catch_up(3002)
     assert feed.known.cover("late", 5)
+    assert not feed.poll(), "not so soon"
+    now[0] += POLL_EVERY_S
+    assert feed.poll(), "what catching up has read is news to the others"
+    now[0] += POLL_EVERY_S
+    assert not feed.poll()
     feed.close()
     producer.produce(topic, b"who wrote this", b"x", 0)
     producer.flush(20)

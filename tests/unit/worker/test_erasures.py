@@ -12,9 +12,9 @@ from schemas.erasures import Erasure, decode_erasure, encode_erasure
 from schemas.folds import FormatError
 from schemas.topics import DAY_MS, TOPICS
 from worker import erasures as module
-from worker.erase import SLACK_MS, topic_receipt
 from worker.erasures import Entry, Erasures
 from worker.person import people_of, time_of
+from worker.receipt import SLACK_MS, topic_receipt
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
