@@ -54,7 +54,7 @@ class ErasureFeed:
             _log.info("%d erasures loaded", len(self.known))
 
     def poll(self) -> bool:
-        """Read what is new, at most every `POLL_EVERY_S`; whether anything has come since the last time. Never waits."""
+        """Read what is new, at most every `POLL_EVERY_S`; whether anything has come since last time. Never waits."""
         if self._clock() < self._poll_at_s:
             return False
         self._poll_at_s = self._clock() + POLL_EVERY_S

@@ -34,7 +34,7 @@ from worker.score import BatchScorer, Reader
 from worker.sink import KafkaSink, Sink
 from worker.slot import Slot
 from worker.source import KafkaSource, Source
-from worker.store import StateReader
+from worker.state_reader import StateReader
 from worker.transaction import Session, TransactionalSink
 
 GC_THRESHOLD: Final = (50_000, 20, 100)

@@ -1,4 +1,4 @@
-"""States in Redis: a best-effort reader for the worker, a fenced writer for profiles.
+"""States in Redis, for profiles: a fenced writer. (`worker.state_reader` is the worker's best-effort reader.)
 
 One Lua script writes the states of a shard and its fence together, only if the fence has exactly the bytes that
 this writer left there. A second writer therefore writes nothing and is told so (`FenceMovedError`).
@@ -11,8 +11,6 @@ absent.
 from __future__ import annotations
 
 import hashlib
-import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
@@ -23,20 +21,14 @@ from redis.retry import Retry
 
 from schemas.folds import FormatError
 from schemas.redis_keys import Kind, fence_key, state_key
-from schemas.scores import StateSource
-from schemas.shards import shard_of
 from schemas.states import State, decode_fence, decode_state, encode_state
-from worker.breaker import Breaker
-from worker.config import Config, RedisConfig
+from worker.config import RedisConfig
 from worker.errors import ConfigError, FenceMovedError, MillraceError, StoreError
 
 WRITE_TIMEOUT_S: Final = 5.0
 """Longest silence of Redis that the writer bears: its scripts are up to 2 MB, and it has no latency to keep."""
 MAX_KEYS_PER_CALL: Final = 1024
 """States read or written by one call, about 1.7 MB."""
-FENCE_CACHE_S: Final = 1.0
-JITTER: Final = 0.25
-"""Waits are longer or shorter by up to this share, so that many workers do not come back to Redis at one moment."""
 
 # KEYS: fence, claim, states...   ARGV: expected fence, expected claim, new fence, new claim, TTL s, states...
 # '' stands for "no such key"; a state '' is deleted. Returns 1, or 0, and has written nothing, when
@@ -101,7 +93,7 @@ class StateStore:
     def fences(self, shards: Sequence[tuple[Kind, int]]) -> list[bytes | None]:
         """The fences' bytes of several shards, in one call."""
         names = [fence_key(self._space, kind, shard) for kind, shard in shards]
-        values = _answer(self._call("reading fences", lambda: self._redis.mget(names)), len(names))
+        values = mget_answer(self._call("reading fences", lambda: self._redis.mget(names)), len(names))
         if values is None:
             raise self._nonsense("reading fences")
         return values
@@ -116,7 +108,7 @@ class StateStore:
         for start in range(0, len(keys), MAX_KEYS_PER_CALL):
             part = keys[start : start + MAX_KEYS_PER_CALL]
             names = [fence_key(self._space, kind, shard)] + [self._key(kind, shard, key) for key in part]
-            values = _answer(self._call("reading states", lambda n=names: self._redis.mget(n)), len(names))  # type: ignore[misc]
+            values = mget_answer(self._call("reading states", lambda n=names: self._redis.mget(n)), len(names))  # type: ignore[misc]
             if values is None:
                 raise self._nonsense("reading states")
             if values[0] != expected:
@@ -246,137 +238,11 @@ class CorruptStateError(MillraceError):
     exit_code = StoreError.exit_code
 
 
-class StateReader:
-    """Reads states for scoring: best-effort, bounded, never raising.
-
-    One call waits at most ``redis.timeout_ms`` for an answer (twice that if a dead connection must be made anew:
-    one retry). After ``breaker_failures`` calls in a row without an answer Redis is left alone for
-    ``breaker_open_ms``: calls return at once with nothing. ``count`` is told how many states came back
-    ``known``, ``cold`` or ``unavailable``.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        space: str,
-        count: Callable[[StateSource, int], None] = lambda result, n: None,
-        clock: Callable[[], float] = time.monotonic,
-        jitter: Callable[[], float] = lambda: random.uniform(1 - JITTER, 1 + JITTER),  # noqa: S311 no secret
-    ) -> None:
-        self._jitter = jitter
-        self._timeout_s = config.redis.timeout_ms / 1000
-        self._redis = connect(config.redis, self._timeout_s)
-        self._space = space
-        self._shards = config.kafka.fold_shards
-        self._scales = len(config.profiles.scales_s)
-        self._count = count
-        self._clock = clock
-        self._breaker = Breaker(config.redis.breaker_failures, config.redis.breaker_open_ms / 1000)
-        self._incarnations: dict[str, tuple[float, int | None]] = {}
-
-    def read(
-        self, user_ids: Sequence[str], item_ids: Sequence[str]
-    ) -> tuple[list[State | None], list[State | None], StateSource]:
-        """States of users and items in one round trip, None where cold; ids may repeat.
-
-        The third value is ``known`` when Redis answered, ``unavailable`` when it did not (then all are None).
-        """
-        wanted: list[tuple[Kind, str]] = [("user", i) for i in user_ids]
-        wanted += [("item", i) for i in item_ids]
-        if not wanted:
-            return [], [], "known"
-        found = self._read(list(dict.fromkeys(wanted)))
-        if found is None:
-            self._count("unavailable", len(wanted))
-            return [None] * len(user_ids), [None] * len(item_ids), "unavailable"
-        states = [found.get(pair) for pair in wanted]
-        known = sum(state is not None for state in states)
-        self._count("known", known)
-        self._count("cold", len(states) - known)
-        return states[: len(user_ids)], states[len(user_ids) :], "known"
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._redis.close()
-
-    def _read(self, wanted: list[tuple[Kind, str]]) -> dict[tuple[Kind, str], State] | None:
-        start = self._clock()
-        if not self._breaker.allows(start):
-            return None
-        found: dict[tuple[Kind, str], State] = {}
-        for first in range(0, len(wanted), MAX_KEYS_PER_CALL):
-            late = self._clock() - start > self._timeout_s
-            part = None if late else self._read_part(wanted[first : first + MAX_KEYS_PER_CALL])
-            if part is None:
-                self._breaker.failed(self._clock(), self._jitter())
-                return None
-            found |= part
-        self._breaker.succeeded()
-        return found
-
-    def _read_part(self, wanted: list[tuple[Kind, str]]) -> dict[tuple[Kind, str], State] | None:
-        names, fences = [], []
-        now = self._clock()
-        for kind, key in wanted:
-            shard = shard_of(key, self._shards)
-            names.append(state_key(self._space, kind, shard, key))
-            fences.append(fence_key(self._space, kind, shard))
-        stale = [f for f in dict.fromkeys(fences) if self._incarnations.get(f, (-FENCE_CACHE_S, None))[0] <= now]
-        values = self._mget(stale + names)
-        if values is None:
-            return None
-        for fence, value in zip(stale, values, strict=False):
-            self._incarnations[fence] = (now + FENCE_CACHE_S * self._jitter(), _incarnation(value))
-        states: dict[tuple[Kind, str], State] = {}
-        for pair, fence, value in zip(wanted, fences, values[len(stale) :], strict=True):
-            state = _readable(value, pair)
-            if state is None or state.incarnation != self._incarnations[fence][1]:
-                continue
-            if state.weights.shape[1] == self._scales:
-                states[pair] = state
-        return states
-
-    def _mget(self, keys: list[str]) -> list[bytes | None] | None:
-        for attempt in (1, 2):
-            try:
-                values = _answer(self._redis.mget(keys), len(keys))
-            except redis.exceptions.TimeoutError:
-                return None  # slow, not gone: asking again would double the wait
-            except (redis.exceptions.ConnectionError, OSError):
-                if attempt == 2:
-                    return None
-            except (redis.RedisError, ValueError, TypeError):
-                return None  # refused, or nonsense
-            else:
-                if values is None:
-                    # Out of step: what comes next may be the answer to this question.
-                    self._redis.connection_pool.disconnect()
-                return values
-        return None
-
-
-def _answer(values: object, n: int) -> list[bytes | None] | None:
+def mget_answer(values: object, n: int) -> list[bytes | None] | None:
     """The values of an MGET, None when it is no answer to ``n`` keys."""
     if not isinstance(values, list) or len(values) != n:
         return None
     return values if all(value is None or isinstance(value, bytes) for value in values) else None
-
-
-def _incarnation(fence: bytes | None) -> int | None:
-    try:
-        return None if fence is None else decode_fence(fence).incarnation
-    except FormatError:
-        return None  # written by a newer release, or damaged: its states read as absent; profiles complains aloud
-
-
-def _readable(value: bytes | None, pair: tuple[Kind, str]) -> State | None:
-    if value is None:
-        return None
-    try:
-        state = decode_state(value)
-    except (FormatError, UnicodeDecodeError):
-        return None
-    return state if (state.kind, state.key) == pair else None
 
 
 def _where(url: str) -> str:

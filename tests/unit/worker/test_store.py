@@ -21,7 +21,8 @@ from schemas.shards import shard_of
 from schemas.states import Fence, State, decode_fence, encode_fence, encode_state
 from worker.config import Config, KafkaConfig, RedisConfig
 from worker.errors import ConfigError, FenceMovedError, StoreError
-from worker.store import CorruptStateError, StateReader, StateStore, connect
+from worker.state_reader import StateReader
+from worker.store import CorruptStateError, StateStore, connect
 
 SPACE = "s1"
 SHARDS = 4
