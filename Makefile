@@ -9,7 +9,7 @@ BODY := $(VENV)/.body
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kafka bench-worker bench-shared simulate kills chaos starter starter-gpu schemas lock clean bench-limit bench-peers bench-alerts
+.PHONY: help demo test check kafka bench-worker bench-shared simulate kills chaos starter starter-gpu schemas lock clean bench-limit bench-peers bench-alerts bench-rebuild fuzz .PHONY:
 
 help: ## This list
 	@echo "make <target>, with ARGS=\"...\" passed on:"
@@ -40,6 +40,12 @@ bench-peers: $(READY) ## Events per second against Faust, quixstreams, infinity,
 
 bench-shared: $(READY) $(BODY) ## One shared model against one a task: same size, same steps, paired; one JSON line last
 	$(PY) tests/bench/bench_shared.py $(ARGS)
+
+bench-rebuild: $(READY) ## Users a second that profiles rebuilds into an empty Redis; one JSON line last (ARGS="--users 200000")
+	$(PY) tests/bench/bench_rebuild.py $(ARGS)
+
+fuzz: $(READY) ## Any bytes give an event or a dead letter (ARGS="--inputs 100000 --seed 1"); one JSON line last
+	$(PY) tests/fuzz/fuzz_decode.py $(ARGS)
 
 simulate: $(READY) ## The worker's core under seeded faults, replayable (ARGS="--seeds 100000 --from 0")
 	$(PY) -m tests.simulation $(ARGS)

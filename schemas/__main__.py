@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from schemas.erasures import Erasure
 from schemas.events import ClickEvent, ReviewEvent, ServiceEvent
 from schemas.scores import Alert, CtrScore, IntentScore, Opinion, SentimentScore
 
@@ -21,6 +22,7 @@ TYPES: dict[str, type[msgspec.Struct]] = {
     "scores.intent": IntentScore,
     "opinions": Opinion,
     "alerts.opinion": Alert,
+    "erasures": Erasure,
 }
 
 

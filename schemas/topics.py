@@ -14,6 +14,8 @@ MAX_EVENT_BYTES: Final = 1024 * 1024
 """Largest input record; larger ones are refused by the broker."""
 HEADROOM_BYTES: Final = 64 * 1024
 """What the producer and ``events.dead`` take beyond it, so that a dead letter's headers always fit."""
+COMPACTION_LAG_MS: Final = 7 * DAY_MS
+"""In compacted topics what was deleted or written over is gone from the disks after so long, not just out of sight."""
 FOLD_SHARDS: Final = 32
 """Partitions of folds and features on a real cluster. Changing it moves every state: it is refused, not guessed."""
 
@@ -30,6 +32,7 @@ FOLDS_ITEM: Final = "folds.item"
 FEATURES_USER: Final = "features.user"
 FEATURES_ITEM: Final = "features.item"
 EVENTS_DEAD: Final = "events.dead"
+ERASURES: Final = "erasures"
 
 INPUTS: Final = (EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE)
 FOLDS: Final[dict[str, str]] = {"user": FOLDS_USER, "item": FOLDS_ITEM}
@@ -55,7 +58,10 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
 
     def config(self, replication_factor: int) -> dict[str, Any]:
         """Kafka topic configuration for a cluster that has ``replication_factor`` copies to give."""
-        policy = {"cleanup.policy": "compact"} if self.compacted else {"retention.ms": str(self.retention_ms)}
+        if self.compacted:
+            policy = {"cleanup.policy": "compact", "max.compaction.lag.ms": str(COMPACTION_LAG_MS)}
+        else:
+            policy = {"retention.ms": str(self.retention_ms)}
         return {
             **policy,
             "max.message.bytes": str(self.max_message_bytes),
@@ -83,5 +89,6 @@ TOPICS: Final[dict[str, Topic]] = {
         _topic(FEATURES_USER, "State", "user: partition = shard", None, partitions=FOLD_SHARDS),
         _topic(FEATURES_ITEM, "State", "item: partition = shard", None, partitions=FOLD_SHARDS),
         _topic(EVENTS_DEAD, "original bytes", "source position", None, partitions=4),
+        _topic(ERASURES, "Erasure", "user: partition 0", None, partitions=1),
     )
 }

@@ -15,6 +15,7 @@ import click
 from worker.cli_alerts import alerts
 from worker.cli_base import CONTEXT, FILE, Commands, common, json_option
 from worker.cli_model import MODEL_COMMANDS
+from worker.cli_safety import SAFETY_COMMANDS
 from worker.errors import MillraceError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def main() -> None:
                    millrace alerts             watch opinion; alerts backtest, tune: try its rules on a history
     Look at it:    millrace status             how far every role is
                    millrace tail               scores as they are written
+                   millrace dead list          what could not be scored, and why; dead replay sends it again
     The model:     millrace train              on your own data, by one recipe
                    millrace evaluate           measure it; millrace report, explain
 
@@ -252,8 +254,8 @@ def tail(config: Config, names: tuple[str, ...], json_: bool, **options: Any) ->
 
     By default the scores and the alerts. Ctrl-C ends it.
 
-    Any topic of the contract: events.*, scores.*, opinions, alerts.opinion, folds.*, features.*, events.dead.
-    Texts are shown as their length only.
+    Any topic of the contract: events.*, scores.*, opinions, alerts.opinion, folds.*, features.*, events.dead,
+    erasures. Texts are shown as their length only.
 
     \b
     millrace tail
@@ -330,7 +332,7 @@ def doctor(config: Config, replication: int, json_: bool) -> None:
     sys.exit(not all(check.well for check in checks))
 
 
-for _command in MODEL_COMMANDS:
+for _command in (*SAFETY_COMMANDS, *MODEL_COMMANDS):
     main.add_command(_command)
 
 

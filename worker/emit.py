@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 import msgspec
 import numpy as np
 
-from schemas.dead import HEADER_KEY, HEADER_TRUNCATED, DeadLetter
+from schemas.dead import HEADER_KEY, HEADER_OF_SOURCE, HEADER_TRUNCATED, DeadLetter, Headers
 from schemas.events import ClickEvent, Event, ReviewEvent, ServiceEvent
 from schemas.folds import F16, MAX_BLOCK_FOLDS, VECTOR_SIZE, FoldBlock, encode_block
 from schemas.redis_keys import Kind
@@ -50,7 +50,7 @@ class OutMessage(msgspec.Struct, gc=False):
     topic: str
     key: bytes | None
     value: bytes
-    headers: list[tuple[str, bytes]] | None = None
+    headers: Headers | None = None
     partition: int | None = None
 
 
@@ -221,9 +221,15 @@ _SENTIMENTS: Final = ("negative", "neutral", "positive")
 def dead(letter: DeadLetter, limit_bytes: int = TOPICS[EVENTS_DEAD].max_message_bytes) -> Outcome:
     """Outcome of a record that could not be scored. What does not fit the topic is left out and said to be."""
     key, headers, value = letter.record_key(), letter.headers(), letter.value or b""
-    room = limit_bytes - RECORD_OVERHEAD_BYTES - len(key) - sum(len(name) + len(data) for name, data in headers)
-    if len(value) > room:
-        headers = [(name, data) for name, data in headers if name != HEADER_KEY or len(data) < RECORD_OVERHEAD_BYTES]
+    # A header costs up to ten bytes of lengths beside its own.
+    taken = sum(len(name.encode()) + len(data or b"") + 10 for name, data in headers)
+    if len(value) > limit_bytes - RECORD_OVERHEAD_BYTES - len(key) - taken:
+        headers = [
+            (name, data)
+            for name, data in headers
+            if not name.startswith(HEADER_OF_SOURCE)
+            and (name != HEADER_KEY or len(data or b"") < RECORD_OVERHEAD_BYTES)
+        ]
         headers.append((HEADER_TRUNCATED, b"1"))
         value = b""
     return Outcome([OutMessage(EVENTS_DEAD, key, value, headers)], [], letter.reason)

@@ -12,6 +12,7 @@ import confluent_kafka
 import msgspec
 
 from schemas import dead, topics
+from schemas.erasures import Erasure
 from schemas.events import ClickEvent, ReviewEvent, ServiceEvent
 from schemas.folds import decode_block
 from schemas.scores import Alert, CtrScore, IntentScore, Opinion, SentimentScore
@@ -32,6 +33,7 @@ _TYPES: Final[dict[str, type[msgspec.Struct]]] = {
     topics.SCORES_INTENT: IntentScore,
     topics.OPINIONS: Opinion,
     topics.ALERTS_OPINION: Alert,
+    topics.ERASURES: Erasure,
 }
 # Words of a customer, and what was made of them: shown as their length.
 _TEXTS: Final = frozenset({"text", "query", "title"})

@@ -58,12 +58,13 @@ def test_the_commands_are_those_of_the_design() -> None:
         *("demo", "worker", "profiles", "alerts", "alerts backtest", "alerts tune"),
         *("topics create", "topics describe", "topics acls", "replay", "tail"),
         *("status", "score", "doctor", "evaluate"),
+        *("dead list", "dead show", "dead replay", "erase"),
         *("train", "tune", "export", "report", "explain", "active", "label"),
     }
 
 
 def test_the_readme_lists_exactly_the_commands_there_are() -> None:
-    listed = set(re.findall(r"`millrace ((?:(?:topics|alerts) )?[a-z]+)", documented("commands")))
+    listed = set(re.findall(r"`millrace ((?:(?:topics|alerts|dead) )?[a-z]+)", documented("commands")))
     assert listed == set(COMMANDS)
 
 
@@ -75,7 +76,7 @@ def test_the_readme_lists_every_key_of_the_configuration_with_its_default() -> N
     msgspec.convert(listed, Config)
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "", "topics"])
+@pytest.mark.parametrize("name", [*COMMANDS, "", "topics", "dead"])
 def test_help_is_worth_reading(name: str) -> None:
     result = run(*name.split(), "--help")
     assert result.exit_code == 0
@@ -112,6 +113,9 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         (["score", "--text", "a", "--artifact", "/nowhere/at/all"], 5, "/nowhere/at/all"),
         (["score", "--text", "a", "--artifact", "null"], 5, "null"),
         (["tail", "scores"], 6, "scores.ctr"),
+        (["dead", "show", "nonsense"], 6, "topic/partition/offset"),
+        (["dead", "replay"], 6, "--all"),
+        (["dead", "list", "--since", "soon"], 6, "soon"),
         (["evaluate", "--task", "sentiment", "--data", "{file}", "--artifact", "/nowhere"], 5, "/nowhere"),
     ],
 )

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from schemas.dead import HEADER_KEY, HEADER_NULL, HEADER_TRUNCATED
+from schemas.dead import HEADER_KEY, HEADER_NULL, HEADER_OF_SOURCE, HEADER_TRUNCATED
 from schemas.events import Candidate, ClickEvent, Event, ReviewEvent, ServiceEvent
 from schemas.folds import MAX_BLOCK_FOLDS, decode_block
 from schemas.scores import CtrScore, IntentScore, Opinion, RankedCandidate, SentimentScore, SourcePosition
@@ -187,7 +187,7 @@ def letter(value: bytes | None, key: bytes | None = b"k") -> Outcome:
 
 def size(outcome: Outcome) -> int:
     (message,) = outcome.messages
-    return len(message.value) + len(message.key or b"") + sum(len(k) + len(v) for k, v in message.headers or [])
+    return len(message.value) + len(message.key or b"") + sum(len(k) + len(v or b"") for k, v in message.headers or [])
 
 
 def test_a_tombstones_letter_has_an_empty_value_and_says_so() -> None:
@@ -209,6 +209,20 @@ def test_what_does_not_fit_is_cut_and_says_so(key_bytes: int) -> None:
     assert (message.value, headers[HEADER_TRUNCATED]) == (b"", b"1")
     assert (HEADER_KEY in headers) == (key_bytes < 1024)
     assert size(outcome) < TOPICS[EVENTS_DEAD].max_message_bytes
+
+
+@pytest.mark.parametrize("count", [1, 3_000, 40_000])
+def test_a_records_own_headers_go_along_while_they_fit(count: int) -> None:
+    headers = [("h", b"v"), ("none", None)] + [(f"h{n}", b"") for n in range(count)]
+    record = Record("events.click", 1, 2, 0, b"k", b"x" * MAX_EVENT_BYTES, headers)  # type: ignore[arg-type]
+    (message,) = dead(dead_letter(record, "decode", "not_json", "detail")).messages
+    kept = [(name, value) for name, value in message.headers or () if name.startswith(HEADER_OF_SOURCE)]
+    if count == 1:
+        assert kept == [(HEADER_OF_SOURCE + name, value) for name, value in headers]
+        assert len(message.value) == MAX_EVENT_BYTES
+    else:
+        assert (kept, message.value) == ([], b"")
+        assert (HEADER_TRUNCATED, b"1") in (message.headers or ())
 
 
 def fold(key: str, offset: int, kind: Any = "user", vector: Any = VECTOR) -> Fold:
