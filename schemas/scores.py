@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from schemas.evidence import Evidence
+
 StateSource = Literal["known", "cold", "unavailable", "none"]
 """Where the user state behind a score came from: Redis knew the user, Redis did not, Redis did not answer,
 or the event has no user."""
@@ -98,13 +100,16 @@ class IntentScore(Score, frozen=True, kw_only=True, omit_defaults=True):
     channel: str | None = None
 
 
-Level = Literal["item", "category", "brand", "topic"]
+Level = Literal["item", "category", "brand", "topic", "aspect"]
+"""More levels may come; a reader should pass over one it does not know."""
 
 
 class Opinion(Score, frozen=True, kw_only=True, omit_defaults=True):
     """One review counted at one level. Keyed by ``subject``, which is ``level:name``.
 
-    ``text_hash`` tells copies of one text from many voices without carrying the text.
+    ``text_hash`` tells copies of one text from many voices without carrying the text. ``related`` are the other
+    subjects at which the same review counts. ``excerpt`` is the beginning of the text, masked (`worker.masking`);
+    empty where the configuration keeps texts out (``worker.excerpt_chars: 0``).
     """
 
     subject: str
@@ -116,6 +121,8 @@ class Opinion(Score, frozen=True, kw_only=True, omit_defaults=True):
     category: str | None = None
     stars: float | None = None
     text_hash: str = ""
+    related: list[str] = []
+    excerpt: str = ""
 
 
 AlertStatus = Literal["opened", "worsening", "improving", "resolved"]
@@ -126,6 +133,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``alert_id`` derives from rule, subject and the window it opened in, so a replay does not alarm twice.
     Times are event time except ``process_time_ms``. ``score`` is the detector's statistic (standard deviations).
+    ``sinks`` names those that `millrace notify` sends it to; empty means all whose own filter lets it pass.
+    ``evidence`` is a help for people: it depends on what the role still held, and may be less after a restart.
     """
 
     alert_id: str
@@ -145,6 +154,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     score: float
     model_version: str
     v: int = 1
+    sinks: list[str] = []
+    evidence: Evidence | None = None
 
 
 Output = CtrScore | SentimentScore | IntentScore | Opinion | Alert

@@ -14,6 +14,7 @@ import click
 
 from worker.cli_base import CONTEXT, FILE, Commands, common, json_option
 from worker.cli_model import MODEL_COMMANDS
+from worker.cli_notify import NOTIFY_COMMANDS
 from worker.errors import MillraceError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def main() -> None:
                    millrace worker             score; one process per GPU
                    millrace profiles           fold user and item state into Redis
                    millrace alerts             watch opinion
+                   millrace notify             tell people of alerts
     Look at it:    millrace status             how far every role is
                    millrace tail               scores as they are written
     The model:     millrace train              on your own data, by one recipe
@@ -63,10 +65,15 @@ def demo(config: Config, events: int | None, exit_: bool, rate: float | None, js
     sys.exit(run_demo(config, events=events, exit_=exit_, json_=json_, rate=rate))
 
 
-_ROLES = {"worker": "worker.pipeline", "profiles": "worker.profiles", "alerts": "worker.alerts"}
+_ROLES = {
+    "worker": "worker.pipeline",
+    "profiles": "worker.profiles",
+    "alerts": "worker.alerts",
+    "notify": "worker.notify",
+}
 
 
-def _run_role(config: Config, role: Literal["worker", "profiles", "alerts"]) -> None:
+def _run_role(config: Config, role: Literal["worker", "profiles", "alerts", "notify"]) -> None:
     from worker import logs
 
     logs.configure(config.observe)
@@ -295,7 +302,21 @@ def doctor(config: Config, json_: bool) -> None:
     sys.exit(not all(check.well for check in checks))
 
 
-for _command in MODEL_COMMANDS:
+@main.command()
+@common
+def notify(config: Config) -> None:
+    """Tell people of alerts: chat, webhook, mail.
+
+    Reads alerts.opinion and sends what the sinks under notify.sinks want, at least once; tries again while a sink
+    fails, and puts what none would take on events.dead. Honours `millrace mute` and `millrace ack`.
+
+    \b
+    millrace notify --config millrace.yaml
+    """
+    _run_role(config, "notify")
+
+
+for _command in (*NOTIFY_COMMANDS, *MODEL_COMMANDS):
     main.add_command(_command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
@@ -16,6 +17,7 @@ from rich.text import Text
 from worker.admin import TopicReport
 from worker.doctor import Check
 from worker.one_text import Answer
+from worker.silencing import Silences
 from worker.status import Status
 from worker.tail import Line, clock, summary
 
@@ -31,6 +33,22 @@ def show(what: T, table: Callable[[T], Any], *, json_: bool) -> None:
         click.echo(msgspec.json.encode(what).decode())
     else:
         Console().print(table(what))
+
+
+def say(what: Any, sentence: str, *, json_: bool) -> None:
+    """Print as JSON on one line, or as a sentence."""
+    click.echo(msgspec.json.encode(what).decode() if json_ else sentence)
+
+
+def silences_table(found: Silences) -> Group:
+    """Mutes and acknowledgements in force."""
+    mutes = Table("subject", "until", "by", "note", title="muted", title_justify="left")
+    for mute in found.mutes:
+        mutes.add_row(Text(mute.pattern), _local(mute.until_ms), Text(mute.by), Text(mute.note))
+    acks = Table("alert", "since", "by", "note", title="acknowledged", title_justify="left")
+    for ack in found.acks:
+        acks.add_row(Text(ack.alert_id), _local(ack.at_ms), Text(ack.by), Text(ack.note))
+    return Group(mutes, acks)
 
 
 def topics_table(reports: Sequence[TopicReport]) -> Table:
@@ -121,6 +139,10 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+def _local(time_ms: int) -> str:
+    return datetime.datetime.fromtimestamp(time_ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _beside(actual: int | None, wanted: int) -> Text:
