@@ -23,7 +23,7 @@ from worker.errors import ConfigError
 from worker.mail import mail
 from worker.notice import Notice
 from worker.secret import read_secret
-from worker.webhook import MAX_ANSWER_BYTES, Verdict, request, verdict, webhook_key
+from worker.webhook import MAX_ANSWER_BYTES, Verdict, answered_in_body, request, verdict, webhook_key
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _log = structlog.get_logger(__name__)
@@ -85,14 +85,16 @@ class WebhookSender:
             async with self._session.post(
                 asked.url, data=asked.body, headers=headers, allow_redirects=False, proxy=sink.proxy
             ) as answer:
-                body = await answer.content.read(MAX_ANSWER_BYTES)
+                body = await _beginning(answer.content) if answered_in_body(sink.format) else b""
                 return verdict(sink.format, answer.status, body, answer.headers.get("Retry-After"))
         except TimeoutError:
             return Verdict("retry", f"no answer within {self._timeout_s:g} s")
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, ValueError) as error:
-            return Verdict("refused", f"the request cannot be made: {type(error).__name__}")
-        except (aiohttp.ClientError, OSError) as error:
+        except aiohttp.InvalidURL:
+            return Verdict("refused", "the address is no URL")
+        except (aiohttp.ClientError, OSError) as error:  # before ValueError: a bad certificate is both
             return Verdict("retry", _reason(error))
+        except ValueError as error:
+            return Verdict("refused", f"the request cannot be made: {type(error).__name__}")
 
     async def close(self) -> None:
         if self._session is not None:
@@ -166,14 +168,24 @@ def _context(sink: SinkConfig, where: str) -> ssl.SSLContext:
         raise ConfigError(f"{where}.ca_file {sink.ca_file}: {error.strerror or error}") from error
 
 
+async def _beginning(content: aiohttp.StreamReader) -> bytes:
+    """The whole answer, or its beginning where it is long."""
+    body = b""
+    while len(body) < MAX_ANSWER_BYTES and (more := await content.read(MAX_ANSWER_BYTES - len(body))):
+        body += more
+    return body
+
+
 def _reason(error: BaseException) -> str:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"TLS: {cause.verify_message}"
-        if isinstance(cause, ssl.SSLError):
-            return f"TLS: {cause.reason or 'failed'}"
-        if isinstance(cause, ConnectionRefusedError):
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    # The innermost knows best; those around it are the libraries' own.
+    for each in reversed(chain):
+        if isinstance(each, ssl.SSLCertVerificationError):
+            return f"TLS: {getattr(each, 'verify_message', None) or 'the certificate is not accepted'}"
+        if isinstance(each, ssl.SSLError):
+            return f"TLS: {getattr(each, 'reason', None) or 'failed'}"
+        if isinstance(each, ConnectionRefusedError):
             return "connection refused"
-        cause = cause.__cause__ or cause.__context__
     return f"connection failed: {type(error).__name__}"

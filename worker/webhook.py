@@ -81,6 +81,11 @@ def request(notice: Notice, form: Format, language: Language, url: str, secret: 
     return Request(url if secret is None else dingtalk_url(url, now_ms, secret), body, headers)
 
 
+def answered_in_body(form: Format) -> bool:
+    """Whether an answer means something only with its body."""
+    return bool(_CODE_FIELDS[form])
+
+
 def verdict(form: Format, status: int, body: bytes, retry_after: str | None) -> Verdict:
     """What an answer means. ``retry_after`` is the header; only its form in seconds is understood."""
     wait_s = float(retry_after) if retry_after is not None and retry_after.strip().isdecimal() else None
@@ -88,7 +93,7 @@ def verdict(form: Format, status: int, body: bytes, retry_after: str | None) -> 
         return Verdict("retry", f"HTTP {status}", wait_s)
     if not 200 <= status < 300:
         return Verdict("refused", f"HTTP {status}")
-    if not _CODE_FIELDS[form]:
+    if not answered_in_body(form):
         return Verdict("delivered")
     code = _code(form, body)
     if code == 0:
