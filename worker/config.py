@@ -92,6 +92,10 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
     cpu_objective_factor: PositiveFloat = 5.0
     good_review_stars: PositiveFloat = 4.0
     bad_review_stars: PositiveFloat = 2.0
+    # Of every review, so many characters go masked into its opinions, for alerts to show; 0 keeps all text out.
+    excerpt_chars: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 160
+    # The lexicon of what reviews are about: shipped, none, or a YAML file.
+    aspects: str = "shipped"
 
 
 class ProfilesConfig(Section, frozen=True, kw_only=True):

@@ -4,8 +4,8 @@ Order of writing, always: alerts, then the states that say they were published, 
 below it is in the states. State and position go to one partition of a changelog, so a position is never ahead of
 its states. On assignment the changelog is read, and the partition is read on from its position; an opinion already
 counted is known by its subject's source marks, whether Kafka or a restarted worker delivers it again. So counts are
-exact through any crash; an alert may be published a second time, equal in all but ``process_time_ms`` (same
-``alert_id``, same status, same window), if the process dies between an alert and its state.
+exact through any crash; an alert may be published a second time, equal in all but ``process_time_ms`` and
+``evidence`` (same ``alert_id``, same status, same window), if the process dies between an alert and its state.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from schemas.scores import Alert, Opinion
 from schemas.topics import ALERTS_OPINION, OPINIONS
 from worker.config import Config
 from worker.errors import KafkaError, TopicError
+from worker.evidence import EvidenceKeeper
 from worker.metrics import AlertsMetrics
 from worker.surge import SurgeDetector
 
@@ -77,6 +78,7 @@ class _Partition:
         self.next_offset = next_offset
         self.written_offset = next_offset
         self.alerts: list[Alert] = []
+        self.evidence = EvidenceKeeper()
 
     @property
     def unwritten(self) -> int:
@@ -181,9 +183,10 @@ class OpinionWatch:
         counted, alerts = partition.detector.add(opinion, time.time_ns() // 1_000_000)
         if counted == "counted":
             self._metrics.opinions.inc()
+            partition.evidence.add(opinion)
         else:
             self._metrics.skipped.labels(counted).inc()
-        partition.alerts += alerts
+        partition.alerts += [partition.evidence.attach(alert) for alert in alerts]
         if partition.unwritten >= MAX_UNWRITTEN:
             await self.write()
 
