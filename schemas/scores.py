@@ -126,13 +126,18 @@ class Opinion(Score, frozen=True, kw_only=True, omit_defaults=True):
 
 
 AlertStatus = Literal["opened", "worsening", "improving", "resolved"]
+AlertMetric = Literal["negative_volume", "negative_share", "slow_burn", "dropout"]
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A surge of negative opinion on a subject: opened once, updated, resolved.
 
     ``alert_id`` derives from rule, subject and the window it opened in, so a replay does not alarm twice.
-    Times are event time except ``process_time_ms``. ``score`` is the detector's statistic (standard deviations).
+    Times are event time except ``process_time_ms``. ``score`` is the detector's statistic: standard deviations; for
+    ``slow_burn`` the height of its CUSUM, for ``dropout`` the opinions missed.
+    ``negative`` and ``total`` are what was counted in the window, as the model said it; ``negative_share`` and
+    ``expected_share`` are shares with the model's errors undone. ``expected_negative`` is the mass that was to be
+    expected in the window, ``set_apart`` the opinions that did not count: copies of a text, many of one author.
     ``sinks`` names those that `millrace notify` sends it to; empty means all whose own filter lets it pass.
     ``evidence`` is a help for people: it depends on what the role still held, and may be less after a restart.
     """
@@ -154,6 +159,9 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     score: float
     model_version: str
     v: int = 1
+    metric: AlertMetric = "negative_share"
+    expected_negative: float | None = None
+    set_apart: int = 0
     sinks: list[str] = []
     evidence: Evidence | None = None
 

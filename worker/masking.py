@@ -31,6 +31,28 @@ _READ_FACTOR: Final = 4
 # Nothing below matches without one of these, so most reviews end after a few microseconds.
 _SUSPECT: Final = re.compile(r"[\d@＠①-⓿⁰-₉幺]|[零〇一二两三四五六七八九]{7}|微信|威信|薇信|支付宝|扣扣")
 _WORDS: Final = ("wechat", "weixin", "vx", "wx", "qq", "telegram", "whatsapp", "(at)", "[at]", "v信")
+_AT: Final = ("@", "(at)", "[at]")
+# One of these stands in every match of `_ACCOUNT`.
+_ACCOUNT_WORDS: Final = (
+    *(
+        "微信",
+        "威信",
+        "薇信",
+        "支付宝",
+        "扣扣",
+        "号",
+        "户",
+        "wechat",
+        "weixin",
+        "vx",
+        "wx",
+        "v信",
+        "qq",
+        "telegram",
+        "whatsapp",
+    ),
+    *("account", "acct", "order", "tracking", "customer", "member"),
+)
 _EMAIL: Final = re.compile(
     r"[a-z0-9._%+'-]{1,64}\s?(?:@|\(at\)|\[at\])\s?[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){1,6}", re.IGNORECASE | re.ASCII
 )
@@ -92,9 +114,12 @@ def mask(text: str) -> str:
     text = normalise(text)
     if not text.isascii():  # digits of other scripts that NFKC leaves
         text = _OTHER_DIGIT.sub(lambda found: str(int(found[0])), text)
-    text = _EMAIL.sub("[email]", text)
-    text = _USER.sub("[user]", text)
-    text = _ACCOUNT.sub(_account, text)
+    lower = text.lower()
+    if any(sign in lower for sign in _AT):
+        text = _EMAIL.sub("[email]", text)
+        text = _USER.sub("[user]", text)
+    if any(word in lower for word in _ACCOUNT_WORDS):
+        text = _ACCOUNT.sub(_account, text)
     if _DIGIT.search(text) is not None:
         text = _mask_digits(text)
     return _NUMBER.sub("[number]", text)

@@ -44,8 +44,11 @@ _WORDS: Final[dict[Language, dict[str, str]]] = {
         "warning": "Warning",
         "critical": "Critical",
         "title": "{severity}, {status}: {subject}, {share:.0%} negative (expected {expected:.0%})",
+        "dropout": "{severity}, {status}: {subject}, opinions stay away ({total} came)",
         "window": "Window: {start} to {end} UTC, alarm since {since}",
-        "counts": "Negative: {negative:.1f} of {total} opinions, {usual:.1f} expected ({score:.1f} sigma)",
+        "counts": "Negative: {negative:.1f} of {total} opinions, {usual:.1f} expected (score {score:.1f})",
+        "missed": "Opinions: {total} came, about {score:.0f} more were expected",
+        "set_apart": "Not counted: {set_apart} opinions (copies of a text, many of one author)",
         "terms": "What they talk about: {terms}",
         "related": "Where: {related}",
         "together": "Same incident: {together}",
@@ -63,8 +66,11 @@ _WORDS: Final[dict[Language, dict[str, str]]] = {
         "warning": "警告",
         "critical": "严重",
         "title": "{severity}·{status}：{subject} 负面占 {share:.0%}（预期 {expected:.0%}）",
+        "dropout": "{severity}·{status}：{subject} 评论中断（仅 {total} 条）",
         "window": "时段：{start} 至 {end} UTC，始于 {since}",
-        "counts": "负面：{total} 条中 {negative:.1f} 条，预期 {usual:.1f} 条（{score:.1f} 倍标准差）",
+        "counts": "负面：{total} 条中 {negative:.1f} 条，预期 {usual:.1f} 条（得分 {score:.1f}）",
+        "missed": "评论：仅 {total} 条，比预期约少 {score:.0f} 条",
+        "set_apart": "未计入：{set_apart} 条（重复文本、同一作者刷屏）",
         "terms": "热词：{terms}",
         "related": "涉及：{related}",
         "together": "同一事件：{together}",
@@ -80,12 +86,13 @@ _WORDS: Final[dict[Language, dict[str, str]]] = {
 def title(notice: Notice, language: Language) -> str:
     """One line that tells what, where and how bad; at most `MAX_TITLE_CHARS` characters."""
     alert, words = notice.alert, _WORDS[language]
-    line = words["title"].format(
+    line = words["dropout" if alert.metric == "dropout" else "title"].format(
         severity=words[alert.severity],
         status=words[alert.status],
         subject=_plain(alert.subject, MAX_SUBJECT_CHARS),
         share=alert.negative_share,
         expected=alert.expected_share,
+        total=alert.total,
     )
     return _plain(line, MAX_TITLE_CHARS)
 
@@ -97,13 +104,10 @@ def lines(notice: Notice, language: Language) -> list[str]:
         words["window"].format(
             start=_clock(alert.window_start_ms), end=_clock(alert.window_end_ms), since=_clock(alert.opened_at_ms)
         ),
-        words["counts"].format(
-            negative=alert.negative,
-            total=alert.total,
-            usual=alert.expected_share * alert.total,
-            score=alert.score,
-        ),
+        _counts(alert, words),
     ]
+    if alert.set_apart:
+        found.append(words["set_apart"].format(set_apart=alert.set_apart))
     if notice.together:
         together = words["comma"].join(_plain(name, MAX_SUBJECT_CHARS) for name in notice.together[:RELATED_SHOWN])
         found.append(words["together"].format(together=together))
@@ -112,6 +116,13 @@ def lines(notice: Notice, language: Language) -> list[str]:
         words["foot"].format(model_version=alert.model_version, rule=_plain(alert.rule, 60), alert_id=alert.alert_id)
     )
     return found
+
+
+def _counts(alert: Alert, words: dict[str, str]) -> str:
+    if alert.metric == "dropout":
+        return words["missed"].format(total=alert.total, score=alert.score)
+    usual = alert.expected_share * alert.total if alert.expected_negative is None else alert.expected_negative
+    return words["counts"].format(negative=alert.negative, total=alert.total, usual=usual, score=alert.score)
 
 
 def _evidence(alert: Alert, words: dict[str, str]) -> list[str]:

@@ -119,6 +119,18 @@ def test_words_tell_what_where_how_bad_and_why(
     assert ("brand:Lux 50%" in everything) == (evidence is not None)
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_each_metric_has_words_of_its_own(language: Literal["en", "zh"]) -> None:
+    silent = notice(made(metric="dropout", total=2, score=31.0, negative_share=0.0))
+    words = "\n".join([title(silent, language), *lines(silent, language)])
+    assert "%" not in words, "nobody was negative: nothing came"
+    assert "31" in words
+    volume = notice(made(metric="negative_volume", expected_negative=4.5, set_apart=37))
+    words = "\n".join(lines(volume, language))
+    assert "4.5" in words
+    assert "37" in words
+
+
 def test_a_title_is_one_line_whatever_the_subject() -> None:
     line = title(notice(made("item:a\r\nBcc: x@y\x1b[2J" + "长" * 500)), "zh")
     assert len(line) <= MAX_TITLE_CHARS
