@@ -32,11 +32,14 @@ class Aspects:
         self._names = list(lexicon)
         self._words: dict[str, int] = {}
         self._stems: dict[str, int] = {}
+        self._phrases: list[tuple[str, int]] = []
         self._parts: list[tuple[str, int]] = []
         for place, words in enumerate(lexicon.values()):
             for word in (each.strip().lower() for each in words):
-                if not _LATIN_WORD.fullmatch(word):
+                if not word.isascii():
                     self._parts.append((word, place))
+                elif not _LATIN_WORD.fullmatch(word):
+                    self._phrases.append((word, place))
                 elif word.endswith("*"):
                     self._stems[word[:-1]] = place
                 else:
@@ -46,8 +49,11 @@ class Aspects:
     def match(self, text: str) -> list[str]:
         """Names of the aspects that the text names, in the order of the lexicon."""
         lower = text[:READ_CHARS].lower()
-        found = {place for part, place in self._parts if part in lower}
-        for word in _WORD.findall(lower):
+        found = set() if lower.isascii() else {place for part, place in self._parts if part in lower}
+        words = _WORD.findall(lower)
+        if words:
+            found.update(place for phrase, place in self._phrases if phrase in lower)
+        for word in words:
             if word in self._words:
                 found.add(self._words[word])
             for length in self._stem_lengths:
