@@ -11,6 +11,7 @@ import msgspec
 from schemas.control import Control
 from schemas.events import ClickEvent, ReviewEvent, ServiceEvent
 from schemas.scores import Alert, CtrScore, IntentScore, Opinion, SentimentScore
+from schemas.trends import TrendBucket
 
 FOLDER = Path(__file__).parent / "json"
 TYPES: dict[str, Any] = {
@@ -23,6 +24,7 @@ TYPES: dict[str, Any] = {
     "opinions": Opinion,
     "alerts.opinion": Alert,
     "alerts.control": Control,
+    "trends.opinion": TrendBucket,
 }
 
 

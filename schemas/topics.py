@@ -26,6 +26,7 @@ SCORES_INTENT: Final = "scores.intent"
 OPINIONS: Final = "opinions"
 ALERTS_OPINION: Final = "alerts.opinion"
 ALERTS_CONTROL: Final = "alerts.control"
+TRENDS_OPINION: Final = "trends.opinion"
 FOLDS_USER: Final = "folds.user"
 FOLDS_ITEM: Final = "folds.item"
 FEATURES_USER: Final = "features.user"
@@ -87,6 +88,7 @@ TOPICS: Final[dict[str, Topic]] = {
         _topic(OPINIONS, "Opinion", "subject", 7 * DAY_MS),
         _topic(ALERTS_OPINION, "Alert", "subject", 90 * DAY_MS, partitions=4),
         _topic(ALERTS_CONTROL, "Control", "mute or ack", 60 * DAY_MS, partitions=1, latest_only=True),
+        _topic(TRENDS_OPINION, "TrendBucket", "subject, half hour: partition by subject", 7 * DAY_MS, latest_only=True),
         _topic(FOLDS_USER, "FoldBlock", "none: partition = shard", 30 * DAY_MS, partitions=FOLD_SHARDS),
         _topic(FOLDS_ITEM, "FoldBlock", "none: partition = shard", 30 * DAY_MS, partitions=FOLD_SHARDS),
         _topic(FEATURES_USER, "State", "user: partition = shard", None, partitions=FOLD_SHARDS),

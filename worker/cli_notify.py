@@ -1,4 +1,4 @@
-"""The commands for people who are told of alerts: mute and ack."""
+"""The commands for people who look after alerts: mute, ack and trend."""
 
 from __future__ import annotations
 
@@ -73,4 +73,25 @@ def ack(config: Config, alert_id: str, by: str, note: str, json_: bool) -> None:
     tables.say(made, f"{alert_id}: acknowledged", json_=json_)
 
 
-NOTIFY_COMMANDS = (mute, ack)
+@click.command()
+@click.argument("subject")
+@click.option("--hours", type=click.FloatRange(0.1, 168), default=3.0, help="Written in so many hours; 3 by default.")
+@json_option
+@common
+def trend(config: Config, subject: str, hours: float, json_: bool) -> None:
+    """Show how opinion on a subject moves.
+
+    Opinions and shares of the last 5, 15 and 60 minutes, and minute by minute, in event time. Written once a minute by
+    the alerts role.
+
+    \b
+    millrace trend item:i-42
+    millrace trend aspect:delivery --hours 24 --json
+    """
+    from worker import tables
+    from worker.trending import trend as ask
+
+    tables.show(ask(config.kafka, subject, hours), tables.trend_table, json_=json_)
+
+
+NOTIFY_COMMANDS = (mute, ack, trend)

@@ -22,21 +22,21 @@ class TopicFeed:
     """All of a topic in order of partition and offset, then what comes. Raises `TopicError`, `KafkaError`."""
 
     def __init__(self, kafka: KafkaConfig, topic: str) -> None:
-        self._topic = topic
+        self._topic, self._embedded = topic, kafka.embedded
         group = f"{kafka.group_prefix}.feed-{uuid.uuid4().hex[:8]}"
         self._consumer = Consumer(consumer_config(kafka, group, enable_partition_eof=True))
 
-    def load(self) -> Iterator[Any]:
-        """Messages up to the ends at the time of the call. Raises when they are not reached in `READ_TIMEOUT_S`."""
+    def load(self, partition: int | None = None, since_ms: int | None = None) -> Iterator[Any]:
+        """Messages up to the ends at the time of the call, of one partition or all, from a time of writing on or all.
+
+        Raises when the ends are not reached in `READ_TIMEOUT_S`.
+        """
         try:
             found = self._consumer.list_topics(timeout=REQUEST_TIMEOUT_S).topics.get(self._topic)
             if found is None or not found.partitions:
                 raise TopicError(f"topics missing: {self._topic}. Run `millrace topics create`")
-            yield from _read(
-                self._consumer,
-                self._topic,
-                {part: watermarks(self._consumer, TopicPartition(self._topic, part)) for part in found.partitions},
-            )
+            wanted = found.partitions if partition is None else [partition]
+            yield from _read(self._consumer, self._topic, {part: self._stretch(part, since_ms) for part in wanted})
         except KafkaException as error:
             raise translate(error, doing=f"reading {self._topic}") from error
 
@@ -46,6 +46,14 @@ class TopicFeed:
             return [message for message in self._consumer.consume(500, 0.0) if _good(message)]
         except KafkaException as error:
             raise translate(error, doing=f"reading {self._topic}") from error
+
+    def _stretch(self, partition: int, since_ms: int | None) -> tuple[int, int]:
+        low, high = watermarks(self._consumer, TopicPartition(self._topic, partition))
+        if since_ms is not None and not self._embedded:  # the embedded broker finds no offsets by time
+            asked = TopicPartition(self._topic, partition, since_ms)
+            (first,) = self._consumer.offsets_for_times([asked], timeout=REQUEST_TIMEOUT_S)
+            low = max(low, first.offset) if first.offset >= 0 else high  # below 0: nothing is as new
+        return low, high
 
     def close(self) -> None:
         """Let go of the connection."""

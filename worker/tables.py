@@ -20,11 +20,13 @@ from worker.one_text import Answer
 from worker.silencing import Silences
 from worker.status import Status
 from worker.tail import Line, clock, summary
+from worker.trending import Trend
 
 T = TypeVar("T")
 _TOPIC_STYLES: Final = {"events": "cyan", "scores": "green", "opinions": "blue", "alerts": "bold red"}
 _BAD_WORDS: Final = {"negative": "red", "positive": "green", "oos": "yellow", "opened": "bold red", "resolved": "green"}
 _MANY_LABELS: Final = 10
+TREND_ROWS: Final = 60
 
 
 def show(what: T, table: Callable[[T], Any], *, json_: bool) -> None:
@@ -49,6 +51,22 @@ def silences_table(found: Silences) -> Group:
     for ack in found.acks:
         acks.add_row(Text(ack.alert_id), _local(ack.at_ms), Text(ack.by), Text(ack.note))
     return Group(mutes, acks)
+
+
+def trend_table(found: Trend) -> Group:
+    """Spans, then the minutes with opinions, the latest last."""
+    spans = Table("last", "opinions", "negative", "positive", "polarity", title=Text(found.subject))
+    for span in found.spans:
+        shares = [_share(each) for each in (span.negative_share, span.positive_share)]
+        polarity = "-" if span.polarity is None else f"{span.polarity:+.2f}"
+        spans.add_row(f"{span.minutes} min", str(span.total), *shares, polarity)
+    minutes = Table("minute", "opinions", "negative", "")
+    for minute in found.minutes[-TREND_ROWS:]:
+        share = minute.negative / minute.total
+        minutes.add_row(
+            _local(minute.minute_ms), str(minute.total), _share(share), Text("█" * round(20 * share), "red")
+        )
+    return Group(spans, minutes)
 
 
 def topics_table(reports: Sequence[TopicReport]) -> Table:
@@ -139,6 +157,10 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
 
 
 def _local(time_ms: int) -> str:

@@ -17,6 +17,7 @@ from schemas.events import ClickEvent, ReviewEvent, ServiceEvent
 from schemas.folds import decode_block
 from schemas.scores import Alert, CtrScore, IntentScore, Opinion, SentimentScore
 from schemas.states import FENCE_RECORD_KEY, decode_fence, decode_state
+from schemas.trends import TrendBucket
 from worker.clients import REQUEST_TIMEOUT_S, consumer_config, translate, watermarks
 from worker.config import KafkaConfig
 from worker.errors import InputError, TopicError
@@ -34,6 +35,7 @@ _TYPES: Final[dict[str, Any]] = {
     topics.OPINIONS: Opinion,
     topics.ALERTS_OPINION: Alert,
     topics.ALERTS_CONTROL: Control,
+    topics.TRENDS_OPINION: TrendBucket,
 }
 # Words of a customer, and what was made of them: shown as their length.
 _TEXTS: Final = frozenset({"text", "query", "title", "excerpt"})

@@ -57,7 +57,7 @@ def test_the_commands_are_those_of_the_design() -> None:
     assert set(COMMANDS) == {
         *("demo", "worker", "profiles", "alerts", "topics create", "topics describe", "replay", "tail"),
         *("status", "score", "doctor", "evaluate"),
-        *("notify", "mute", "ack"),
+        *("notify", "mute", "ack", "trend"),
         *("train", "tune", "export", "report", "explain", "active", "label"),
     }
 

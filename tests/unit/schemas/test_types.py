@@ -119,6 +119,7 @@ def test_the_table_of_topics_holds_together() -> None:
         "features.item",
         "events.dead",
         "alerts.control",
+        "trends.opinion",
     }
     largest_input = max(TOPICS[name].max_message_bytes for name in topics.INPUTS)
     assert TOPICS["events.dead"].max_message_bytes >= largest_input + topics.HEADROOM_BYTES
