@@ -42,10 +42,11 @@ from worker.observe import Observer
 from worker.outbox import Limits, Outbox, Settled
 from worker.senders import sender
 from worker.sink import KafkaSink
-from worker.source import KafkaSource, Partition, Record
+from worker.source import KafkaSource, Offsets, Partition, Record
 
 TICK_S: Final = 0.05
 """How often Kafka is looked at: what an alert waits for at most before it is under way."""
+COMMIT_INTERVAL_S: Final = 0.2
 POLL_RECORDS: Final = 200
 UNFINISHED_MAX: Final = 5000
 DRAIN_S: Final = 10.0
@@ -115,6 +116,7 @@ class Notifier:
         self._dead = KafkaSink(config.kafka)
         # What waits for the acknowledgement of each sealed mark of the dead letters, in order.
         self._buried: deque[list[_Pending]] = deque()
+        self._committing, self._commit_at = False, 0.0
         self._source = KafkaSource(config.kafka, [config.kafka.topic(ALERTS_OPINION)], self._group)
 
     def step(self) -> None:
@@ -132,6 +134,12 @@ class Notifier:
             self._open(polled.assigned)
         for record in polled.records:
             self._take(record)
+        for offsets, failure in polled.commits:
+            self._committing = False
+            if failure is None:
+                self._ledger.committed(offsets)
+            else:
+                _log.warning("offsets not committed, tried again", detail=failure)
         self._commit()
 
     async def drain(self, pumps: Sequence[asyncio.Future[None]]) -> None:
@@ -145,7 +153,7 @@ class Notifier:
         while self._buried and time.monotonic() < deadline:
             await asyncio.sleep(TICK_S)
             self._settle()
-        self._commit()
+        self._commit_now()
 
     async def close(self) -> None:
         """Leave the group, let go of connections."""
@@ -263,15 +271,25 @@ class Notifier:
         self._ledger.finish(pending.ticket, True)
 
     def _commit(self) -> None:
+        """Begin to commit what is finished, once in `COMMIT_INTERVAL_S`; a broker that is away must hold nobody up."""
+        offsets = self._finished()
+        if offsets and not self._committing and time.monotonic() >= self._commit_at:
+            self._committing, self._commit_at = True, time.monotonic() + COMMIT_INTERVAL_S
+            self._source.commit(offsets)
+
+    def _commit_now(self) -> None:
+        offsets = self._finished()
+        if self._source.commit_now(offsets):
+            self._ledger.committed(offsets)
+
+    def _finished(self) -> Offsets:
         self._ledger.release()
         self._ledger.acknowledge(self._ledger.seal())
-        offsets = self._ledger.uncommitted()
-        if offsets and self._source.commit_now(offsets):
-            self._ledger.committed(offsets)
+        return self._ledger.uncommitted()
 
     def _hand_over(self, partitions: list[Partition]) -> None:
         self._settle()
-        self._commit()
+        self._commit_now()
 
     def _forget(self, partitions: list[Partition]) -> None:
         gone = set(partitions) & set(self._ledger.partitions)
