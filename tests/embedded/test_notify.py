@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,9 +21,10 @@ from tests.alerts_made import made
 from tests.opinions import WAIT_S, wait_until
 from worker.admin import create_topics
 from worker.config import Config, KafkaConfig, NotifyConfig, ObserveConfig, WebhookConfig
+from worker.embedded import EmbeddedBroker
 from worker.errors import ConfigError, TopicError
 from worker.feed import TopicFeed
-from worker.notify import run
+from worker.notify import DRAIN_S, run
 from worker.silencing import ack, mute, silences, unmute
 from worker.status import status
 
@@ -234,3 +236,19 @@ def test_it_refuses_to_start_without_sinks_or_topics(kafka: KafkaConfig, embedde
     other = KafkaConfig(bootstrap=embedded_broker, embedded=True, topics={ALERTS_CONTROL: "not.made"})
     with pytest.raises(TopicError, match=r"not\.made"), running(config_of(other, "http://127.0.0.1:9/")):
         pass
+
+
+def test_it_tells_on_and_stops_in_time_when_the_broker_is_gone() -> None:
+    answers = {"now": 500}
+    with Receiver(lambda _: answers["now"]) as receiver:
+        with EmbeddedBroker() as broker:
+            kafka = KafkaConfig(bootstrap=broker.bootstrap, embedded=True)
+            create_topics(kafka, contracts=[ALERTS_OPINION, ALERTS_CONTROL, EVENTS_DEAD])
+            publish(kafka, made("item:a"))
+            role = Role(config_of(kafka, receiver.url))
+            wait_until(lambda: bool(receiver.got), "tried")
+        answers["now"] = 200
+        wait_until(lambda: receiver.taken == ["item:a opened"], "told without a broker")
+        started = time.monotonic()
+        role.stop()
+        assert time.monotonic() - started < 3 * DRAIN_S
