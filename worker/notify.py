@@ -16,7 +16,6 @@ import asyncio
 import os
 import random
 import time
-from collections import deque
 from collections.abc import Sequence
 from threading import Event
 from typing import Any, Final
@@ -25,23 +24,21 @@ import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 
-from schemas.dead import DeadLetter, Reason
-from schemas.scores import Alert, SourcePosition
+from schemas.scores import Alert
 from schemas.topics import ALERTS_CONTROL, ALERTS_OPINION, EVENTS_DEAD
 from worker.admin import partition_counts
 from worker.config import Config, WebhookConfig
 from worker.controls import Controls
 from worker.dispatch import SEEN_MAX, Dispatcher
-from worker.emit import dead
 from worker.errors import ConfigError
 from worker.feed import TopicFeed, read_before
 from worker.lane import Lane
 from worker.ledger import OffsetLedger, Ticket
+from worker.letters import DeadLetters
 from worker.metrics import NotifyMetrics
 from worker.observe import Observer
 from worker.outbox import Limits, Outbox, Settled
 from worker.senders import sender
-from worker.sink import KafkaSink
 from worker.source import KafkaSource, Offsets, Partition, Record
 
 TICK_S: Final = 0.05
@@ -113,9 +110,7 @@ class Notifier:
         self._control_feed = TopicFeed(config.kafka, config.kafka.topic(ALERTS_CONTROL))
         for message in self._control_feed.load():
             self._control(message)
-        self._dead = KafkaSink(config.kafka)
-        # What waits for the acknowledgement of each sealed mark of the dead letters, in order.
-        self._buried: deque[list[_Pending]] = deque()
+        self._letters: DeadLetters[_Pending] = DeadLetters(config.kafka)
         self._committing, self._commit_at = False, 0.0
         self._source = KafkaSource(config.kafka, [config.kafka.topic(ALERTS_OPINION)], self._group)
 
@@ -150,7 +145,7 @@ class Notifier:
         await asyncio.wait(pumps, timeout=DRAIN_S)
         deadline = time.monotonic() + DRAIN_S
         self._settle()
-        while self._buried and time.monotonic() < deadline:
+        while self._letters and time.monotonic() < deadline:
             await asyncio.sleep(TICK_S)
             self._settle()
         self._commit_now()
@@ -159,7 +154,7 @@ class Notifier:
         """Leave the group, let go of connections."""
         self._source.close()
         self._control_feed.close()
-        self._dead.close(DRAIN_S)
+        self._letters.close(DRAIN_S)
         for lane in self.lanes:
             await lane.close()
 
@@ -169,7 +164,6 @@ class Notifier:
             "role": "notify",
             "partitions": len(self._ledger.partitions),
             "unfinished": self._ledger.load,
-            "mutes": len(self._controls.mutes(_now_ms())),
             "sinks": {
                 lane.name: {"waiting": len(lane.outbox), "failures_in_a_row": lane.outbox.failures}
                 for lane in self.lanes
@@ -210,14 +204,14 @@ class Notifier:
         self._ledger.charge(ticket, 1)
         alert, problem = _decode(record.value)
         if alert is None:
-            pending = _Pending(record, ticket, 1)
-            self._bury([pending], "decode", "wrong_type", problem, "")
+            self._metrics.dead_letters.labels("", "wrong_type").inc()
+            self._letters.write(record, "decode", "wrong_type", problem, "", _Pending(record, ticket, 1))
             return
         routed = self._dispatcher.route(record.partition, alert, _now_ms())
         pending = _Pending(record, ticket, len(routed.sinks))
         if routed.notice is None:
             self._metrics.skipped.labels(str(routed.skipped)).inc()
-            self._finish(pending)
+            self._one_less(pending)
             return
         for name in routed.sinks:
             lane = self._by_name[name]
@@ -230,9 +224,8 @@ class Notifier:
             for each in settled:
                 self._settle_one(lane, each)
             self._metrics.waiting.labels(lane.name).set(len(lane.outbox))
-        for _ in self._dead.poll():
-            for pending in self._buried.popleft():
-                self._one_less(pending)
+        for pending in self._letters.acknowledged():
+            self._one_less(pending)
 
     def _settle_one(self, lane: Lane, settled: Settled) -> None:
         alert, pendings = settled.entry.notice.alert, settled.entry.handles
@@ -242,33 +235,15 @@ class Notifier:
                 self._one_less(pending)
             return
         _log.error("alert not delivered", sink=lane.name, alert_id=alert.alert_id, detail=settled.failure)
-        self._bury(pendings, "notify", "undeliverable", settled.failure, lane.name)
-
-    def _bury(self, pendings: list[_Pending], stage: Any, reason: Reason, detail: str, sink: str) -> None:
         for pending in pendings:
-            record = pending.record
-            letter = DeadLetter(
-                stage=stage,
-                reason=reason,
-                detail=detail,
-                source=SourcePosition(record.topic, record.partition, record.offset),
-                key=record.key,
-                value=record.value,
-                sink=sink,
-            )
-            self._metrics.dead_letters.labels(sink, reason).inc()
-            self._dead.write(dead(letter).messages)
-        self._dead.seal({})
-        self._buried.append(pendings)
+            self._metrics.dead_letters.labels(lane.name, "undeliverable").inc()
+            self._letters.write(pending.record, "notify", "undeliverable", settled.failure, lane.name, pending)
 
     def _one_less(self, pending: _Pending) -> None:
         pending.remaining -= 1
         if pending.remaining <= 0:
-            self._finish(pending)
-
-    def _finish(self, pending: _Pending) -> None:
-        # Of a partition that has moved on: the ledger knows, and its next owner tells it again.
-        self._ledger.finish(pending.ticket, True)
+            # Of a partition that has moved on: the ledger knows, and its next owner tells it again.
+            self._ledger.finish(pending.ticket, True)
 
     def _commit(self) -> None:
         """Begin to commit what is finished, once in `COMMIT_INTERVAL_S`; a broker that is away must hold nobody up."""
