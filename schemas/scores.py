@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from schemas.evidence import Evidence
+
 StateSource = Literal["known", "cold", "unavailable", "none"]
 """Where the user state behind a score came from: Redis knew the user, Redis did not, Redis did not answer,
 or the event has no user."""
@@ -98,7 +100,8 @@ class IntentScore(Score, frozen=True, kw_only=True, omit_defaults=True):
     channel: str | None = None
 
 
-Level = Literal["item", "category", "brand", "topic"]
+Level = Literal["item", "category", "brand", "topic", "aspect"]
+"""More levels may come; a reader should pass over one it does not know."""
 
 
 class Opinion(Score, frozen=True, kw_only=True, omit_defaults=True):
@@ -106,6 +109,8 @@ class Opinion(Score, frozen=True, kw_only=True, omit_defaults=True):
 
     ``text_hash`` tells exact copies of one text from many voices without carrying the text, ``text_print`` (a 64-bit
     simhash in hexadecimal; empty for short texts) near-copies too; ``author`` is the user's keyed pseudonym.
+    ``related`` are the other subjects at which the same review counts. ``excerpt`` is the beginning of the text, masked
+    (`worker.masking`); empty where the configuration keeps texts out (``worker.excerpt_chars: 0``).
     """
 
     subject: str
@@ -119,6 +124,8 @@ class Opinion(Score, frozen=True, kw_only=True, omit_defaults=True):
     text_hash: str = ""
     text_print: str = ""
     author: str = ""
+    related: list[str] = []
+    excerpt: str = ""
 
 
 AlertStatus = Literal["opened", "worsening", "improving", "resolved"]
@@ -134,6 +141,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``negative`` and ``total`` are what was counted in the window, as the model said it; ``negative_share`` and
     ``expected_share`` are shares with the model's errors undone. ``expected_negative`` is the mass that was to be
     expected in the window, ``set_apart`` the opinions that did not count: copies of a text, many of one author.
+    ``sinks`` names those that `millrace notify` sends it to; empty means all whose own filter lets it pass.
+    ``evidence`` is a help for people: it depends on what the role still held, and may be less after a restart.
     """
 
     alert_id: str
@@ -157,6 +166,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expected_negative: float | None = None
     set_apart: int = 0
     sinks: list[str] = []
+    evidence: Evidence | None = None
 
 
 Output = CtrScore | SentimentScore | IntentScore | Opinion | Alert

@@ -15,6 +15,7 @@ import click
 from worker.cli_alerts import alerts
 from worker.cli_base import CONTEXT, FILE, Commands, common, json_option
 from worker.cli_model import MODEL_COMMANDS
+from worker.cli_notify import NOTIFY_COMMANDS
 from worker.cli_safety import SAFETY_COMMANDS
 from worker.errors import MillraceError
 
@@ -34,6 +35,7 @@ def main() -> None:
                    millrace worker             score; one process per GPU
                    millrace profiles           fold user and item state into Redis
                    millrace alerts             watch opinion; alerts backtest, tune: try its rules on a history
+                   millrace notify             tell people of alerts
     Look at it:    millrace status             how far every role is
                    millrace tail               scores as they are written
                    millrace dead list          what could not be scored, and why; dead replay sends it again
@@ -66,11 +68,17 @@ def demo(config: Config, events: int | None, exit_: bool, rate: float | None, js
     sys.exit(run_demo(config, events=events, exit_=exit_, json_=json_, rate=rate))
 
 
-_ROLES = {"worker": "worker.pipeline", "profiles": "worker.profiles", "alerts": "worker.alerts"}
+Role = Literal["worker", "profiles", "alerts", "notify"]
+_ROLES: dict[Role, str] = {
+    "worker": "worker.pipeline",
+    "profiles": "worker.profiles",
+    "alerts": "worker.alerts",
+    "notify": "worker.notify",
+}
 ROLE_NAMES = (*_ROLES, "operator")
 
 
-def run_role(config: Config, role: Literal["worker", "profiles", "alerts"]) -> None:
+def run_role(config: Config, role: Role) -> None:
     """Run a role until it is asked to stop. Its errors are logged, and raised."""
     from worker import logs
 
@@ -332,7 +340,21 @@ def doctor(config: Config, replication: int, json_: bool) -> None:
     sys.exit(not all(check.well for check in checks))
 
 
-for _command in (*SAFETY_COMMANDS, *MODEL_COMMANDS):
+@main.command()
+@common
+def notify(config: Config) -> None:
+    """Tell people of alerts: chat, webhook, mail.
+
+    Reads alerts.opinion and sends what the sinks under notify.sinks want, at least once; tries again while a sink
+    fails, and puts what none would take on events.dead. Honours `millrace mute` and `millrace ack`.
+
+    \b
+    millrace notify --config millrace.yaml
+    """
+    run_role(config, "notify")
+
+
+for _command in (*NOTIFY_COMMANDS, *SAFETY_COMMANDS, *MODEL_COMMANDS):
     main.add_command(_command)
 
 
