@@ -9,7 +9,8 @@ BODY := $(VENV)/.body
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kafka bench-worker bench-shared simulate kills chaos starter starter-gpu schemas lock clean bench-limit bench-peers bench-alerts bench-rebuild fuzz .PHONY:
+.PHONY: help demo test check kafka bench-worker bench-limit bench-peers bench-shared bench-alerts bench-rebuild
+.PHONY: simulate kills chaos fuzz starter starter-gpu schemas lock clean
 
 help: ## This list
 	@echo "make <target>, with ARGS=\"...\" passed on:"

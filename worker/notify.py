@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry
 
 from schemas.scores import Alert
 from schemas.topics import ALERTS_CONTROL, ALERTS_OPINION, EVENTS_DEAD
-from worker.admin import partition_counts
+from worker.admin import partition_counts, topic_ids
 from worker.config import Config, WebhookConfig
 from worker.controls import Controls
 from worker.dispatch import SEEN_MAX, Dispatcher
