@@ -9,7 +9,7 @@ BODY := $(VENV)/.body
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kafka bench-worker bench-limit bench-peers bench-shared bench-alerts bench-rebuild
+.PHONY: help demo test check kafka bench-worker bench-limit bench-peers bench-delivery bench-shared bench-alerts bench-rebuild
 .PHONY: simulate kills chaos fuzz starter starter-gpu schemas lock clean
 
 help: ## This list
@@ -38,6 +38,9 @@ bench-limit: $(READY) ## Tokens per second of the encoder against its matrix pro
 
 bench-peers: $(READY) ## Events per second against Faust, quixstreams, infinity, LitServe, Hugging Face; one JSON line last
 	$(PY) tests/bench/bench_peers.py $(ARGS)
+
+bench-delivery: $(READY) ## What exactly once costs, on a real broker: a ratio; one JSON line last
+	$(PY) -m tests.bench.bench_delivery $(ARGS)
 
 bench-shared: $(READY) $(BODY) ## One shared model against one a task: same size, same steps, paired; one JSON line last
 	$(PY) tests/bench/bench_shared.py $(ARGS)
