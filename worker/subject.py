@@ -75,7 +75,9 @@ class Subject:
     ) -> Subject:
         """Subject of the bytes of `to_bytes`, and its season's. Raises `FormatError` when they cannot be read."""
         state, known = subject_state.from_bytes(data)
-        return cls(name, rules, rates, state, Season.from_bytes(season) if season is not None else known)
+        subject = cls(name, rules, rates, state, Season.from_bytes(season) if season is not None else known)
+        subject._season_due = season is None and known is not None
+        return subject
 
     def to_bytes(self) -> bytes:
         """Format version, then msgpack. The season is apart: it changes once an hour, this with every opinion."""

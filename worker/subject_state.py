@@ -86,7 +86,7 @@ def from_bytes(data: bytes) -> tuple[SubjectState, Season | None]:
 
 
 class _FirstState(msgspec.Struct, array_like=True):
-    """What format version 1 kept, see `SubjectState`. ``ring`` had minutes, ``past`` a decayed sum of what left them."""
+    """What format version 1 kept, see `SubjectState`. ``ring``: minutes; ``past``: a decayed sum of what left them."""
 
     level: Level
     model_version: str
