@@ -9,8 +9,8 @@ BODY := $(VENV)/.body
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kafka bench-worker bench-shared bench-rebuild simulate kills chaos fuzz
-.PHONY: starter starter-gpu schemas lock clean
+.PHONY: help demo test check kafka bench-worker bench-limit bench-peers bench-delivery bench-shared bench-alerts bench-rebuild
+.PHONY: simulate kills chaos fuzz starter starter-gpu schemas lock clean
 
 help: ## This list
 	@echo "make <target>, with ARGS=\"...\" passed on:"
@@ -33,6 +33,15 @@ kafka: ## Apache Kafka on 127.0.0.1:9092, fetched by Maven; Ctrl-C stops it (ARG
 bench-worker: $(READY) ## Events per second of the worker and how busy the encoder is; one JSON line last
 	$(PY) tests/bench/bench_worker.py $(ARGS)
 
+bench-limit: $(READY) ## Tokens per second of the encoder against its matrix products alone; one JSON line last
+	$(PY) tests/bench/bench_limit.py $(ARGS)
+
+bench-peers: $(READY) ## Events per second against Faust, quixstreams, infinity, LitServe, Hugging Face; one JSON line last
+	$(PY) tests/bench/bench_peers.py $(ARGS)
+
+bench-delivery: $(READY) ## What exactly once costs, on a real broker: a ratio; one JSON line last
+	$(PY) -m tests.bench.bench_delivery $(ARGS)
+
 bench-shared: $(READY) $(BODY) ## One shared model against one a task: same size, same steps, paired; one JSON line last
 	$(PY) tests/bench/bench_shared.py $(ARGS)
 
@@ -51,6 +60,9 @@ kills: $(READY) ## kill -9 at every point of a transaction's life, on a real bro
 chaos: $(READY) ## Everything broken at once on three real brokers (ARGS="--events 1000000 --faults 300 --seed 1")
 	$(PY) -m tests.chaos $(ARGS)
 
+bench-alerts: $(READY) ## Alerts against injected truth, beside three textbook detectors; one JSON line last (ARGS=--quick)
+	$(PY) -m tests.bench.bench_alerts $(ARGS)
+
 starter: $(READY) $(BODY) ## Train the starter artifact again from the data files, within 150 minutes (ARGS=--resume)
 	$(PY) -m model.training.train --minutes 110 $(ARGS)
 
@@ -65,7 +77,7 @@ lock: $(READY) ## Write the versions in .venv to deploy/constraints.txt
 	@mv deploy/constraints.new deploy/constraints.txt
 
 clean: ## Remove the environment, caches and what local servers wrote
-	rm -rf $(VENV) .millrace/kafka-* .millrace/alerts .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-peers .millrace/kafka-* .millrace/alerts .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml deploy/constraints.txt

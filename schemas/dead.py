@@ -1,4 +1,4 @@
-"""Dead letters: what could not be scored, whole, with headers that tell why and whence.
+"""Dead letters: what could not be scored or delivered, whole, with headers that tell why and whence.
 
 The value is the original bytes, the key the source position (the topic is compacted by it). A record without
 a value would be a deletion there, so a tombstone's letter has an empty value and ``millrace-null: 1``; a record
@@ -27,6 +27,7 @@ Reason = Literal[
     "future_time",
     "too_large",
     "model_error",
+    "undeliverable",
 ]
 
 HEADER_STAGE: Final = "millrace-stage"
@@ -36,6 +37,7 @@ HEADER_TOPIC: Final = "millrace-source-topic"
 HEADER_PARTITION: Final = "millrace-source-partition"
 HEADER_OFFSET: Final = "millrace-source-offset"
 HEADER_KEY: Final = "millrace-source-key"
+HEADER_SINK: Final = "millrace-sink"
 HEADER_NULL: Final = "millrace-null"
 HEADER_TRUNCATED: Final = "millrace-truncated"
 HEADER_OF_SOURCE: Final = "millrace-source-header:"
@@ -48,11 +50,14 @@ HEADER_TOMBSTONE: Final = "millrace-tombstone"
 MAX_DETAIL_CHARS: Final = 500
 
 Headers = Sequence[tuple[str, bytes | None]]
-Stage = Literal["decode", "model"]
+Stage = Literal["decode", "model", "notify"]
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """One record that could not be scored. ``detail`` names the field and what was expected, never its value."""
+    """One record that could not be scored, or not be delivered to the sink ``sink``.
+
+    ``detail`` names the field and what was expected, never its value.
+    """
 
     stage: Stage
     reason: Reason
@@ -62,14 +67,16 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     value: bytes | None
     source_headers: Headers = ()
     truncated: bool = False
+    sink: str = ""
 
     @property
     def letter_id(self) -> str:
-        """Its source position, as ``topic/partition/offset``."""
-        return f"{self.source.topic}/{self.source.partition}/{self.source.offset}"
+        """Its source position, as ``topic/partition/offset``; and the sink, where one record has a letter for each."""
+        place = f"{self.source.topic}/{self.source.partition}/{self.source.offset}"
+        return f"{place}#{self.sink}" if self.sink else place
 
     def record_key(self) -> bytes:
-        """Kafka key: the source position."""
+        """Kafka key: the id."""
         return self.letter_id.encode()
 
     def headers(self) -> list[tuple[str, bytes | None]]:
@@ -82,6 +89,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
             (HEADER_PARTITION, str(self.source.partition).encode()),
             (HEADER_OFFSET, str(self.source.offset).encode()),
         ]
+        if self.sink:
+            pairs.append((HEADER_SINK, self.sink.encode()))
         if self.key is not None:
             pairs.append((HEADER_KEY, self.key))
         if self.value is None:

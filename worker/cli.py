@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from worker.cli_alerts import alerts
 from worker.cli_base import CONTEXT, FILE, Commands, common, json_option
 from worker.cli_model import MODEL_COMMANDS
+from worker.cli_notify import NOTIFY_COMMANDS
 from worker.cli_safety import SAFETY_COMMANDS
 from worker.errors import MillraceError
 
@@ -32,7 +34,8 @@ def main() -> None:
                    millrace doctor             what is not as it should be, and what to do
                    millrace worker             score; one process per GPU
                    millrace profiles           fold user and item state into Redis
-                   millrace alerts             watch opinion
+                   millrace alerts             watch opinion; alerts backtest, tune: try its rules on a history
+                   millrace notify             tell people of alerts
     Look at it:    millrace status             how far every role is
                    millrace tail               scores as they are written
                    millrace dead list          what could not be scored, and why; dead replay sends it again
@@ -65,10 +68,18 @@ def demo(config: Config, events: int | None, exit_: bool, rate: float | None, js
     sys.exit(run_demo(config, events=events, exit_=exit_, json_=json_, rate=rate))
 
 
-_ROLES = {"worker": "worker.pipeline", "profiles": "worker.profiles", "alerts": "worker.alerts"}
+Role = Literal["worker", "profiles", "alerts", "notify"]
+_ROLES: dict[Role, str] = {
+    "worker": "worker.pipeline",
+    "profiles": "worker.profiles",
+    "alerts": "worker.alerts",
+    "notify": "worker.notify",
+}
+ROLE_NAMES = (*_ROLES, "operator")
 
 
-def _run_role(config: Config, role: Literal["worker", "profiles", "alerts"]) -> None:
+def run_role(config: Config, role: Role) -> None:
+    """Run a role until it is asked to stop. Its errors are logged, and raised."""
     from worker import logs
 
     logs.configure(config.observe)
@@ -105,7 +116,7 @@ def worker(config: Config) -> None:
     millrace worker --config millrace.yaml
     millrace worker --set model.artifact=/models/mine --set worker.max_batch_tokens=16384
     """
-    _run_role(config, "worker")
+    run_role(config, "worker")
 
 
 @main.command()
@@ -117,17 +128,10 @@ def profiles(config: Config) -> None:
 
     Waits while Redis is away; rebuilds an empty one. Add processes to go faster, up to kafka.fold_shards.
     """
-    _run_role(config, "profiles")
+    run_role(config, "profiles")
 
 
-@main.command()
-@common
-def alerts(config: Config) -> None:
-    """Watch opinion and alert when it turns.
-
-    Reads opinions, writes alerts.opinion when negative ones surge on an item, category, brand or topic.
-    """
-    _run_role(config, "alerts")
+main.add_command(alerts)
 
 
 @main.group(cls=Commands)
@@ -164,6 +168,37 @@ def describe(config: Config, replication: int | None, json_: bool) -> None:
     reports = describe_topics(config.kafka, replication=replication)
     tables.show(reports, tables.topics_table, json_=json_)
     sys.exit(any(report.differences for report in reports))
+
+
+@topics.command(name="acls")
+@click.option("--role", "roles", multiple=True, type=click.Choice(ROLE_NAMES), help="Only this role's; repeatable.")
+@click.option(
+    "--principal", "principals", multiple=True, metavar="ROLE=User:NAME", help="Else User:millrace-<role>; repeatable."
+)
+@click.option("--apply", "apply_", is_flag=True, help="Add them on the cluster now: needs the right to alter it.")
+@json_option
+@common
+def acls_(config: Config, roles: tuple[str, ...], principals: tuple[str, ...], apply_: bool, json_: bool) -> None:
+    """List the rights that each role needs on Kafka, and no more.
+
+    As calls of Kafka's own kafka-acls.sh, for topic names and group prefix as configured. The roles are worker,
+    profiles, alerts, and operator: who makes topics, replays, follows and runs the doctor.
+
+    \b
+    millrace topics acls --role worker --principal worker=User:scoring
+    millrace topics acls --apply
+    """
+    from worker import acls, tables
+
+    bearers = acls.principals_of(principals)
+    rights = [right for right in acls.acls(config.kafka) if not roles or right.role in roles]
+    if apply_:
+        acls.apply(config.kafka, rights, bearers)
+        click.echo(f"added {len(rights)} rights", err=True)
+    elif json_:
+        tables.show(rights, lambda _: None, json_=True)
+    else:
+        click.echo("\n".join(acls.commands(config.kafka, rights, bearers)))
 
 
 @main.command()
@@ -282,22 +317,44 @@ def score(config: Config, text: str, task: str | None, artifact: str | None, jso
 
 
 @main.command()
+@click.option(
+    "--replication",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Copies of a record that the cluster must keep; 1 on a machine for development.",
+)
 @json_option
 @common
-def doctor(config: Config, json_: bool) -> None:
+def doctor(config: Config, replication: int, json_: bool) -> None:
     """Check everything, and say what to mend.
 
-    Libraries, broker, topics, Redis, model (its golden set) and device. Exit code 1 if anything is wrong.
+    Libraries, brokers, topics, what exactly once and durability need of Kafka and Redis (copies, elections,
+    time-outs, eviction, persistence), model (its golden set) and device. Exit code 1 if anything is wrong.
     """
     from worker import tables
     from worker.doctor import examine
 
-    checks = examine(config)
+    checks = examine(config, replication)
     tables.show(checks, tables.checks_table, json_=json_)
     sys.exit(not all(check.well for check in checks))
 
 
-for _command in (*SAFETY_COMMANDS, *MODEL_COMMANDS):
+@main.command()
+@common
+def notify(config: Config) -> None:
+    """Tell people of alerts: chat, webhook, mail.
+
+    Reads alerts.opinion and sends what the sinks under notify.sinks want, at least once; tries again while a sink
+    fails, and puts what none would take on events.dead. Honours `millrace mute` and `millrace ack`.
+
+    \b
+    millrace notify --config millrace.yaml
+    """
+    run_role(config, "notify")
+
+
+for _command in (*NOTIFY_COMMANDS, *SAFETY_COMMANDS, *MODEL_COMMANDS):
     main.add_command(_command)
 
 

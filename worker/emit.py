@@ -28,9 +28,12 @@ from schemas.topics import (
     SCORES_SENTIMENT,
     TOPICS,
 )
+from worker.aspects import Aspects, load_aspects
 from worker.batcher import Unit
 from worker.config import WorkerConfig
 from worker.decode import dead_letter
+from worker.fingerprint import author_of, fingerprint
+from worker.masking import excerpt
 from worker.routing import Routing
 from worker.score import ClickResult, Failure, Result, ReviewResult, ServiceResult
 
@@ -92,10 +95,13 @@ class Emitter:
     """Builds the outcome of every record."""
 
     def __init__(self, model_version: str, routing: Routing, config: WorkerConfig) -> None:
+        """Raises `ConfigError` when the lexicon of aspects cannot be read."""
         self._version = model_version
         self._routing = routing
         self._good_stars = config.good_review_stars
         self._bad_stars = config.bad_review_stars
+        self._excerpt_chars = config.excerpt_chars
+        self._aspects = load_aspects(config.aspects)
         self._json = msgspec.json.Encoder().encode
 
     def emit(self, unit: Unit, result: Result, now_ms: int) -> Outcome:
@@ -147,11 +153,13 @@ class Emitter:
         category = event.category
         if category is None and result.category_confidence >= CATEGORY_CONFIDENCE_MIN:
             category = result.category
-        subjects = _subjects(event, category)
+        subjects = _subjects(event, category, self._aspects)
         if subjects:
+            names = [f"{level}:{name}" for level, name in subjects]
+            shown = excerpt(event.text, self._excerpt_chars)
             text_hash = blake2b(event.text.strip().lower().encode(), digest_size=8).hexdigest()
-            for level, name in subjects:
-                subject = f"{level}:{name}"
+            text_print, author = fingerprint(event.text), author_of(event.user_id)
+            for (level, _), subject in zip(subjects, names, strict=True):
                 opinion = Opinion(
                     output_id=source.output_id(f"opinion:{subject}"),
                     **common,
@@ -164,6 +172,10 @@ class Emitter:
                     category=category,
                     stars=event.stars,
                     text_hash=text_hash,
+                    text_print=text_print,
+                    author=author,
+                    related=[name for name in names if name != subject],
+                    excerpt=shown,
                 )
                 messages.append(OutMessage(OPINIONS, subject.encode(), self._json(opinion)))
         weights = self._review_weights(event.stars, negative, positive)
@@ -258,8 +270,8 @@ def _folds(
     return folds
 
 
-def _subjects(event: ReviewEvent, category: str | None) -> list[tuple[Level, str]]:
-    """Where a review counts: its item, category, brand and topics, each once."""
+def _subjects(event: ReviewEvent, category: str | None, aspects: Aspects) -> list[tuple[Level, str]]:
+    """Where a review counts: its item, category, brand and topics, and what its text is about, each once."""
     subjects: list[tuple[Level, str]] = []
     if event.item_id:
         subjects.append(("item", event.item_id))
@@ -268,6 +280,7 @@ def _subjects(event: ReviewEvent, category: str | None) -> list[tuple[Level, str
     if event.brand:
         subjects.append(("brand", event.brand))
     subjects += [("topic", topic) for topic in dict.fromkeys(event.topics) if topic]
+    subjects += [("aspect", aspect) for aspect in aspects.match(event.text)]
     return subjects
 
 

@@ -91,3 +91,29 @@ class AlertsMetrics:
         )
         self.alerts = Counter(p + "alerts", "Alerts published.", ["status"], registry=registry)
         self.subjects = Gauge(p + "subjects", "Subjects with opinions in the window.", registry=registry)
+
+
+class NotifyMetrics:
+    """Metrics of notify; names begin with ``millrace_notify_``. ``sink`` is a name of the configuration."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        p = "millrace_notify_"
+        self.attempts = Counter(
+            p + "attempts", "Attempts to deliver: delivered, retry, refused.", ["sink", "outcome"], registry=registry
+        )
+        self.attempt_seconds = Histogram(
+            p + "attempt_seconds", "Time of one attempt.", ["sink"], registry=registry, buckets=_SECONDS
+        )
+        self.skipped = Counter(
+            p + "skipped",
+            "Alerts nobody is told of: repeat, old, muted, acknowledged, unwanted.",
+            ["reason"],
+            registry=registry,
+        )
+        self.dead_letters = Counter(
+            p + "dead_letters",
+            "Messages given up, and records that are no alert.",
+            ["sink", "reason"],
+            registry=registry,
+        )
+        self.waiting = Gauge(p + "waiting", "Messages not yet delivered.", ["sink"], registry=registry)

@@ -35,6 +35,7 @@ from worker.errors import (
     ConfigError,
     FenceMovedError,
     KafkaError,
+    KafkaRefusedError,
     ModelLoadError,
     OffsetLostError,
     StoreError,
@@ -62,7 +63,7 @@ def run(config: Config, stop: threading.Event) -> None:
 
     Raises `TopicError` for missing topics or another partition count than ``kafka.fold_shards``,
     `OffsetLostError` when folds are gone that were not folded, `CorruptStateError` for a damaged value in Redis,
-    `KafkaError`, `ModelLoadError`, `ConfigError`. Redis being away raises nothing: it waits.
+    `StoreRefusedError`, `KafkaError`, `ModelLoadError`, `ConfigError`. Redis being away raises nothing: it waits.
     """
     space = space_of(config.model)
     check_partitions(config)
@@ -147,7 +148,7 @@ class Profiles:
             self._forgetting.opened(shard)
         except FenceMovedError:
             return  # another process is rebuilding it; its fence will be there at a later try
-        except (OffsetLostError, TopicError):
+        except (OffsetLostError, TopicError, KafkaRefusedError):
             raise
         except KafkaError as error:
             # A leader that moves, a broker that restarts: the shard stays shut until Kafka answers.

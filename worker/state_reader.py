@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,10 @@ from schemas.shards import shard_of
 from schemas.states import State, decode_fence, decode_state
 from worker.breaker import Breaker
 from worker.config import Config
-from worker.store import MAX_KEYS_PER_CALL, connect, mget_answer
+from worker.redis_errors import refusal
+from worker.store import MAX_KEYS_PER_CALL, connect, mget_answer, where
+
+_log = logging.getLogger(__name__)
 
 FENCE_CACHE_S: Final = 1.0
 JITTER: Final = 0.25
@@ -50,6 +54,7 @@ class StateReader:
         self._clock = clock
         self._breaker = Breaker(config.redis.breaker_failures, config.redis.breaker_open_ms / 1000)
         self._incarnations: dict[str, tuple[float, int | None]] = {}
+        self._where, self._complained = where(config.redis.url), False
 
     def read(
         self, user_ids: Sequence[str], item_ids: Sequence[str]
@@ -119,10 +124,11 @@ class StateReader:
                 values = mget_answer(self._redis.mget(keys), len(keys))
             except redis.exceptions.TimeoutError:
                 return None  # slow, not gone: asking again would double the wait
-            except (redis.exceptions.ConnectionError, OSError):
+            except (redis.exceptions.ConnectionError, OSError) as error:
                 if attempt == 2:
-                    return None
-            except (redis.RedisError, ValueError, TypeError):
+                    self._complain(error)
+            except (redis.RedisError, ValueError, TypeError) as error:
+                self._complain(error)
                 return None  # refused, or nonsense
             else:
                 if values is None:
@@ -130,6 +136,13 @@ class StateReader:
                     self._redis.connection_pool.disconnect()
                 return values
         return None
+
+    def _complain(self, error: BaseException) -> None:
+        """Say once what waiting does not mend; the worker scores without states all the same."""
+        why = refusal(error)
+        if why is not None and not self._complained:
+            _log.error("Redis at %s: %s. Scoring goes on without states", self._where, why)
+            self._complained = True
 
 
 def _incarnation(fence: bytes | None) -> int | None:

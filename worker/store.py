@@ -23,7 +23,8 @@ from schemas.folds import FormatError
 from schemas.redis_keys import Kind, fence_key, state_key
 from schemas.states import State, decode_fence, decode_state, encode_state
 from worker.config import RedisConfig
-from worker.errors import ConfigError, FenceMovedError, MillraceError, StoreError
+from worker.errors import ConfigError, FenceMovedError, MillraceError, StoreError, StoreRefusedError
+from worker.redis_errors import refusal
 
 WRITE_TIMEOUT_S: Final = 5.0
 """Longest silence of Redis that the writer bears: its scripts are up to 2 MB, and it has no latency to keep."""
@@ -72,12 +73,12 @@ class StateStore:
     """States and fences of one vector space, for the one writer of each shard.
 
     Every method raises `StoreError` when Redis does not answer or refuses: nothing is known to be written then,
-    and what may have been is told by the fence.
+    and what may have been is told by the fence; `StoreRefusedError` where waiting does not help.
     """
 
     def __init__(self, config: RedisConfig, space: str) -> None:
         self._redis = connect(config, WRITE_TIMEOUT_S)
-        self._where = _where(config.url)
+        self._where = where(config.url)
         self._space = space
         self._ttl_s = config.state_ttl_days * 86400
 
@@ -187,14 +188,20 @@ class StateStore:
                 " names a Redis and not something else"
             ) from error
         except redis.exceptions.ResponseError as error:
+            self._check_refusal(error, doing)
             raise StoreError(
                 f"Redis at {self._where} refuses while {doing}: {error}. Check that it is a primary with memory to "
                 "spare (maxmemory, noeviction) and that the user may run scripts"
             ) from error
         except (redis.RedisError, OSError) as error:
+            self._check_refusal(error, doing)
             raise StoreError(
                 f"Redis at {self._where} does not answer while {doing}: {error}. Check redis.url and that it runs"
             ) from error
+
+    def _check_refusal(self, error: BaseException, doing: str) -> None:
+        if why := refusal(error):
+            raise StoreRefusedError(f"Redis at {self._where}, while {doing}: {why}") from error
 
     def _bytes(self, answer: object, doing: str) -> bytes | None:
         if answer is None or isinstance(answer, bytes):
@@ -245,7 +252,7 @@ def mget_answer(values: object, n: int) -> list[bytes | None] | None:
     return values if all(value is None or isinstance(value, bytes) for value in values) else None
 
 
-def _where(url: str) -> str:
+def where(url: str) -> str:
     """Host and port, or the socket's path, of a URL: never its password."""
     parts = urlsplit(url)
     return f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else parts.path

@@ -148,6 +148,8 @@ def test_the_table_of_topics_holds_together() -> None:
         "features.item",
         "events.dead",
         "erasures",
+        "alerts.control",
+        "trends.opinion",
     }
     largest_input = max(TOPICS[name].max_message_bytes for name in topics.INPUTS)
     assert TOPICS["events.dead"].max_message_bytes >= largest_input + topics.HEADROOM_BYTES
@@ -158,4 +160,6 @@ def test_a_topic_can_lose_one_copy_and_still_be_written(copies: int, in_sync: st
     for topic in TOPICS.values():
         config = topic.config(copies)
         assert config["min.insync.replicas"] == in_sync
-        assert ("retention.ms" in config) == (not topic.compacted)
+        assert ("retention.ms" in config) == (topic.retention_ms is not None)
+    assert TOPICS["features.user"].config(copies)["cleanup.policy"] == "compact"
+    assert TOPICS["alerts.control"].config(copies)["cleanup.policy"] == "compact,delete"

