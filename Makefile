@@ -9,7 +9,7 @@ BODY := $(VENV)/.body
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kafka bench-worker bench-shared simulate kills chaos starter starter-gpu schemas lock clean
+.PHONY: help demo test check kafka bench-worker bench-shared simulate kills chaos starter starter-gpu schemas lock clean bench-limit bench-peers
 
 help: ## This list
 	@echo "make <target>, with ARGS=\"...\" passed on:"
@@ -31,6 +31,12 @@ kafka: ## Apache Kafka on 127.0.0.1:9092, fetched by Maven; Ctrl-C stops it (ARG
 
 bench-worker: $(READY) ## Events per second of the worker and how busy the encoder is; one JSON line last
 	$(PY) tests/bench/bench_worker.py $(ARGS)
+
+bench-limit: $(READY) ## Tokens per second of the encoder against its matrix products alone; one JSON line last
+	$(PY) tests/bench/bench_limit.py $(ARGS)
+
+bench-peers: $(READY) ## Events per second against Faust, quixstreams, infinity, LitServe, Hugging Face; one JSON line last
+	$(PY) tests/bench/bench_peers.py $(ARGS)
 
 bench-shared: $(READY) $(BODY) ## One shared model against one a task: same size, same steps, paired; one JSON line last
 	$(PY) tests/bench/bench_shared.py $(ARGS)
@@ -58,7 +64,7 @@ lock: $(READY) ## Write the versions in .venv to deploy/constraints.txt
 	@mv deploy/constraints.new deploy/constraints.txt
 
 clean: ## Remove the environment, caches and what local servers wrote
-	rm -rf $(VENV) .millrace/kafka-* .millrace/alerts .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-peers .millrace/kafka-* .millrace/alerts .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml deploy/constraints.txt

@@ -62,7 +62,7 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
         slot = Slot(config.worker.slot, group)
         stack.callback(slot.close)
         instance = slot.name if config.kafka.static_members else None
-        source = KafkaSource(config.kafka, _lanes(config.kafka), group, instance)
+        source = KafkaSource(config.kafka, topic_ids(config.kafka, _lanes(config.kafka)), group, instance)
         stack.callback(source.close)
         sink = open_sink(config, f"{group}.{slot.name}", source, metrics)
         stack.callback(sink.close, config.worker.drain_timeout_ms / 1000)
@@ -82,6 +82,7 @@ def open_sink(config: Config, transactional_id: str, source: KafkaSource, metric
     session = Session(
         lambda: Producer(settings),
         source.committed,
+        source.position,
         config.kafka.topic,
         timeout_ms / 1000,
         note=lambda result: metrics.transactions.labels(result).inc(),
