@@ -262,6 +262,13 @@ def _create_embedded(kafka: KafkaConfig, topics: list[Topic]) -> list[str]:
     return made
 
 
+def topic_settings(kafka: KafkaConfig, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Every setting of those topics that exist, as the cluster has them."""
+    admin = admin_client(kafka)
+    found = _topics(admin)
+    return _settings(admin, [name for name in names if name in found])
+
+
 def _settings(admin: AdminClient, names: list[str]) -> dict[str, dict[str, str]]:
     if not names:
         return {}

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from worker.cli_alerts import alerts
 from worker.cli_base import CONTEXT, FILE, Commands, common, json_option
 from worker.cli_model import MODEL_COMMANDS
+from worker.cli_notify import NOTIFY_COMMANDS
+from worker.cli_safety import SAFETY_COMMANDS
 from worker.errors import MillraceError
 
 if TYPE_CHECKING:
@@ -31,9 +34,11 @@ def main() -> None:
                    millrace doctor             what is not as it should be, and what to do
                    millrace worker             score; one process per GPU
                    millrace profiles           fold user and item state into Redis
-                   millrace alerts             watch opinion
+                   millrace alerts             watch opinion; alerts backtest, tune: try its rules on a history
+                   millrace notify             tell people of alerts
     Look at it:    millrace status             how far every role is
                    millrace tail               scores as they are written
+                   millrace dead list          what could not be scored, and why; dead replay sends it again
     The model:     millrace train              on your own data, by one recipe
                    millrace evaluate           measure it; millrace report, explain
 
@@ -63,11 +68,18 @@ def demo(config: Config, events: int | None, exit_: bool, rate: float | None, js
     sys.exit(run_demo(config, events=events, exit_=exit_, json_=json_, rate=rate))
 
 
-_ROLES = {"worker": "worker.pipeline", "profiles": "worker.profiles", "alerts": "worker.alerts"}
+Role = Literal["worker", "profiles", "alerts", "notify"]
+_ROLES: dict[Role, str] = {
+    "worker": "worker.pipeline",
+    "profiles": "worker.profiles",
+    "alerts": "worker.alerts",
+    "notify": "worker.notify",
+}
 ROLE_NAMES = (*_ROLES, "operator")
 
 
-def _run_role(config: Config, role: Literal["worker", "profiles", "alerts"]) -> None:
+def run_role(config: Config, role: Role) -> None:
+    """Run a role until it is asked to stop. Its errors are logged, and raised."""
     from worker import logs
 
     logs.configure(config.observe)
@@ -104,7 +116,7 @@ def worker(config: Config) -> None:
     millrace worker --config millrace.yaml
     millrace worker --set model.artifact=/models/mine --set worker.max_batch_tokens=16384
     """
-    _run_role(config, "worker")
+    run_role(config, "worker")
 
 
 @main.command()
@@ -116,17 +128,10 @@ def profiles(config: Config) -> None:
 
     Waits while Redis is away; rebuilds an empty one. Add processes to go faster, up to kafka.fold_shards.
     """
-    _run_role(config, "profiles")
+    run_role(config, "profiles")
 
 
-@main.command()
-@common
-def alerts(config: Config) -> None:
-    """Watch opinion and alert when it turns.
-
-    Reads opinions, writes alerts.opinion when negative ones surge on an item, category, brand or topic.
-    """
-    _run_role(config, "alerts")
+main.add_command(alerts)
 
 
 @main.group(cls=Commands)
@@ -257,8 +262,8 @@ def tail(config: Config, names: tuple[str, ...], json_: bool, **options: Any) ->
 
     By default the scores and the alerts. Ctrl-C ends it.
 
-    Any topic of the contract: events.*, scores.*, opinions, alerts.opinion, folds.*, features.*, events.dead.
-    Texts are shown as their length only.
+    Any topic of the contract: events.*, scores.*, opinions, alerts.opinion, folds.*, features.*, events.dead,
+    erasures. Texts are shown as their length only.
 
     \b
     millrace tail
@@ -335,7 +340,21 @@ def doctor(config: Config, replication: int, json_: bool) -> None:
     sys.exit(not all(check.well for check in checks))
 
 
-for _command in MODEL_COMMANDS:
+@main.command()
+@common
+def notify(config: Config) -> None:
+    """Tell people of alerts: chat, webhook, mail.
+
+    Reads alerts.opinion and sends what the sinks under notify.sinks want, at least once; tries again while a sink
+    fails, and puts what none would take on events.dead. Honours `millrace mute` and `millrace ack`.
+
+    \b
+    millrace notify --config millrace.yaml
+    """
+    run_role(config, "notify")
+
+
+for _command in (*NOTIFY_COMMANDS, *SAFETY_COMMANDS, *MODEL_COMMANDS):
     main.add_command(_command)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
@@ -14,7 +15,7 @@ from packaging.requirements import Requirement
 from worker.admin import admin_client, describe_topics
 from worker.check import Check, bad, good
 from worker.clients import REQUEST_TIMEOUT_S, translate
-from worker.config import Config, KafkaConfig, ModelConfig, RedisConfig
+from worker.config import Config, KafkaConfig, ModelConfig, NotifyConfig, RedisConfig
 from worker.durability import examine_durability
 from worker.errors import KafkaError, MillraceError, ModelLoadError, StoreError, StoreRefusedError
 from worker.redis_errors import refusal
@@ -36,6 +37,7 @@ def examine(config: Config, replication: int = 3) -> list[Check]:
         ("topics", lambda: _topics(config.kafka)),
         ("durability", lambda: _durability(config, replication)),
         ("redis", lambda: _redis(config.redis, durable=not config.kafka.embedded)),
+        ("notify", lambda: _sinks(config.notify)),
         ("model", lambda: _model(config.model)),
     ]
     results = []
@@ -46,6 +48,19 @@ def examine(config: Config, replication: int = 3) -> list[Check]:
             what, _, todo = str(error).partition(". ")
             results.append(Check(name=name, well=False, found=what, todo=todo or "see the message"))
     return results
+
+
+def _sinks(notify: NotifyConfig) -> list[Check]:
+    """Whether the secrets and certificates of every sink are there; nothing is sent."""
+    from worker.senders import sender
+
+    if not notify.sinks:
+        return [Check(name="notify", well=True, found="no sinks: alerts stay on their topic")]
+    for name in notify.sinks:
+        sender(name, notify, os.environ)
+    return [
+        Check(name="notify", well=True, found=f"sinks {', '.join(notify.sinks)}: secrets and certificates are there")
+    ]
 
 
 def _libraries() -> list[Check]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any, Final
 
 from confluent_kafka import Producer
@@ -22,6 +22,8 @@ from worker.decode import LANES, Lane
 from worker.device import Device, ThreadedDevice
 from worker.emit import Emitter, FoldBuffer
 from worker.engine import Engine
+from worker.erasure_feed import ErasureFeed
+from worker.erasures import NOBODY, Erasures
 from worker.errors import TopicError
 from worker.intake import Intake
 from worker.metrics import WorkerMetrics
@@ -32,7 +34,7 @@ from worker.score import BatchScorer, Reader
 from worker.sink import KafkaSink, Sink
 from worker.slot import Slot
 from worker.source import KafkaSource, Source
-from worker.store import StateReader
+from worker.state_reader import StateReader
 from worker.transaction import Session, TransactionalSink
 
 GC_THRESHOLD: Final = (50_000, 20, 100)
@@ -58,6 +60,7 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
         stack.callback(reader.close)
         device = ThreadedDevice(batch_scorer(config, scorer, routing, reader))
         stack.callback(device.close)
+        erasures = stack.enter_context(closing(ErasureFeed(config.kafka)))  # before the first event
         group = f"{config.kafka.group_prefix}.worker"
         slot = Slot(config.worker.slot, group)
         stack.callback(slot.close)
@@ -66,9 +69,10 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
         stack.callback(source.close)
         sink = open_sink(config, f"{group}.{slot.name}", source, metrics)
         stack.callback(sink.close, config.worker.drain_timeout_ms / 1000)
-        engine = build(config, scorer, routing, source, sink, device, metrics)
+        engine = build(config, scorer, routing, source, sink, device, metrics, erasures.known)
         stack.enter_context(Observer(config.observe, registry, engine.health))
         while not stop.is_set():
+            erasures.poll()
             engine.step()
         engine.finish()
 
@@ -98,6 +102,7 @@ def build(
     sink: Sink,
     device: Device,
     metrics: WorkerMetrics,
+    erasures: Erasures = NOBODY,
     **clocks: Any,
 ) -> Engine:
     """An engine of the configuration between the given edges; ``clock`` and ``wall_ms`` as for `Engine`."""
@@ -109,11 +114,12 @@ def build(
     # What is scored waits up to one interval to be committed.
     commit_s = worker.commit_interval_ms / 1000
     objectives_s = {lane: max(ms * factor - commit_s, ms * factor / 2) for lane, ms in objectives_ms.items()}
+    cache = VectorCache(scorer.version, config.model.vector_cache_mb << 20)
     return Engine(
         source,
         sink,
         device,
-        Intake(lanes, scorer, VectorCache(scorer.version, config.model.vector_cache_mb << 20)),
+        Intake(lanes, scorer, cache, erasures, metrics.forgotten.inc),
         Batcher(objectives_s, worker.max_batch_tokens, worker.max_batch_units),
         Emitter(scorer.version, routing, worker),
         FoldBuffer(scorer.space, kafka.fold_shards, topic_ids(kafka, lanes)),

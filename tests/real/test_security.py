@@ -200,7 +200,7 @@ def test_what_is_wrong_ends_the_role_with_one_clear_line(
         case "kafka ca":
             options = {"ssl.ca.location": str(site.certificates.stranger)}
         case "redis password":
-            wrong.write_text(site.redis_url(role, password="wrong"))  # noqa: S106
+            wrong.write_text(site.redis_url(role, password="wrong"))
             env = site.env(role, MILLRACE_REDIS__URL_FILE=wrong)
         case "redis ca":
             wrong.write_text(site.redis_url(role, ca=site.certificates.stranger))

@@ -8,7 +8,7 @@ import pytest
 
 from tests.tiny_artifact import make_tiny_artifact
 from worker import doctor
-from worker.config import Config, KafkaConfig, ModelConfig, RedisConfig
+from worker.config import Config, KafkaConfig, ModelConfig, NotifyConfig, RedisConfig, WebhookConfig
 
 NOWHERE = Config(
     kafka=KafkaConfig(bootstrap="127.0.0.1:1"),
@@ -61,3 +61,18 @@ def test_a_library_of_the_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch
     assert "msgspec" in check.found
     assert "click" not in check.found
     assert "pytest" not in check.found
+
+
+def test_a_sink_whose_secret_is_missing_is_found_without_sending(monkeypatch: pytest.MonkeyPatch) -> None:
+    sinks = {"chat": WebhookConfig(url="env:NO_SUCH_URL", format="feishu")}
+    config = Config(kafka=NOWHERE.kafka, redis=NOWHERE.redis, model=NOWHERE.model, notify=NotifyConfig(sinks=sinks))
+    for name in ("_kafka", "_topics", "_redis", "_model"):
+        monkeypatch.setattr(doctor, name, lambda section: [])
+    missing = doctor.examine(config)[-1]
+    assert (missing.name, missing.well) == ("notify", False)
+    assert "NO_SUCH_URL" in missing.found
+    monkeypatch.setenv("NO_SUCH_URL", "https://127.0.0.1:9/SECRET")
+    there = doctor.examine(config)[-1]
+    assert there.well
+    assert "chat" in there.found
+    assert "SECRET" not in there.found

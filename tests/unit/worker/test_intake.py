@@ -9,6 +9,7 @@ from model.null import NullScorer
 from schemas.dead import DeadLetter
 from worker.cache import VectorCache
 from worker.decode import LANES
+from worker.erasures import Erasures
 from worker.intake import BYTES_PER_LOAD, Intake
 from worker.ledger import OffsetLedger
 from worker.source import Record
@@ -90,3 +91,47 @@ def test_what_is_forgotten_is_encoded_by_the_next() -> None:
     units, _, _, cache = admit({"text": "a"})
     Intake(LANES, NullScorer(), cache).forget(units)
     assert cache.pending == 0
+
+
+def forgetting(*records: Record) -> tuple[list[Any], list[Any], int, int]:
+    """Offsets of units and letters, how many were forgotten, and the offset up to which all is released."""
+    erasures = Erasures()
+    erasures.add("anna", 1000, 0)
+    ledger: OffsetLedger[Any] = OffsetLedger()
+    ledger.assign([("events.review", 0)])
+    counted: list[None] = []
+    intake = Intake(LANES, NullScorer(), VectorCache("v", 1 << 20), erasures, lambda: counted.append(None))
+    units, letters = intake.admit(records, ledger, 0.0, NOW_MS)
+    released = ledger.release()
+    return [u.ticket.offset for u in units], [t.offset for t, _ in letters], len(counted), len(released)
+
+
+def review(offset: int, user: str | None, time_ms: int) -> Record:
+    event = {"event_id": "e", "user_id": user, "event_time_ms": time_ms, "text": "good"}
+    return Record("events.review", 0, offset, NOW_MS, b"k", json.dumps(event).encode())
+
+
+def test_what_a_forgotten_person_did_before_comes_to_nothing_and_its_offset_moves() -> None:
+    old, new, other, nobody = review(0, "anna", 1000), review(1, "anna", 1001), review(2, "bert", 5), review(3, None, 5)
+    assert forgetting(old, new, other, nobody) == ([1, 2, 3], [], 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "timestamp_ms", "forgotten"),
+    [
+        (b"anna", b"broken", 999, True),
+        (b"anna", b"broken", 1001, False),
+        (b"anna", b'"event_time_ms": 7', 1001, True),
+        (b"anna", b'"event_time_ms": 2000', 999, True),  # it cannot be from later than when it was written
+        (b"anna", b'"event_time_ms": 2000', 3000, False),
+        (b"anna", b"broken", 0, False),  # nothing says when it was
+        (None, b'{"user_id": "anna", "event_time_ms": 7', 5000, True),
+        (None, b'{"user_id": "bert", "event_time_ms": 7', 5000, False),
+        (b"anna", None, 999, True),
+    ],
+)
+def test_a_broken_record_of_theirs_makes_no_letter(
+    key: bytes | None, value: bytes | None, timestamp_ms: int, forgotten: bool
+) -> None:
+    _, letters, count, released = forgetting(Record("events.review", 0, 0, timestamp_ms, key, value))
+    assert (letters, count, released) == (([], 1, 1) if forgotten else ([0], 0, 0))
