@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import logging
 import signal
@@ -14,7 +15,7 @@ import click
 
 from worker.cli_base import CONTEXT, FILE, Commands, common, json_option
 from worker.cli_model import MODEL_COMMANDS
-from worker.errors import MillraceError
+from worker.errors import DeviceError, MillraceError
 
 if TYPE_CHECKING:
     from worker.config import Config
@@ -63,6 +64,7 @@ def demo(config: Config, events: int | None, exit_: bool, rate: float | None, js
     sys.exit(run_demo(config, events=events, exit_=exit_, json_=json_, rate=rate))
 
 
+EXIT_GRACE_S = 20
 _ROLES = {"worker": "worker.pipeline", "profiles": "worker.profiles", "alerts": "worker.alerts"}
 
 
@@ -83,6 +85,10 @@ def _run_role(config: Config, role: Literal["worker", "profiles", "alerts"]) -> 
     try:
         # Imported with the handlers in place: torch takes seconds, and a signal may come in them.
         importlib.import_module(_ROLES[role]).run(config, stop)
+    except DeviceError:
+        # A driver that hangs may keep the interpreter from ending, and the supervisor from starting anew.
+        faulthandler.dump_traceback_later(EXIT_GRACE_S, exit=True)
+        raise
     except Exception as error:
         if not isinstance(error, MillraceError):
             logging.getLogger(__name__).exception("%s ended on a defect", role)

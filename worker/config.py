@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 
-from schemas.topics import FOLD_SHARDS, TOPICS
+from schemas.topics import FOLD_SHARDS, INPUTS, TOPICS
 from worker.errors import ConfigError
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
@@ -36,6 +36,8 @@ class KafkaConfig(Section, frozen=True, kw_only=True):
     embedded: bool = False
     # A shop's own topic names, by the contract's: {events.click: shop.clicks}. Unnamed ones keep the contract's.
     topics: dict[str, str] = {}
+    # Topics scored at low priority, by what they carry: {shop.clicks.2025: events.click}.
+    backfill: dict[str, str] = {}
     options: dict[str, str | int | float | bool] = {}
 
     def topic(self, contract_name: str) -> str:
@@ -81,11 +83,12 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
 
     max_batch_tokens: Positive = 8192
     max_batch_units: Positive = 256
-    queue_tokens_high: Positive = 65536
-    queue_tokens_low: Positive = 32768
+    queue_tokens_high: Positive = 131072
+    queue_tokens_low: Positive = 65536
     poll_records: Positive = 2000
     commit_interval_ms: Positive = 100
     drain_timeout_ms: Positive = 10_000
+    device_timeout_ms: Positive = 60_000
     objectives: ObjectivesConfig = ObjectivesConfig()
     # CPU objectives are this many times the GPU's.
     cpu_objective_factor: PositiveFloat = 5.0
@@ -175,6 +178,12 @@ def _checked(config: Config) -> Config:
         raise ConfigError(f"kafka.topics names {', '.join(sorted(unknown))}; the contract has {', '.join(TOPICS)}")
     if len(set(config.kafka.topics.values())) < len(config.kafka.topics):
         raise ConfigError("kafka.topics gives two topics of the contract the same name")
+    if wrong := sorted(set(config.kafka.backfill.values()) - set(INPUTS)):
+        raise ConfigError(f"kafka.backfill: {', '.join(wrong)} is none of {', '.join(INPUTS)}")
+    if taken := sorted({config.kafka.topic(name) for name in TOPICS} & config.kafka.backfill.keys()):
+        raise ConfigError(
+            f"kafka.backfill names {', '.join(taken)}, which is used already: backfill needs topics apart"
+        )
     if worker.queue_tokens_low >= worker.queue_tokens_high:
         raise ConfigError("worker.queue_tokens_low must be below worker.queue_tokens_high")
     if worker.max_batch_tokens > worker.queue_tokens_high:

@@ -21,6 +21,8 @@ from worker.source import Record
 Lane = Literal["service", "click", "review"]
 LANES: Final[dict[str, Lane]] = {EVENTS_SERVICE: "service", EVENTS_CLICK: "click", EVENTS_REVIEW: "review"}
 """Contract topic to lane."""
+BACKFILL: Final = "backfill"
+"""The lane in which events of any kind wait that are replayed at low priority; it has topics of its own."""
 
 _TYPES: Final[dict[Lane, Any]] = {"service": ServiceEvent, "click": ClickEvent, "review": ReviewEvent}
 _IDS: Final = ("event_id", "user_id", "item_id", "impression_id", "conversation_id")

@@ -15,7 +15,7 @@ from worker.admin import partition_counts, topic_ids
 from worker.batcher import Batcher
 from worker.cache import VectorCache
 from worker.config import Config, KafkaConfig
-from worker.decode import LANES, Lane
+from worker.decode import BACKFILL, LANES, Lane
 from worker.device import Device, ThreadedDevice
 from worker.emit import Emitter, FoldBuffer
 from worker.engine import Engine
@@ -24,6 +24,7 @@ from worker.intake import Intake
 from worker.metrics import WorkerMetrics
 from worker.models import click_head, load_model, on_gpu
 from worker.observe import Observer
+from worker.regulator import Regulator
 from worker.routing import Routing, load_routing
 from worker.score import BatchScorer, Reader
 from worker.sink import KafkaSink, Sink
@@ -51,11 +52,11 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
         gc.set_threshold(*GC_THRESHOLD)
         reader = StateReader(config, scorer.space, lambda result, n: metrics.state_reads.labels(result).inc(n))
         stack.callback(reader.close)
-        device = ThreadedDevice(batch_scorer(config, scorer, routing, reader))
+        device = ThreadedDevice(batch_scorer(config, scorer, routing, reader), config.worker.device_timeout_ms / 1000)
         stack.callback(device.close)
         sink = KafkaSink(config.kafka)
         stack.callback(sink.close, config.worker.drain_timeout_ms / 1000)
-        source = KafkaSource(config.kafka, _lanes(config.kafka), f"{config.kafka.group_prefix}.worker")
+        source = KafkaSource(config.kafka, lanes_of(config.kafka), f"{config.kafka.group_prefix}.worker")
         stack.callback(source.close)
         engine = build(config, scorer, routing, source, sink, device, metrics)
         stack.enter_context(Observer(config.observe, registry, engine.health))
@@ -76,7 +77,7 @@ def build(
 ) -> Engine:
     """An engine of the configuration between the given edges; ``clock`` and ``wall_ms`` as for `Engine`."""
     kafka, worker = config.kafka, config.worker
-    lanes = _lanes(kafka)
+    lanes = lanes_of(kafka)
     factor = (1.0 if on_gpu(scorer) else worker.cpu_objective_factor) / 1000
     goals = worker.objectives
     objectives_ms: dict[Lane, int] = {"service": goals.service_ms, "click": goals.click_ms, "review": goals.review_ms}
@@ -87,10 +88,16 @@ def build(
         source,
         sink,
         device,
-        Intake(lanes, scorer, VectorCache(scorer.version, config.model.vector_cache_mb << 20)),
+        Intake(lanes, scorer, VectorCache(scorer.version, config.model.vector_cache_mb << 20), kafka.backfill),
         Batcher(objectives_s, worker.max_batch_tokens, worker.max_batch_units),
         Emitter(scorer.version, routing, worker),
         FoldBuffer(scorer.space, kafka.fold_shards, topic_ids(kafka, lanes)),
+        Regulator(
+            {topic: BACKFILL if topic in kafka.backfill else lane for topic, lane in lanes.items()},
+            objectives_s,
+            worker.queue_tokens_high,
+            worker.queue_tokens_low,
+        ),
         worker,
         metrics,
         **clocks,
@@ -100,7 +107,8 @@ def build(
 def check_topics(kafka: KafkaConfig) -> None:
     """Raises `TopicError` when a topic is missing or folds are not split into ``kafka.fold_shards`` partitions."""
     outputs = (SCORES_CTR, SCORES_SENTIMENT, SCORES_INTENT, OPINIONS, EVENTS_DEAD)
-    counts = partition_counts(kafka, [kafka.topic(name) for name in (*INPUTS, *outputs, *FOLDS.values())])
+    names = [*(kafka.topic(name) for name in (*INPUTS, *outputs, *FOLDS.values())), *kafka.backfill]
+    counts = partition_counts(kafka, names)
     for name in FOLDS.values():
         if (found := counts[kafka.topic(name)]) != kafka.fold_shards:
             raise TopicError(
@@ -115,5 +123,7 @@ def batch_scorer(config: Config, scorer: Scorer, routing: Routing, reader: Reade
     return BatchScorer(scorer, head, head.features, reader, config.profiles.scales_s, routing.heads)
 
 
-def _lanes(kafka: KafkaConfig) -> dict[str, Lane]:
-    return {kafka.topic(contract): lane for contract, lane in LANES.items()}
+def lanes_of(kafka: KafkaConfig) -> dict[str, Lane]:
+    """Topics to read, those for backfill too, and which kind of event each carries."""
+    live = {kafka.topic(contract): lane for contract, lane in LANES.items()}
+    return live | {topic: LANES[contract] for topic, contract in kafka.backfill.items()}

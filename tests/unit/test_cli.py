@@ -104,6 +104,8 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         (["status", "--set", "kafka.bootstrp=x"], 2, "bootstrp"),
         (["status", "--set", "worker.max_batch_tokens=many"], 2, "max_batch_tokens"),
         (["worker", "--set", "kafka.topics={events.clicks: a}"], 2, "events.clicks"),
+        (["worker", "--set", "kafka.backfill={old: scores.ctr}"], 2, "scores.ctr"),
+        (["worker", "--set", "kafka.backfill={events.click: events.click}"], 2, "apart"),
         (["replay", "{file}", "--topic", "scores.ctr"], 6, "events.click"),
         (["replay", "{file}", "--topic", "events.service", "--map", "txt=a"], 6, "txt"),
         (["replay", "{file}", "--topic", "events.service"], 6, "{file}:2"),

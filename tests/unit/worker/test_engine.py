@@ -212,7 +212,7 @@ def test_above_the_high_mark_reading_pauses_and_resumes_below_the_low() -> None:
         run.engine.step()
         load = run.engine.health()[1]["load"]
         highest = max(highest, load)
-        paused += run.source.paused
+        paused += bool(run.source.paused)
         if run.source.paused and run.metric("paused_partitions"):
             assert run.metric("paused_partitions") == 1
     assert paused > 0

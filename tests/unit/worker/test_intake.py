@@ -8,7 +8,7 @@ import pytest
 from model.null import NullScorer
 from schemas.dead import DeadLetter
 from worker.cache import VectorCache
-from worker.decode import LANES
+from worker.decode import BACKFILL, LANES, Lane
 from worker.intake import BYTES_PER_LOAD, Intake
 from worker.ledger import OffsetLedger
 from worker.source import Record
@@ -90,3 +90,16 @@ def test_what_is_forgotten_is_encoded_by_the_next() -> None:
     units, _, _, cache = admit({"text": "a"})
     Intake(LANES, NullScorer(), cache).forget(units)
     assert cache.pending == 0
+
+
+def test_backfill_waits_in_a_lane_of_its_own_and_is_what_its_topic_carries() -> None:
+    topics: dict[str, Lane] = {"events.review": "review", "reviews.2024": "review"}
+    ledger: OffsetLedger[Any] = OffsetLedger()
+    ledger.assign((topic, 0) for topic in topics)
+    value = json.dumps({"event_id": "e", "event_time_ms": 1, "text": "good"}).encode()
+    records = [Record(topic, 0, 0, 0, None, value) for topic in topics]
+    intake = Intake(topics, NullScorer(), VectorCache("v", 1000), {"reviews.2024": "events.review"})
+    units, _ = intake.admit(records, ledger, 0.0, NOW_MS)
+    assert [(unit.lane, unit.ticket.lane) for unit in units] == [("review", "review"), ("review", BACKFILL)]
+    assert units[0].texts == units[1].texts, "the text is encoded once"
+    assert intake.count(records) == {"events.review": 2}
