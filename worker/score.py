@@ -362,7 +362,7 @@ _NO_FLOATS: Final = np.zeros(0, np.float32)
 
 def _does_not_fit(what: str) -> DeviceError:
     return DeviceError(
-        f"the device has no memory left for {what}: look for what else uses it (nvidia-smi, free), or take a smaller model"
+        f"the device has no memory left for {what}: see what else uses it (nvidia-smi, free) or take a smaller model"
     )
 
 
