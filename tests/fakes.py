@@ -65,7 +65,7 @@ class MemorySource:
         for partition, position in self.position.items():
             if partition[0] not in self.paused:
                 room = max_records - len(polled.records)
-                for offset, value in list(enumerate(self.logs[partition]))[position : position + room]:
+                for offset, value in enumerate(self.logs[partition][position : position + room], position):
                     polled.records.append(Record(*partition, offset, 0, b"k", value))
                     self.position[partition] = offset + 1
         return polled

@@ -1,10 +1,11 @@
 """Which events share the next encoder pass, and when it starts. Pure: time and data come in as arguments.
 
-Earliest deadline first over lanes, filled to a token budget. Starvation is bounded by construction: deadlines are
-set at arrival, so an event is overtaken only by those that arrive within the difference of two objectives. Where
-more waits than fits, neighbours in length are preferred, after what is urgent and after every partition's oldest
-event, since output is released in order. A batch leaves no sooner than the device can use it, so that what is urgent
-may still join; why it left is recorded: full, deadline, idle, drain or backfill.
+Earliest deadline first over lanes, filled to a token budget. While deadlines can be met an event is overtaken only by
+those that arrive within the difference of two objectives. Where they cannot, earliest deadline first would make all
+lanes equally late; so a lane that is late goes behind the one with the tightest objective, and is not starved: a
+tenth of every batch is its own. Where more waits than fits, neighbours in length are preferred, after what is urgent
+and after every partition's oldest event, since output is released in order. A batch leaves no sooner than the device
+can use it, so that what is urgent may still join; why it left is recorded: full, deadline, idle, drain or backfill.
 
 Backfill is a lane without objective. It goes where nothing live waits, in batches half as large, and, so that it too
 is never starved, in one batch of `BACKFILL_EVERY` where live traffic fills them all.
@@ -34,10 +35,17 @@ MIN_BUDGET_TOKENS: Final = 64
 EARLY_SHARE: Final = 0.25
 """A full or due batch leaves this share of its own time before the device is free: an estimate that much too long
 leaves no gap, and what is urgent waits for one batch and a quarter, not for two."""
+LATE_SHARE: Final = 0.1
+"""Of every batch, what a lane that is late gets before all others."""
 BACKFILL_EVERY: Final = 10
 """Where live traffic leaves no gap, one batch of so many is backfill's."""
+MIN_BATCH_UNITS: Final = 8
+MEAN_WEIGHT: Final = 0.01
 RECOVER_BATCHES: Final = 50
 """After so many large batches without running out of memory the token budget grows again, by a quarter."""
+
+
+_NOTHING: Final = float("inf")
 
 
 class Unit(msgspec.Struct, eq=False, gc=False):
@@ -86,14 +94,16 @@ class Batcher:
     def __init__(
         self, objectives_s: Mapping[Lane, float], max_tokens: int, max_units: int, cost: CostModel | None = None
     ) -> None:
-        self._objectives: dict[str, float] = {**objectives_s}
+        self._objectives = dict(objectives_s)
         self._max_tokens = self._ceiling = max_tokens
         self._max_units = max_units
-        self._half_tightest = min(objectives_s.values()) / 2
+        self._ranked: list[Lane] = sorted(objectives_s, key=lambda lane: objectives_s[lane])
+        self._tightest_s = objectives_s[self._ranked[0]]
         self._lanes: dict[str, deque[Unit]] = {lane: deque() for lane in (*objectives_s, BACKFILL)}
         self._tokens = dict.fromkeys(self._lanes, 0)
         self._loads = dict.fromkeys(self._lanes, 0)
         self._passed_over = self._fitted = 0
+        self._mean_tokens = 0.0
         self.cost = cost or CostModel()
 
     def __len__(self) -> int:
@@ -121,12 +131,18 @@ class Batcher:
         Where that leaves less than the fixed cost of a batch is worth, objectives cannot be met by smaller batches;
         most of the time would be overhead, and the queue would only grow.
         """
-        within = max(self.cost.tokens_within(self._half_tightest), self.cost.tokens_worth, MIN_BUDGET_TOKENS)
+        within = max(self.cost.tokens_within(self._tightest_s / 2), self.cost.tokens_worth, MIN_BUDGET_TOKENS)
         return int(min(self._ceiling, within))
+
+    @property
+    def batch_units(self) -> int:
+        """How many events like the latest make a batch."""
+        return int(min(max(self.budget_tokens / max(self._mean_tokens, 1.0), MIN_BATCH_UNITS), self._max_units))
 
     def add(self, unit: Unit) -> None:
         """Put a unit behind its lane's others."""
         self._lanes[unit.ticket.lane].append(unit)
+        self._mean_tokens += MEAN_WEIGHT * (unit.tokens - self._mean_tokens)
         self._count(unit, 1)
 
     def take(self, now_s: float, free_at_s: float, lead_s: float = 0.0, drain: bool = False) -> Batch | None:
@@ -143,7 +159,7 @@ class Batcher:
         if reason is None:
             return None
         self._passed_over = self._passed_over + 1 if waiting else 0
-        units, tokens = self._select(now_s, budget)
+        units, tokens = self._select(max(now_s, free_at_s), budget)
         return Batch(units, tokens, reason)
 
     def learn(self, tokens: int, seconds: float, out_of_memory: bool) -> None:
@@ -198,15 +214,16 @@ class Batcher:
         waiting, taken = self._lanes[BACKFILL], list[Unit]()
         tokens = 0
         while waiting and len(taken) < self._max_units and (tokens + waiting[0].due() <= budget or not taken):
-            unit = waiting.popleft()
-            self._count(unit, -1)
-            tokens += unit.charge()
-            taken.append(unit)
+            taken.append(waiting.popleft())
+            self._count(taken[-1], -1)
+            tokens += taken[-1].charge()
         return Batch(taken, tokens, "backfill")
 
-    def _select(self, now_s: float, budget: int) -> tuple[list[Unit], int]:
-        window = self._window(budget)
-        urgent_until = now_s + 2 * self.cost.seconds(budget)
+    def _select(self, start_s: float, budget: int) -> tuple[list[Unit], int]:
+        window, late = self._window(start_s, budget)
+        if late or sum([unit.tokens for unit in window]) <= budget:
+            return self._fill(window, window, [], budget)
+        urgent_until = start_s + 2 * self.cost.seconds(budget)
         first: list[Unit] = []
         rest: list[Unit] = []
         seen: set[Partition] = set()
@@ -214,28 +231,50 @@ class Batcher:
             oldest = unit.partition not in seen
             seen.add(unit.partition)
             (first if oldest or self._deadline(unit) <= urgent_until else rest).append(unit)
-        if rest and sum([unit.tokens for unit in window]) > budget:
-            middle = sorted(unit.tokens for unit in first)[len(first) // 2]
-            rest.sort(key=lambda unit: abs(unit.tokens - middle))  # stable: equals stay earliest deadline first
+        middle = sorted(unit.tokens for unit in first)[len(first) // 2]
+        rest.sort(key=lambda unit: abs(unit.tokens - middle))  # stable: equals stay earliest deadline first
         return self._fill(window, first, rest, budget)
 
-    def _window(self, budget: int) -> list[Unit]:
-        """Take the most urgent units out of the lanes, earliest deadline first."""
+    def _window(self, start_s: float, budget: int) -> tuple[list[Unit], bool]:
+        """Take the most urgent units out of the lanes, in order of urgency; and whether any lane is late."""
         window: list[Unit] = []
-        tokens, tokens_max, units_max = 0, WINDOW_BATCHES * budget, WINDOW_BATCHES * self._max_units
-        heads = [(self._deadline(self._lanes[lane][0]), lane) for lane in self._objectives if self._lanes[lane]]
+        tokens_max, units_max = WINDOW_BATCHES * budget, WINDOW_BATCHES * self._max_units
+        late_before = start_s + self.cost.seconds(budget)
+        for lane in self._ranked[1:]:
+            own = 0
+            while (
+                self._lanes[lane] and own < LATE_SHARE * budget and self._deadline(self._lanes[lane][0]) < late_before
+            ):
+                window.append(self._pop(lane))
+                own += window[-1].tokens + 1
+        late = bool(window)
+        if late and self._lanes[self._ranked[0]]:
+            window.append(self._pop(self._ranked[0]))
+        # What is latest of all goes first, so that no lane's large events keep another's out for ever.
+        window.sort(key=self._deadline)
+        tokens = sum([unit.tokens for unit in window])
+        heads = [(self._urgency(lane, start_s, late_before), n) for n, lane in enumerate(self._ranked)]
         # Beyond one batch only where its tokens do not fit: else there is nothing to choose.
-        while heads and len(window) < (units_max if tokens > budget else self._max_units) and tokens < tokens_max:
-            _, lane = head = min(heads)
-            units = self._lanes[lane]
-            unit = units.popleft()
-            self._count(unit, -1)
-            window.append(unit)
-            tokens += unit.tokens
-            heads.remove(head)
-            if units:
-                heads.append((self._deadline(units[0]), lane))
-        return window
+        while len(window) < (units_max if tokens > budget else self._max_units) and tokens < tokens_max:
+            urgency, n = min(heads)
+            if urgency == _NOTHING:
+                break
+            window.append(self._pop(self._ranked[n]))
+            tokens += window[-1].tokens
+            heads[n] = (self._urgency(self._ranked[n], start_s, late_before), n)
+        return window, late
+
+    def _urgency(self, lane: Lane, start_s: float, late_before: float) -> float:
+        """The deadline of what a lane has next. Once late, as if it were fresh in the tightest lane."""
+        if not self._lanes[lane]:
+            return _NOTHING
+        deadline = self._deadline(self._lanes[lane][0])
+        return deadline if deadline >= late_before or lane == self._ranked[0] else start_s + self._tightest_s
+
+    def _pop(self, lane: Lane) -> Unit:
+        unit = self._lanes[lane].popleft()
+        self._count(unit, -1)
+        return unit
 
     def _fill(self, window: list[Unit], first: list[Unit], rest: list[Unit], budget: int) -> tuple[list[Unit], int]:
         """As many as fit, in order of preference; the others go back to the front of their lanes, in order."""

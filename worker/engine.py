@@ -29,7 +29,7 @@ IDLE_WAIT_S: Final = 0.05
 """How long an idle loop waits for a record before it looks at the clock again."""
 BUSY_WAIT_S: Final = 0.002
 """The same while something is on the device or on its way out."""
-POLL_EVERY_S: Final = 0.1
+POLL_EVERY_S: Final = 0.02
 """With enough waiting for the device the source is asked no more often than this: reading more would only pile up."""
 LEAD_S: Final = 0.005
 """How long before the device is free the next batch leaves, so that its states are there in time."""
@@ -114,10 +114,12 @@ class Engine:
 
     def _read(self, wait_s: float) -> None:
         now = self._clock()
-        if self._batcher.live >= 2 * self._config.max_batch_units and now - self._polled_at_s < POLL_EVERY_S:
+        batch_units = self._batcher.batch_units
+        if self._batcher.live >= 2 * batch_units and now - self._polled_at_s < POLL_EVERY_S:
             self._more = False
             return
-        polled = self._source.poll(self._config.poll_records, wait_s, self._hand_over)
+        count = min(self._config.poll_records, batch_units)
+        polled = self._source.poll(count, wait_s, self._hand_over)
         self._polled_at_s = now = self._clock()
         self._more = len(polled.records) > 0
         self._answered(polled)
@@ -214,7 +216,10 @@ class Engine:
 
     def _regulate(self) -> None:
         load, blocked = self._ledger.load, bool(self._sink.backlog)
-        paused = self._regulator.paused(self._batcher.loads, load, blocked)
+        budget = self._batcher.budget_tokens
+        paused = self._regulator.paused(
+            self._batcher.loads, self._batcher.tokens, load, blocked, budget, self._batcher.cost.seconds(budget)
+        )
         if self._paused - paused:
             self._source.resume(self._paused - paused)
         if paused and self._source.pause(paused):
