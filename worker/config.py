@@ -20,6 +20,7 @@ from worker.errors import ConfigError
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
 ENV_PREFIX = "MILLRACE_"
+Lane = Literal["service", "click", "review"]
 
 
 class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -94,6 +95,13 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
     cpu_objective_factor: PositiveFloat = 5.0
     good_review_stars: PositiveFloat = 4.0
     bad_review_stars: PositiveFloat = 2.0
+
+    def objectives_s(self, *, on_gpu: bool) -> dict[Lane, float]:
+        """Per lane, seconds from event read to the end of its encoder pass; up to one interval is for the commit."""
+        factor, commit_s = (1.0 if on_gpu else self.cpu_objective_factor) / 1000, self.commit_interval_ms / 1000
+        goals = self.objectives
+        wanted: dict[Lane, int] = {"service": goals.service_ms, "click": goals.click_ms, "review": goals.review_ms}
+        return {lane: max(ms * factor - commit_s, ms * factor / 2) for lane, ms in wanted.items()}
 
 
 class ProfilesConfig(Section, frozen=True, kw_only=True):

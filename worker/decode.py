@@ -16,9 +16,9 @@ from schemas.dead import DeadLetter, Reason
 from schemas.events import FUTURE_LIMIT_MS, ClickEvent, Event, ReviewEvent, ServiceEvent
 from schemas.scores import SourcePosition
 from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE, MAX_EVENT_BYTES
+from worker.config import Lane
 from worker.source import Record
 
-Lane = Literal["service", "click", "review"]
 LANES: Final[dict[str, Lane]] = {EVENTS_SERVICE: "service", EVENTS_CLICK: "click", EVENTS_REVIEW: "review"}
 """Contract topic to lane."""
 BACKFILL: Final = "backfill"

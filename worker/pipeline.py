@@ -78,12 +78,7 @@ def build(
     """An engine of the configuration between the given edges; ``clock`` and ``wall_ms`` as for `Engine`."""
     kafka, worker = config.kafka, config.worker
     lanes = lanes_of(kafka)
-    factor = (1.0 if on_gpu(scorer) else worker.cpu_objective_factor) / 1000
-    goals = worker.objectives
-    objectives_ms: dict[Lane, int] = {"service": goals.service_ms, "click": goals.click_ms, "review": goals.review_ms}
-    # What is scored waits up to one interval to be committed.
-    commit_s = worker.commit_interval_ms / 1000
-    objectives_s = {lane: max(ms * factor - commit_s, ms * factor / 2) for lane, ms in objectives_ms.items()}
+    objectives_s = worker.objectives_s(on_gpu=on_gpu(scorer))
     return Engine(
         source,
         sink,

@@ -56,7 +56,7 @@ def documented(mark: str) -> str:
 def test_the_commands_are_those_of_the_design() -> None:
     assert set(COMMANDS) == {
         *("demo", "worker", "profiles", "alerts", "topics create", "topics describe", "replay", "tail"),
-        *("status", "score", "doctor", "evaluate"),
+        *("status", "score", "doctor", "evaluate", "plan"),
         *("train", "tune", "export", "report", "explain", "active", "label"),
     }
 
