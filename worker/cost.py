@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 OUTLIER: Final = 4.0
-"""A batch counts as at most so many times what was expected: one stall does not rule, a slower device is still learnt
-within a few batches."""
+"""One batch alone counts as at most so many times what was expected, so that a stall does not rule; two in a row, or
+the very first, are believed as they are."""
+PRIOR_TOKENS: Final = (64, 1024)
 
 
 class CostModel:
@@ -16,14 +17,16 @@ class CostModel:
         self._forget = forget
         self._n = self._x = self._y = self._xx = self._xy = 0.0
         self.a_s, self.b_s = a_s, b_s
-        # The first guess weighs as much as two batches, so that one odd measurement does not rule.
-        for tokens in (256, 4096):
+        self._surprised = True
+        # The first guess weighs as much as two batches, and not large ones: they would rule the slope for long.
+        for tokens in PRIOR_TOKENS:
             self._add(tokens, a_s + b_s * tokens)
 
     def observe(self, tokens: int, seconds: float) -> None:
         """One batch took this long."""
-        expected = self.seconds(tokens)
-        self._add(tokens, min(seconds, OUTLIER * expected) if expected > 0 else seconds)
+        most = OUTLIER * self.seconds(tokens)
+        believed, self._surprised = self._surprised, seconds > most
+        self._add(tokens, seconds if believed or most == 0 else min(seconds, most))
         spread = self._n * self._xx - self._x * self._x
         slope = (self._n * self._xy - self._x * self._y) / spread if spread > 1e-9 * self._n * self._xx else self.b_s
         self.b_s = max(slope, 0.0)

@@ -15,6 +15,7 @@ from worker.admin import partition_counts, topic_ids
 from worker.batcher import Batcher
 from worker.cache import VectorCache
 from worker.config import Config, KafkaConfig
+from worker.cost import CostModel
 from worker.decode import BACKFILL, LANES, Lane
 from worker.device import Device, ThreadedDevice
 from worker.emit import Emitter, FoldBuffer
@@ -32,6 +33,8 @@ from worker.source import KafkaSource, Source
 from worker.store import StateReader
 
 GC_THRESHOLD: Final = (50_000, 20, 100)
+FIRST_GUESS_S: Final = {False: 5e-4, True: 5e-5}
+"""Seconds a token, on CPU and on a GPU, until measured. Slow rather than quick: a first batch too large takes long."""
 
 
 def run(config: Config, stop: threading.Event, registry: CollectorRegistry | None = None) -> None:
@@ -78,13 +81,14 @@ def build(
     """An engine of the configuration between the given edges; ``clock`` and ``wall_ms`` as for `Engine`."""
     kafka, worker = config.kafka, config.worker
     lanes = lanes_of(kafka)
-    objectives_s = worker.objectives_s(on_gpu=on_gpu(scorer))
+    gpu = on_gpu(scorer)
+    objectives_s = worker.objectives_s(on_gpu=gpu)
     return Engine(
         source,
         sink,
         device,
         Intake(lanes, scorer, VectorCache(scorer.version, config.model.vector_cache_mb << 20), kafka.backfill),
-        Batcher(objectives_s, worker.max_batch_tokens, worker.max_batch_units),
+        Batcher(objectives_s, worker.max_batch_tokens, worker.max_batch_units, CostModel(b_s=FIRST_GUESS_S[gpu])),
         Emitter(scorer.version, routing, worker),
         FoldBuffer(scorer.space, kafka.fold_shards, topic_ids(kafka, lanes)),
         Regulator(
