@@ -239,7 +239,7 @@ class Batcher:
         """Take the most urgent units out of the lanes, in order of urgency; and whether any lane is late."""
         window: list[Unit] = []
         tokens_max, units_max = WINDOW_BATCHES * budget, WINDOW_BATCHES * self._max_units
-        late_before = start_s + self.cost.seconds(budget)
+        late_before = start_s + (1 + EARLY_SHARE) * self.cost.seconds(budget)
         for lane in self._ranked[1:]:
             own = 0
             while (
