@@ -237,22 +237,10 @@ class Batcher:
 
     def _window(self, start_s: float, budget: int) -> tuple[list[Unit], bool]:
         """Take the most urgent units out of the lanes, in order of urgency; and whether any lane is late."""
-        window: list[Unit] = []
-        tokens_max, units_max = WINDOW_BATCHES * budget, WINDOW_BATCHES * self._max_units
         late_before = start_s + (1 + EARLY_SHARE) * self.cost.seconds(budget)
-        for lane in self._ranked[1:]:
-            own = 0
-            while (
-                self._lanes[lane] and own < LATE_SHARE * budget and self._deadline(self._lanes[lane][0]) < late_before
-            ):
-                window.append(self._pop(lane))
-                own += window[-1].tokens + 1
-        late = bool(window)
-        if late and self._lanes[self._ranked[0]]:
-            window.append(self._pop(self._ranked[0]))
-        # What is latest of all goes first, so that no lane's large events keep another's out for ever.
-        window.sort(key=self._deadline)
-        tokens = sum([unit.tokens for unit in window])
+        window = self._overdue(late_before, budget)
+        late, tokens = bool(window), sum([unit.tokens for unit in window])
+        tokens_max, units_max = WINDOW_BATCHES * budget, WINDOW_BATCHES * self._max_units
         heads = [(self._urgency(lane, start_s, late_before), n) for n, lane in enumerate(self._ranked)]
         # Beyond one batch only where its tokens do not fit: else there is nothing to choose.
         while len(window) < (units_max if tokens > budget else self._max_units) and tokens < tokens_max:
@@ -263,6 +251,19 @@ class Batcher:
             tokens += window[-1].tokens
             heads[n] = (self._urgency(self._ranked[n], start_s, late_before), n)
         return window, late
+
+    def _overdue(self, late_before: float, budget: int) -> list[Unit]:
+        """The part of a batch that is due to lanes that are late, and the first of the tightest lane: latest first, so
+        that no lane's large events keep another's out for ever. Nothing where no lane is late."""
+        due: list[Unit] = []
+        for lane in self._ranked[1:]:
+            waiting, tokens = self._lanes[lane], 0
+            while waiting and tokens < LATE_SHARE * budget and self._deadline(waiting[0]) < late_before:
+                due.append(self._pop(lane))
+                tokens += due[-1].tokens + 1
+        if due and self._lanes[self._ranked[0]]:
+            due.append(self._pop(self._ranked[0]))
+        return sorted(due, key=self._deadline)
 
     def _urgency(self, lane: Lane, start_s: float, late_before: float) -> float:
         """The deadline of what a lane has next. Once late, as if it were fresh in the tightest lane."""
