@@ -9,7 +9,8 @@ BODY := $(VENV)/.body
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kafka bench-worker bench-latency bench-three bench-scale bench-memory bench-shared starter starter-gpu schemas lock clean
+.PHONY: help demo test check kafka bench-worker bench-latency bench-three bench-scale bench-memory bench-shared \
+	simulate kills chaos starter starter-gpu schemas lock clean
 
 help: ## This list
 	@echo "make <target>, with ARGS=\"...\" passed on:"
@@ -46,6 +47,15 @@ bench-memory: $(READY) ## Is memory flat over ten million events (hours)? ARGS="
 
 bench-shared: $(READY) $(BODY) ## One shared model against one a task: same size, same steps, paired; one JSON line last
 	$(PY) tests/bench/bench_shared.py $(ARGS)
+
+simulate: $(READY) ## The worker's core under seeded faults, replayable (ARGS="--seeds 100000 --from 0")
+	$(PY) -m tests.simulation $(ARGS)
+
+kills: $(READY) ## kill -9 at every point of a transaction's life, on a real broker (ARGS="--times 50")
+	$(PY) -m tests.chaos.kills $(ARGS)
+
+chaos: $(READY) ## Everything broken at once on three real brokers (ARGS="--events 1000000 --faults 300 --seed 1")
+	$(PY) -m tests.chaos $(ARGS)
 
 starter: $(READY) $(BODY) ## Train the starter artifact again from the data files, within 150 minutes (ARGS=--resume)
 	$(PY) -m model.training.train --minutes 110 $(ARGS)

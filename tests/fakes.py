@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from worker.emit import OutMessage
 from worker.errors import KafkaError
+from worker.sink import Answer
 from worker.source import Offsets, Partition, Polled, Record
 
 
@@ -110,28 +111,35 @@ class MemorySink:
         self._marks: list[Offsets] = []
 
     @property
-    def backlog(self) -> int:
-        return len(self._waiting)
+    def full(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def ready(self) -> bool:
+        return True
 
     @property
     def sealed(self) -> int:
         return len(self._marks)
 
-    def write(self, messages: Iterable[OutMessage]) -> None:
+    def write(self, messages: Sequence[OutMessage]) -> None:
         self._waiting += messages
         self._flow()
 
     def seal(self, offsets: Offsets) -> None:
         self._marks.append(offsets)
 
-    def poll(self, timeout_s: float = 0.0) -> list[Offsets]:
+    def poll(self, timeout_s: float = 0.0) -> list[Answer]:
         self._flow()
         if self.failure is not None:
             raise self.failure
         if self.hold or self._waiting:
             return []
         done, self._marks = self._marks, []
-        return done
+        return [Answer(offsets) for offsets in done]
+
+    def abandon(self) -> bool:
+        return False
 
     def close(self, timeout_s: float) -> None:
         self._waiting.clear()

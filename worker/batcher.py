@@ -21,8 +21,9 @@ import msgspec
 
 from schemas.events import Event
 from worker.cache import Slot
+from worker.config import Lane
 from worker.cost import CostModel
-from worker.decode import BACKFILL, Lane
+from worker.decode import BACKFILL
 from worker.ledger import Ticket
 from worker.source import Partition, Record
 

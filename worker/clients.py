@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import confluent_kafka
 
-from worker.config import KafkaConfig
+from worker.config import GroupProtocol, KafkaConfig
 from worker.errors import KafkaError, OffsetLostError, TopicError
 
 REQUEST_TIMEOUT_S: Final = 10.0
@@ -32,6 +32,17 @@ _REFUSED = frozenset(
 )
 _NO_LEADER = frozenset({_code.NOT_LEADER_FOR_PARTITION, _code.LEADER_NOT_AVAILABLE, _code._UNKNOWN_PARTITION})
 _OFFSET_LOST = frozenset({_code.OFFSET_OUT_OF_RANGE, _code._AUTO_OFFSET_RESET})
+
+
+# A killed member's partitions wait this long for another: its readers' stall after kill -9. The client's own thread
+# sends the heartbeats, so a long batch on the device does not cost the membership. With the protocol of KIP-848 both,
+# and the assignment, are the broker's to set.
+_TIMES: Final = {"session.timeout.ms": 10_000, "heartbeat.interval.ms": 2_000}
+_GROUP: Final[dict[GroupProtocol, dict[str, Any]]] = {
+    "cooperative": {"partition.assignment.strategy": "cooperative-sticky", **_TIMES},
+    "eager": {"partition.assignment.strategy": "range", **_TIMES},
+    "consumer": {"group.protocol": "consumer"},
+}
 
 
 def client_config(kafka: KafkaConfig, **extra: Any) -> dict[str, Any]:
@@ -66,10 +77,7 @@ def consumer_config(kafka: KafkaConfig, group: str, **extra: Any) -> dict[str, A
         "isolation.level": "read_committed",
         "allow.auto.create.topics": False,
         "enable.partition.eof": False,
-        # A killed member's partitions wait this long for another: its readers' stall after kill -9. The client's
-        # own thread sends the heartbeats, so a long batch on the device does not cost the membership.
-        "session.timeout.ms": 10_000,
-        "heartbeat.interval.ms": 2_000,
+        **_GROUP[kafka.group_protocol],
     }
     return client_config(kafka, **{**own, **kafka.options, **extra})
 
@@ -92,6 +100,12 @@ def producer_config(kafka: KafkaConfig, **extra: Any) -> dict[str, Any]:
         "queue.buffering.max.kbytes": 256 * 1024,
     }
     return client_config(kafka, **{**own, **kafka.options, **extra})
+
+
+def transactional_config(kafka: KafkaConfig, transactional_id: str, timeout_ms: int) -> dict[str, Any]:
+    """Settings of a transactional producer; the broker ends a transaction open for longer than ``timeout_ms``."""
+    limits = {"transaction.timeout.ms": timeout_ms, "message.timeout.ms": timeout_ms}
+    return producer_config(kafka, **{"transactional.id": transactional_id, **limits})
 
 
 def watermarks(consumer: confluent_kafka.Consumer, part: confluent_kafka.TopicPartition) -> tuple[int, int]:

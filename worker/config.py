@@ -21,6 +21,7 @@ Positive = Annotated[int, msgspec.Meta(gt=0)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
 ENV_PREFIX = "MILLRACE_"
 Lane = Literal["service", "click", "review"]
+GroupProtocol = Literal["cooperative", "consumer", "eager"]
 
 
 class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -32,6 +33,11 @@ class KafkaConfig(Section, frozen=True, kw_only=True):
 
     bootstrap: str = "127.0.0.1:9092"
     group_prefix: str = "millrace"
+    # How partitions are shared: cooperative, consumer (KIP-848, brokers from 4.0), or the classic eager.
+    group_protocol: GroupProtocol = "cooperative"
+    # Workers keep their partitions across a restart: no rebalance, and one that was killed goes on as soon as it is up.
+    # The price: partitions of a worker that was stopped for good wait for the session time-out.
+    static_members: bool = False
     fold_shards: Positive = FOLD_SHARDS
     # The embedded broker has no controller: topics appear by asking for them, and have no ids.
     embedded: bool = False
@@ -87,6 +93,11 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
     queue_tokens_high: Positive = 131072
     queue_tokens_low: Positive = 65536
     poll_records: Positive = 2000
+    # exactly_once: outputs and offsets in one transaction. The embedded broker has none: there it is at_least_once.
+    delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    # Names the transactional id, stable across restarts. Empty: the first free one of this machine's workers.
+    slot: str = ""
+    transaction_timeout_ms: Positive = 10_000
     commit_interval_ms: Positive = 100
     drain_timeout_ms: Positive = 10_000
     device_timeout_ms: Positive = 60_000

@@ -282,6 +282,10 @@ class FoldBuffer:
         """Put folds behind the others; those of one source partition must come in source order."""
         self._waiting.extend(folds)
 
+    def clear(self) -> None:
+        """Forget what waits: its events are read again."""
+        self._waiting.clear()
+
     def blocks(self) -> list[OutMessage]:
         """All that waits, as records for partition = shard."""
         by_shard: dict[tuple[Kind, int], list[Fold]] = {}

@@ -68,12 +68,16 @@ class Engine:
         self._free_at_s = self._seal_at_s = self._polled_at_s = self._stepped_at_s = clock()
         self._more = self._recommit = self._commits_fail = False
         self._paused: frozenset[str] = frozenset()
+        self._withdrawn = False
+        self._rewinding: set[Partition] = set()  # held, but not read until the sink has taken back what it had of them
 
     def step(self) -> None:
         """One turn: finish what the device has done, read what there is, start what is due, write, commit."""
         wait_s = self._wait_s()
         busy = self._device.in_flight > 0
         self._score(self._device.collect(wait_s if busy else 0.0))
+        if self._withdrawn:
+            self._rewind()
         self._read(0.0 if busy else wait_s)
         self._submit()
         self._write()
@@ -104,7 +108,7 @@ class Engine:
             "oldest_unfinished_s": round(oldest_s, 3),
             "loop_stood_s": round(stood_s, 3),
         }
-        return stood_s < STALL_S and oldest_s < STALL_S and not self._sink.backlog, details
+        return stood_s < STALL_S and oldest_s < STALL_S and not self._sink.full, details
 
     def _wait_s(self) -> float:
         if self._more:
@@ -124,8 +128,7 @@ class Engine:
         self._more = len(polled.records) > 0
         self._answered(polled)
         if polled.lost:
-            self._intake.forget(self._batcher.drop(set(polled.lost)))
-            self._ledger.revoke(polled.lost)
+            self._lose(polled)
         self._ledger.assign(polled.assigned)
         if polled.records:
             for topic, count in self._intake.count(polled.records).items():
@@ -136,8 +139,30 @@ class Engine:
             for ticket, letter in letters:
                 self._ledger.finish(ticket, dead(letter))
 
+    def _lose(self, polled: Polled) -> None:
+        """Partitions are gone. Where their output is in an open transaction all of that is taken back, and what we
+        still hold is read again from where it is committed."""
+        self._rewinding.difference_update(polled.lost)
+        if self._ledger.unsettled(polled.lost) and self._sink.abandon():
+            self._rewinding.update(self._ledger.partitions)
+            self._rewinding.difference_update(polled.lost)
+            self._drop(self._ledger.partitions)
+            self._folds.clear()
+        else:
+            self._drop(polled.lost)
+
+    def _drop(self, partitions: list[Partition]) -> None:
+        self._intake.forget(self._batcher.drop(set(partitions)))
+        self._ledger.revoke(partitions)
+
+    def _rewind(self) -> None:
+        partitions, self._rewinding, self._withdrawn = sorted(self._rewinding), set(), False
+        _log.info("%d partitions are read again from where they are committed", len(partitions))
+        self._source.rewind(partitions)
+        self._ledger.assign(partitions)
+
     def _submit(self, drain: bool = False) -> None:
-        while self._device.has_room and not self._sink.backlog:
+        while self._device.has_room and not self._sink.full:
             now = self._clock()
             batch = self._batcher.take(now, self._free_at_s, LEAD_S, drain)
             if batch is None:
@@ -183,19 +208,27 @@ class Engine:
             self._metrics.outputs.labels(topic).inc(count)
 
     def _commit(self) -> None:
-        acknowledged = self._sink.poll()
-        for offsets in acknowledged:
-            self._ledger.acknowledge(offsets)
+        answered = self._take_answers(0.0)
         now = self._clock()
-        if now >= self._seal_at_s:
+        if now >= self._seal_at_s and self._sink.ready:
             self._seal_at_s = now + self._config.commit_interval_ms / 1000
             self._seal()
             self._measure(now)
             recommit, self._recommit = self._recommit, False
         else:
             recommit = False
-        if (acknowledged or recommit) and (offsets := self._ledger.uncommitted()):
+        if (answered or recommit) and (offsets := self._ledger.uncommitted()):
             self._source.commit(offsets)
+
+    def _take_answers(self, wait_s: float) -> bool:
+        """Take what the sink has to say; whether it said anything."""
+        answers = self._sink.poll(wait_s)
+        for answer in answers:
+            self._ledger.acknowledge(answer.offsets)
+            if answer.committed:
+                self._committed(answer.offsets)
+            self._withdrawn |= answer.withdrawn
+        return bool(answers)
 
     def _seal(self) -> None:
         offsets = self._ledger.seal()
@@ -215,7 +248,7 @@ class Engine:
             self._commits_fail = True
 
     def _regulate(self) -> None:
-        load, blocked = self._ledger.load, bool(self._sink.backlog)
+        load, blocked = self._ledger.load, self._sink.full
         budget = self._batcher.budget_tokens
         paused = self._regulator.paused(
             self._batcher.loads, self._batcher.tokens, load, blocked, budget, self._batcher.cost.seconds(budget)
@@ -235,10 +268,12 @@ class Engine:
         while self._device.in_flight and self._clock() < deadline_s:
             self._score(self._device.collect(BUSY_WAIT_S))
         self._write()
-        self._seal()
+        while not self._sink.ready and self._clock() < deadline_s:
+            self._take_answers(BUSY_WAIT_S)
+        if self._sink.ready:
+            self._seal()
         while self._sink.sealed and self._clock() < deadline_s:
-            for offsets in self._sink.poll(BUSY_WAIT_S):
-                self._ledger.acknowledge(offsets)
+            self._take_answers(BUSY_WAIT_S)
         offsets = {p: offset for p, offset in self._ledger.uncommitted().items() if p in partitions}
         if self._source.commit_now(offsets):
             self._committed(offsets)

@@ -38,14 +38,16 @@ class FoldStream:
         self._topics: dict[str, Kind] = {kafka.topic(FOLDS["user"]): "user", kafka.topic(FOLDS["item"]): "item"}
         self._names: dict[Kind, str] = {kind: name for name, kind in self._topics.items()}
         self._assigned, self._revoked, self._lost = assigned, revoked, lost
+        # Where reading has met the end: above the last block there may be the mark of a transaction, which is no block.
+        self._ends: dict[ShardId, int] = {}
         self._consumer = Consumer(
             consumer_config(
                 kafka,
                 f"{kafka.group_prefix}.profiles",
-                partition_assignment_strategy="cooperative-sticky",
                 auto_offset_reset="error",
                 # The embedded broker answers an empty fetch only after this; a real one answers when there is data.
                 fetch_wait_max_ms=100,
+                enable_partition_eof=True,
             )
         )
         self._consumer.subscribe(
@@ -72,6 +74,8 @@ class FoldStream:
                 found.setdefault((self._topics[message.topic()], message.partition()), []).append(
                     (message.offset(), message.value())
                 )
+            elif error.code() == _code._PARTITION_EOF:
+                self._ends[self._topics[message.topic()], message.partition()] = message.offset()
             else:
                 self._complain(error)
         return found
@@ -87,7 +91,7 @@ class FoldStream:
     def behind(self, shard: ShardId, position: int) -> int:
         """Blocks after ``position`` that the broker last told of; asks nobody."""
         _, high = self._consumer.get_watermark_offsets(self._at(shard), cached=True)
-        return max(0, int(high) - position)
+        return max(0, int(high) - max(position, self._ends.get(shard, 0)))
 
     def published(self, shard: ShardId) -> int | None:
         """The group's offset: everything below it is in the features topics. None where nothing was committed."""

@@ -11,7 +11,8 @@ from schemas.dead import DeadLetter
 from schemas.events import ClickEvent, Event, ReviewEvent, ServiceEvent
 from worker.batcher import Unit
 from worker.cache import Slot, VectorCache
-from worker.decode import BACKFILL, Decoder, Lane, dead_letter
+from worker.config import Lane
+from worker.decode import BACKFILL, Decoder, dead_letter
 from worker.emit import Outcome
 from worker.ledger import OffsetLedger, Ticket
 from worker.source import Record

@@ -145,6 +145,11 @@ class OffsetLedger(Generic[T]):
         """Offsets that may be committed and are not known to be."""
         return {p: held.acknowledged for p, held in self._held.items() if held.acknowledged > held.committed}
 
+    def unsettled(self, partitions: Iterable[Partition]) -> bool:
+        """Whether any of these has output that left and is not known to be committed."""
+        held = (self._held.get(partition) for partition in partitions)
+        return any(one is not None and one.released > one.committed for one in held)
+
     @property
     def partitions(self) -> list[Partition]:
         """Partitions held."""

@@ -36,6 +36,12 @@ class WorkerMetrics:
         self.commit_seconds = Histogram(
             p + "commit_seconds", "Time of one offset commit.", registry=registry, buckets=_SECONDS
         )
+        self.transactions = Counter(
+            p + "transactions",
+            "Transactions, by what became of them; producers opened.",
+            ["result"],
+            registry=registry,
+        )
         self.paused_partitions = Gauge(p + "paused_partitions", "Partitions paused for load.", registry=registry)
         self.oldest_unfinished_seconds = Gauge(
             p + "oldest_unfinished_seconds", "Age of the oldest event read and not committed.", registry=registry

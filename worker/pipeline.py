@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, Final
 
+from confluent_kafka import Producer
 from prometheus_client import CollectorRegistry
 
 from model.scoring import Scorer
@@ -14,9 +16,10 @@ from schemas.topics import EVENTS_DEAD, FOLDS, INPUTS, OPINIONS, SCORES_CTR, SCO
 from worker.admin import partition_counts, topic_ids
 from worker.batcher import Batcher
 from worker.cache import VectorCache
-from worker.config import Config, KafkaConfig
+from worker.clients import transactional_config
+from worker.config import Config, KafkaConfig, Lane
 from worker.cost import CostModel
-from worker.decode import BACKFILL, LANES, Lane
+from worker.decode import BACKFILL, LANES
 from worker.device import Device, ThreadedDevice
 from worker.emit import Emitter, FoldBuffer
 from worker.engine import Engine
@@ -29,8 +32,10 @@ from worker.regulator import Regulator
 from worker.routing import Routing, load_routing
 from worker.score import BatchScorer, Reader
 from worker.sink import KafkaSink, Sink
+from worker.slot import Slot
 from worker.source import KafkaSource, Source
 from worker.store import StateReader
+from worker.transaction import Session, TransactionalSink
 
 GC_THRESHOLD: Final = (50_000, 20, 100)
 FIRST_GUESS_S: Final = {False: 5e-4, True: 5e-5}
@@ -41,7 +46,7 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
     """Score until ``stop`` is set, then finish what is in hand and leave the group. Metrics go to ``registry``.
 
     Raises `TopicError` when topics are missing or the folds topics' partitions are not ``kafka.fold_shards``,
-    `KafkaError`, `OffsetLostError`, `ModelLoadError`.
+    `KafkaError`, `OffsetLostError`, `ModelLoadError`, and `ConfigError` for a slot that is taken.
     """
     registry = registry or CollectorRegistry()
     metrics = WorkerMetrics(registry)
@@ -57,15 +62,35 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
         stack.callback(reader.close)
         device = ThreadedDevice(batch_scorer(config, scorer, routing, reader), config.worker.device_timeout_ms / 1000)
         stack.callback(device.close)
-        sink = KafkaSink(config.kafka)
-        stack.callback(sink.close, config.worker.drain_timeout_ms / 1000)
-        source = KafkaSource(config.kafka, lanes_of(config.kafka), f"{config.kafka.group_prefix}.worker")
+        group = f"{config.kafka.group_prefix}.worker"
+        slot = Slot(config.worker.slot, group)
+        stack.callback(slot.close)
+        instance = slot.name if config.kafka.static_members else None
+        source = KafkaSource(config.kafka, lanes_of(config.kafka), group, instance)
         stack.callback(source.close)
+        sink = open_sink(config, f"{group}.{slot.name}", source, metrics)
+        stack.callback(sink.close, config.worker.drain_timeout_ms / 1000)
         engine = build(config, scorer, routing, source, sink, device, metrics)
         stack.enter_context(Observer(config.observe, registry, engine.health))
         while not stop.is_set():
             engine.step()
         engine.finish()
+
+
+def open_sink(config: Config, transactional_id: str, source: KafkaSource, metrics: WorkerMetrics) -> Sink:
+    """The sink of the configured delivery. Raises `KafkaError` when transactions cannot be opened."""
+    if config.worker.delivery == "at_least_once" or config.kafka.embedded:
+        return KafkaSink(config.kafka)
+    timeout_ms = config.worker.transaction_timeout_ms
+    settings = transactional_config(config.kafka, transactional_id, timeout_ms)
+    session = Session(
+        lambda: Producer(settings),
+        source.committed,
+        config.kafka.topic,
+        timeout_ms / 1000,
+        note=lambda result: metrics.transactions.labels(result).inc(),
+    )
+    return TransactionalSink(session, ThreadPoolExecutor(1, "transaction"), source.membership)
 
 
 def build(

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from worker.decode import BACKFILL, Lane
+from worker.config import Lane
+from worker.decode import BACKFILL
 
 SHARES: Final = (0.3, 0.2, 0.15)
 """Of the high mark, what each lane may hold, tightest objective first."""

@@ -1,12 +1,16 @@
-"""Where messages go: an idempotent Kafka producer that tells when all up to a mark is acknowledged."""
+"""Where messages go, at least once: an idempotent Kafka producer that tells when all up to a mark is acknowledged.
+
+Exactly once is `worker.transaction`, behind the same protocol.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
+import msgspec
 from confluent_kafka import KafkaException, Producer
 
 from worker.clients import producer_config, translate
@@ -14,32 +18,56 @@ from worker.config import KafkaConfig
 from worker.emit import OutMessage
 from worker.source import Offsets
 
+ANY_PARTITION: Final = -1
+"""The partitioner decides, by the key."""
+
 _log = logging.getLogger(__name__)
 
 
+class Answer(msgspec.Struct, frozen=True):
+    """What became of sealed offsets: their output is safe, and whether they are ``committed`` with it.
+
+    ``withdrawn``: instead, all that was not committed has been taken back, as `Sink.abandon` asked.
+    """
+
+    offsets: Offsets
+    committed: bool = False
+    withdrawn: bool = False
+
+
 class Sink(Protocol):
-    """Messages out. Offsets sealed behind messages come back once all of those are acknowledged."""
+    """Messages out. Offsets sealed behind messages are answered once those messages are safe."""
 
     @property
-    def backlog(self) -> int:
-        """Messages that the client's queue had no room for yet; above 0 the caller should read no more."""
+    def full(self) -> bool:
+        """Whether as much waits as may: the caller should read no more."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether a seal is welcome now; until then messages gather for the next one."""
         ...
 
     @property
     def sealed(self) -> int:
-        """Marks not given back yet."""
+        """Seals not answered yet."""
         ...
 
-    def write(self, messages: Iterable[OutMessage]) -> None:
+    def write(self, messages: Sequence[OutMessage]) -> None:
         """Take messages; never waits."""
         ...
 
     def seal(self, offsets: Offsets) -> None:
-        """Mark: these offsets may be committed when everything written before is acknowledged."""
+        """These offsets may be committed when everything written before is safe. Only while `ready`."""
         ...
 
-    def poll(self, timeout_s: float = 0.0) -> list[Offsets]:
-        """Serve the client; the marks, in order, behind which all is acknowledged. Raises `KafkaError`."""
+    def poll(self, timeout_s: float = 0.0) -> list[Answer]:
+        """Serve the client; the answers that have come, in order. Raises `KafkaError`."""
+        ...
+
+    def abandon(self) -> bool:
+        """Take back what is not committed, since its partitions have moved. True where that can be done: an answer
+        says when it is, and until then nothing written is kept. False where what was written stays written."""
         ...
 
     def close(self, timeout_s: float) -> None:
@@ -77,14 +105,18 @@ class KafkaSink:
         self._waiting: deque[tuple[_Mark, OutMessage]] = deque()
 
     @property
-    def backlog(self) -> int:
-        return len(self._waiting)
+    def full(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def ready(self) -> bool:
+        return True
 
     @property
     def sealed(self) -> int:
         return len(self._marks) - 1
 
-    def write(self, messages: Iterable[OutMessage]) -> None:
+    def write(self, messages: Sequence[OutMessage]) -> None:
         mark = self._marks[-1]
         for message in messages:
             mark.unacknowledged += 1
@@ -95,22 +127,25 @@ class KafkaSink:
         self._marks[-1].offsets = offsets
         self._marks.append(_Mark())
 
-    def poll(self, timeout_s: float = 0.0) -> list[Offsets]:
+    def poll(self, timeout_s: float = 0.0) -> list[Answer]:
         self._producer.poll(timeout_s)
         while self._waiting and self._produce(*self._waiting[0]):
             self._waiting.popleft()
-        done: list[Offsets] = []
+        done: list[Answer] = []
         while True:
             mark = self._marks[0]
             if mark.failure is not None:
                 raise translate(mark.failure, doing="writing scores") from KafkaException(mark.failure)
             if mark.unacknowledged or mark.offsets is None:
                 return done
-            done.append(mark.offsets)
+            done.append(Answer(mark.offsets))
             self._marks.popleft()
 
+    def abandon(self) -> bool:
+        return False
+
     def close(self, timeout_s: float) -> None:
-        left = self._producer.flush(timeout_s) + self.backlog
+        left = self._producer.flush(timeout_s) + len(self._waiting)
         if left:
             _log.warning("%d messages were not acknowledged; their events are read again", left)
             self._producer.purge()
@@ -118,21 +153,12 @@ class KafkaSink:
 
     def _produce(self, mark: _Mark, message: OutMessage) -> bool:
         """Hand one message to the client. False when its queue is full."""
+        topic = self._topic(message.topic)
+        partition = ANY_PARTITION if message.partition is None else message.partition
         try:
-            self._producer.produce(
-                self._topic(message.topic),
-                message.value,
-                message.key,
-                _ANY if message.partition is None else message.partition,
-                mark.answered,
-                headers=message.headers,
-            )
+            self._producer.produce(topic, message.value, message.key, partition, mark.answered, headers=message.headers)
         except BufferError:
             return False
         except KafkaException as error:
-            raise translate(error, doing=f"writing to {self._topic(message.topic)}") from error
+            raise translate(error, doing=f"writing to {topic}") from error
         return True
-
-
-_ANY: Final = -1
-"""The partitioner decides, by the key."""

@@ -7,20 +7,22 @@ them over, inside the poll. It is passed to ``poll`` as a function.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 import confluent_kafka
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
-from worker.clients import REQUEST_TIMEOUT_S, consumer_config, translate
+from worker.clients import consumer_config, translate
 from worker.config import KafkaConfig
 
 Partition = tuple[str, int]
 Offsets = dict[Partition, int]
 """Topic and partition to the next offset to read."""
 
+STABLE_TIMEOUT_S: Final = 30.0
+"""A killed worker's open transaction holds its partitions' offsets back until the broker ends it."""
 PREFETCH_KBYTES: Final = 16 * 1024
 """What the client may hold of records that we have not asked for yet."""
 
@@ -76,6 +78,10 @@ class Source(Protocol):
         """Commit and wait. False where the group has moved on or the broker is away: others will read again."""
         ...
 
+    def rewind(self, partitions: Iterable[Partition]) -> None:
+        """Read these again from where they are committed; they are fetched again even if they were paused."""
+        ...
+
     def close(self) -> None:
         """Leave the group."""
         ...
@@ -84,18 +90,22 @@ class Source(Protocol):
 class KafkaSource:
     """`Source` on confluent-kafka: batched consume, cooperative rebalancing, explicit start offsets.
 
+    ``instance`` makes it a static member of that name.
+
     Raises `OffsetLostError` when a partition's next offset is gone, `TopicError` for a topic that vanished,
     `KafkaError` for what the client cannot mend by itself.
     """
 
-    def __init__(self, config: KafkaConfig, topics: Iterable[str], group: str) -> None:
+    def __init__(self, config: KafkaConfig, topics: Iterable[str], group: str, instance: str | None = None) -> None:
+        self._eager = config.group_protocol == "eager"
         own: dict[str, Any] = {
-            "partition.assignment.strategy": "cooperative-sticky",
             "queued.max.messages.kbytes": PREFETCH_KBYTES,
             # An offset out of range must stop us; where nothing was committed, `_assigned` starts at the earliest.
             "auto.offset.reset": "error",
             "on_commit": self._commit_answered,
         }
+        if instance is not None:
+            own["group.instance.id"] = instance
         self._consumer = Consumer(consumer_config(config, group, **own))
         self._polled = Polled()
         self._hand_over: Callable[[list[Partition]], None] = _nothing
@@ -148,6 +158,32 @@ class KafkaSource:
             return False
         return True
 
+    def rewind(self, partitions: Iterable[Partition]) -> None:
+        again = [TopicPartition(*partition) for partition in partitions if partition in self._held]
+        try:
+            start = self._start(again)
+        except KafkaException as error:
+            raise translate(error, doing="asking where to read again") from error
+        # Taken and given anew rather than sought: a seek is refused while the client still looks for its offset.
+        if self._eager:
+            self._consumer.assign(start)
+        else:
+            self._consumer.incremental_unassign(again)
+            self._consumer.incremental_assign(start)
+        self._paused.difference_update((p.topic, p.partition) for p in again)
+
+    def membership(self) -> object:
+        """The group's metadata as it is now; for offsets in a transaction."""
+        return self._consumer.consumer_group_metadata()
+
+    def committed(self, partitions: Collection[Partition]) -> Offsets:
+        """What the group has committed, once no transaction is open on it. For any thread. Raises `KafkaError`."""
+        try:
+            found = self._committed([TopicPartition(*partition) for partition in partitions])
+        except KafkaException as error:
+            raise translate(error, doing="asking for committed offsets") from error
+        return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
+
     def close(self) -> None:
         self._stopped = True
         self._consumer.close()
@@ -185,7 +221,11 @@ class KafkaSource:
         raise translate(KafkaException(error), doing=f"reading {where}") from KafkaException(error)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        consumer.incremental_assign(self._start(partitions))
+        start = self._start(partitions)
+        if self._eager:
+            consumer.assign(start)
+        else:
+            consumer.incremental_assign(start)
         fresh = [(p.topic, p.partition) for p in partitions]
         self._held.update(fresh)
         self._moved_in_poll.update(p for p in fresh if p in self._polled.lost)
@@ -193,26 +233,38 @@ class KafkaSource:
 
     def _start(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         """Where to begin: the committed offset, else the earliest. Raises KafkaException when the broker is away."""
-        start = self._consumer.committed(partitions, timeout=REQUEST_TIMEOUT_S)
+        start = self._committed(partitions)
         for position in start:
-            if position.error is not None:
-                raise KafkaException(position.error)
             if position.offset < 0:
                 position.offset = OFFSET_BEGINNING
-        return start  # type: ignore[no-any-return]
+        return start
+
+    def _committed(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        # Where another's transaction is open on them the client asks again until that has ended.
+        found: list[TopicPartition] = self._consumer.committed(partitions, timeout=STABLE_TIMEOUT_S)
+        for position in found:
+            if position.error is not None:
+                raise KafkaException(position.error)
+        return found
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         gone = [(p.topic, p.partition) for p in partitions]
         if not self._stopped:
             self._hand_over(gone)
         self._forget(gone)
-        consumer.incremental_unassign(partitions)
+        self._unassign(partitions)
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         gone = [(p.topic, p.partition) for p in partitions]
         _log.warning("assignment lost: %s", gone)
         self._forget(gone)
-        consumer.incremental_unassign(partitions)
+        self._unassign(partitions)
+
+    def _unassign(self, partitions: list[TopicPartition]) -> None:
+        if self._eager:
+            self._consumer.unassign()
+        else:
+            self._consumer.incremental_unassign(partitions)
 
     def _forget(self, gone: list[Partition]) -> None:
         self._held.difference_update(gone)

@@ -25,13 +25,17 @@ OLDEST_TIMEOUT_S: Final = 5.0
 
 
 class PartitionLag(msgspec.Struct, frozen=True, kw_only=True):
-    """One partition of one group. ``committed`` is None before the first commit: all that is kept is lag then."""
+    """One partition of one group. ``committed`` is None before the first commit: all that is kept is lag then.
+
+    ``finished``: nothing is left but the marks of transactions, which take offsets and are no records.
+    """
 
     topic: str
     partition: int
     committed: int | None
     low: int
     high: int
+    finished: bool = False
 
     @property
     def next_offset(self) -> int:
@@ -41,7 +45,7 @@ class PartitionLag(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def lag(self) -> int:
         """Records not yet finished."""
-        return max(0, self.high - self.next_offset)
+        return 0 if self.finished else max(0, self.high - self.next_offset)
 
 
 class RoleStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +94,7 @@ def status(config: Config) -> Status:
 def _role(kafka: KafkaConfig, role: Role) -> RoleStatus:
     group = f"{kafka.group_prefix}.{role}"
     try:
-        consumer = confluent_kafka.Consumer(consumer_config(kafka, group))
+        consumer = confluent_kafka.Consumer(consumer_config(kafka, group, enable_partition_eof=True))
         try:
             names = [kafka.topic(name) for name in READS[role]] + (list(kafka.backfill) if role == "worker" else [])
             known = consumer.list_topics(timeout=REQUEST_TIMEOUT_S).topics
@@ -101,7 +105,8 @@ def _role(kafka: KafkaConfig, role: Role) -> RoleStatus:
                 for each in sorted(known[name].partitions)
             ]
             lags = [_lag(consumer, part) for part in consumer.committed(parts, timeout=REQUEST_TIMEOUT_S)]
-            oldest_ms = _oldest_ms(consumer, [lag for lag in lags if lag.lag])
+            oldest_ms, finished = _oldest_ms(consumer, [lag for lag in lags if lag.lag])
+            lags = [msgspec.structs.replace(lag, finished=(lag.topic, lag.partition) in finished) for lag in lags]
         finally:
             consumer.close()
     except confluent_kafka.KafkaException as error:
@@ -122,10 +127,14 @@ def _lag(consumer: confluent_kafka.Consumer, part: Any) -> PartitionLag:
     return PartitionLag(topic=part.topic, partition=part.partition, committed=committed, low=low, high=high)
 
 
-def _oldest_ms(consumer: confluent_kafka.Consumer, behind: list[PartitionLag]) -> int | None:
-    """Time of the oldest unfinished record: the first one of every partition that is behind is read."""
+def _oldest_ms(
+    consumer: confluent_kafka.Consumer, behind: list[PartitionLag]
+) -> tuple[int | None, set[tuple[str, int]]]:
+    """Time of the oldest unfinished record, and the partitions that have none: the first one of every partition that is
+    behind is read."""
+    finished: set[tuple[str, int]] = set()
     if not behind:
-        return None
+        return None, finished
     # Assigned, not subscribed, and nothing is committed: the group does not notice.
     consumer.assign([confluent_kafka.TopicPartition(lag.topic, lag.partition, lag.next_offset) for lag in behind])
     waiting = {(lag.topic, lag.partition) for lag in behind}
@@ -134,13 +143,18 @@ def _oldest_ms(consumer: confluent_kafka.Consumer, behind: list[PartitionLag]) -
     while waiting and time.monotonic() < deadline:
         for message in consumer.consume(500, 0.2):
             place = (message.topic(), message.partition())
-            if message.error() is not None or place not in waiting:
+            error = message.error()
+            ended = error is not None and error.code() == confluent_kafka.KafkaError._PARTITION_EOF
+            if place not in waiting or (error is not None and not ended):
                 continue
             waiting.discard(place)
+            if ended:
+                finished.add(place)
+                continue
             # One record of each is enough; the rest of a long backlog is not read.
             consumer.pause([confluent_kafka.TopicPartition(*place)])
             oldest = min(oldest, message.timestamp()[1]) if oldest is not None else message.timestamp()[1]
-    return oldest
+    return oldest, finished
 
 
 def _fences(config: Config, lags: list[PartitionLag]) -> list[FenceStatus]:
@@ -154,5 +168,6 @@ def _fences(config: Config, lags: list[PartitionLag]) -> list[FenceStatus]:
     for lag in lags:
         found = store.fence(kinds[lag.topic], lag.partition)
         fence = decode_fence(found).fold_offset if found else None
-        statuses.append(FenceStatus(kind=kinds[lag.topic], shard=lag.partition, fence=fence, end=lag.high))
+        end = lag.next_offset if lag.finished else lag.high
+        statuses.append(FenceStatus(kind=kinds[lag.topic], shard=lag.partition, fence=fence, end=end))
     return statuses

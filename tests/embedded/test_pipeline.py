@@ -17,7 +17,7 @@ from worker.config import Config, KafkaConfig
 from worker.embedded import EmbeddedBroker, embedded_config
 from worker.emit import OutMessage
 from worker.errors import KafkaError, OffsetLostError, TopicError
-from worker.sink import KafkaSink
+from worker.sink import Answer, KafkaSink
 
 SCORES = {"events.click": "scores.ctr", "events.review": "scores.sentiment", "events.service": "scores.intent"}
 NO_REDIS = "redis://127.0.0.1:1/0"
@@ -135,12 +135,12 @@ def test_an_unreachable_broker_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch
 def test_a_sink_keeps_what_the_client_has_no_room_for(broker: EmbeddedBroker, kafka: KafkaConfig) -> None:
     options = {"queue.buffering.max.messages": 10, "linger.ms": 50}
     sink = KafkaSink(config_for(broker, kafka={"options": options}).kafka)
-    sink.write(OutMessage("scores.ctr", b"k", b"%d" % n, None, 1) for n in range(100))
+    sink.write([OutMessage("scores.ctr", b"k", b"%d" % n, None, 1) for n in range(100)])
     sink.seal({("events.click", 0): 7})
-    assert sink.backlog > 50
+    assert sink.full
     marks: list[Any] = []
     until(lambda: bool(marks.extend(sink.poll(0.01)) or marks), "acknowledgement")
-    assert (marks, sink.backlog, sink.sealed) == ([{("events.click", 0): 7}], 0, 0)
+    assert (marks, sink.full, sink.sealed) == ([Answer({("events.click", 0): 7})], False, 0)
     sink.close(5)
     written = Reader(kafka, "scores.ctr").wait(100)
     assert [int(message.value()) for message in written] == list(range(100))

@@ -7,10 +7,6 @@ they must run, so there the same line is a failure.
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-import shutil
-import socket
 import subprocess
 import time
 import uuid
@@ -24,26 +20,9 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from schemas.topics import TOPICS
+from tests.servers import SCRIPT, free_ports, kafka_script, or_skip, redis_program
 
 START_TIMEOUT_S = 90.0
-FETCH_TIMEOUT_S = 600.0
-SCRIPT = Path(__file__).resolve().parents[2] / "deploy" / "kafka" / "kafka"
-
-
-def unavailable(what: str) -> None:
-    """Skip, or fail where the tests must run."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{what} (CI is set, so the real tests must run)", pytrace=False)
-    pytest.skip(what)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now. All are held until the last is known, so that they differ."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 @contextlib.contextmanager
@@ -90,11 +69,8 @@ def redis_answers(url: str) -> bool:
 @pytest.fixture(scope="session")
 def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of one real broker for the whole session."""
-    if not shutil.which("java") or not shutil.which("mvn"):
-        unavailable("Kafka needs Java 17 and Maven: apt-get install openjdk-17-jre-headless maven")
-    fetched = subprocess.run([SCRIPT, "fetch"], capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False)
-    if fetched.returncode != 0:
-        unavailable(f"Kafka's jars could not be fetched by Maven: {fetched.stderr.strip()[-500:]}")
+    with or_skip():
+        kafka_script("fetch")
     folder = tmp_path_factory.mktemp("kafka")
     port, controller_port = free_ports(2)
     command = [str(SCRIPT), "run", "--port", str(port), "--controller-port", str(controller_port)]
@@ -118,16 +94,11 @@ def kafka_config(kafka_bootstrap: str) -> dict[str, Any]:
 @pytest.fixture
 def redis_url(tmp_path: Path) -> Iterator[str]:
     """URL of a redis-server 7 of the test's own, set up as the contract wants it: noeviction."""
-    program = shutil.which("redis-server")
-    version = ""
-    if program:
-        version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
-    found = re.search(r"v=(\d+)", version)
-    if found is None or int(found[1]) < 7:
-        unavailable("Redis tests need redis-server 7 or later: apt-get install redis-server")
+    with or_skip():
+        program = redis_program()
     (port,) = free_ports(1)
     url = f"redis://127.0.0.1:{port}/0"
-    command = [str(program), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
     log = tmp_path / "redis-server.out"
     with server([*command, "--maxmemory-policy", "noeviction"], log, lambda: redis_answers(url)):
         yield url

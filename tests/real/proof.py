@@ -14,7 +14,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class Role:
 
 
 def consumer(bootstrap: str) -> Consumer:
-    """A reader of committed records that belongs to no group."""
+    """A reader of committed records that belongs to no group; the end of a partition is told as an error."""
     return Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -91,7 +91,7 @@ def consumer(bootstrap: str) -> Consumer:
             "isolation.level": "read_committed",
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
-            "enable.partition.eof": False,
+            "enable.partition.eof": True,
         }
     )
 
@@ -117,44 +117,96 @@ def read_all(bootstrap: str, topic: str) -> Iterator[Message]:
     """Every record of a topic up to the end it had when asked."""
     reader = consumer(bootstrap)
     try:
-        ends = ends_of(bootstrap, topic)
-        parts = [TopicPartition(topic, partition, 0) for partition in ends]
-        reader.assign(parts)
+        left = set(ends_of(bootstrap, topic))
+        reader.assign([TopicPartition(topic, partition, 0) for partition in left])
         deadline = time.monotonic() + 60
-        while any(_position(reader, part) < ends[part.partition] for part in parts):
+        while left:
             assert time.monotonic() < deadline, f"{topic}: could not be read to its end"
             for message in reader.consume(1000, 0.2):
-                assert message.error() is None, message.error()
-                yield message
+                if message.error() is None:
+                    yield message
+                    continue
+                assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
+                left.discard(message.partition())
     finally:
         reader.close()
 
 
-def _position(reader: Consumer, part: TopicPartition) -> int:
-    return max(0, reader.position([part])[0].offset)
-
-
 def count(bootstrap: str, topic: str) -> int:
-    """How many records a topic without compaction or transactions holds."""
-    return sum(ends_of(bootstrap, topic).values())
+    """How many committed records a topic holds."""
+    return sum(1 for _ in read_all(bootstrap, topic))
 
 
-def wait_until_committed(bootstrap: str, group: str, topics: list[str], roles: list[Role]) -> None:
-    """Wait until a group has committed the end of every partition of the topics."""
-    deadline = time.monotonic() + DEADLINE_S
+class Tally:
+    """How many committed records some topics hold, asked again and again: it goes on reading where it was."""
+
+    def __init__(self, bootstrap: str, topics: list[str]) -> None:
+        self._reader = consumer(bootstrap)
+        self._reader.assign([TopicPartition(t, p, 0) for t in topics for p in ends_of(bootstrap, t)])
+        self._records = 0
+
+    def read(self) -> int:
+        """What is there by now."""
+        while messages := self._reader.consume(5000, 0.1):
+            self._records += sum(message.error() is None for message in messages)
+        return self._records
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._reader.close()
+
+
+def wait_until_committed(
+    bootstrap: str,
+    group: str,
+    topics: list[str],
+    roles: list[Role],
+    meanwhile: Callable[[], object] = lambda: None,
+    timeout_s: float = DEADLINE_S,
+) -> None:
+    """Wait until a group has committed every record of the topics. Above the last one there may be transactions' marks,
+    which no client commits."""
+    deadline = time.monotonic() + timeout_s
     reader = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False})
     try:
         while True:
             known = {(topic, p): end for topic in topics for p, end in ends_of(bootstrap, topic).items()}
-            parts, ends = [TopicPartition(*part) for part in known], list(known.values())
-            committed = [max(0, part.offset) for part in reader.committed(parts, timeout=20)]
-            if committed == ends:
+            committed = reader.committed([TopicPartition(*part) for part in known], timeout=20)
+            behind = {
+                (part.topic, part.partition): max(0, part.offset)
+                for part in committed
+                if part.offset < known[part.topic, part.partition]
+            }
+            if not _any_record(bootstrap, behind, known):
                 return
             for role in roles:
                 role.check()
-            behind = sum(ends) - sum(committed)
-            assert time.monotonic() < deadline, f"{group} is {behind} records behind\n{roles[-1].tail()}"
+            meanwhile()
+            tail = roles[-1].tail() if roles else ""
+            assert time.monotonic() < deadline, f"{group} is behind: {behind} of {known}\n{tail}"
             time.sleep(0.5)
+    finally:
+        reader.close()
+
+
+def _any_record(bootstrap: str, starts: dict[tuple[str, int], int], ends: dict[tuple[str, int], int]) -> bool:
+    """Whether there is a committed record at or above these offsets."""
+    reader = consumer(bootstrap)
+    try:
+        parts = [TopicPartition(*part, offset) for part, offset in starts.items() if ends[part] > offset]
+        if not parts:
+            return False
+        reader.assign(parts)
+        left = {(part.topic, part.partition) for part in parts}
+        deadline = time.monotonic() + 30
+        while left:
+            assert time.monotonic() < deadline, f"{left} could not be read"
+            for message in reader.consume(100, 0.2):
+                if message.error() is None:
+                    return True
+                assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
+                left.discard((message.topic(), message.partition()))
+        return False
     finally:
         reader.close()
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from schemas.events import ServiceEvent
 from worker.batcher import BACKFILL_EVERY, MIN_BUDGET_TOKENS, RECOVER_BATCHES, Batch, Batcher, Unit
 from worker.cache import Slot
+from worker.config import Lane
 from worker.cost import CostModel
-from worker.decode import BACKFILL, Lane
+from worker.decode import BACKFILL
 from worker.ledger import Ticket
 from worker.source import Record
 

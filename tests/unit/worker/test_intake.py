@@ -8,7 +8,8 @@ import pytest
 from model.null import NullScorer
 from schemas.dead import DeadLetter
 from worker.cache import VectorCache
-from worker.decode import BACKFILL, LANES, Lane
+from worker.config import Lane
+from worker.decode import BACKFILL, LANES
 from worker.intake import BYTES_PER_LOAD, Intake
 from worker.ledger import OffsetLedger
 from worker.source import Record

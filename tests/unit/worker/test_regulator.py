@@ -5,7 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.decode import BACKFILL, Lane
+from worker.config import Lane
+from worker.decode import BACKFILL
 from worker.regulator import BACKFILL_SHARE, BATCHES_MIN, SHARES, Regulator
 
 OBJECTIVES: dict[Lane, float] = {"service": 0.25, "click": 0.15, "review": 1.0}

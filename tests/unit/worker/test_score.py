@@ -15,7 +15,7 @@ from schemas.scores import StateSource
 from schemas.states import State
 from worker.batcher import Batch, Unit
 from worker.cache import VectorCache
-from worker.decode import Lane
+from worker.config import Lane
 from worker.errors import DeviceError
 from worker.intake import Intake
 from worker.ledger import OffsetLedger

@@ -1,0 +1,348 @@
+"""Three real Kafka brokers behind a bad network, to be killed, paused, filled, moved and restarted.
+
+    with KafkaCluster(folder, small_disks_mb={3: 300}) as cluster:
+        config = {"bootstrap": cluster.bootstrap}     # what is under test comes through the proxies
+        cluster.kill(1); cluster.start(1); cluster.wait_until_in_sync()
+        cluster.weather(2, delay_ms=200, loss=0.01)   # see tests.chaos.proxy.Weather
+        cluster.move_leader("events.click", 0)
+
+`bootstrap` leads through the proxies, `direct` past them: checks and faults are not hindered by the faults. Brokers
+talk to each other directly. Every wait has a deadline and names what it waited for; every broker's log is in its
+folder; whatever happens to the tests, `Reaper` ends the servers.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import confluent_kafka
+import kafka.errors
+from confluent_kafka.admin import AdminClient
+from kafka import TopicPartition
+from kafka.admin import KafkaAdminClient
+
+from tests.chaos.broker import CLUSTER_SETTINGS, FLAGS, HEAP, TEST_SETTINGS, Broker, Ports
+from tests.chaos.disk import SmallDisk
+from tests.chaos.proxy import Proxy
+from tests.chaos.reaper import Reaper
+from tests.servers import free_ports, kafka_script
+
+START_TIMEOUT_S: Final = 120.0
+SETTLE_TIMEOUT_S: Final = 90.0
+REQUEST_TIMEOUT_S: Final = 5.0
+TRANSACTION_LOG: Final = "__transaction_state"
+GROUP_LOG: Final = "__consumer_offsets"
+
+
+class KafkaCluster:
+    """The cluster; a context that runs while it is open. Nodes are 1, 2, 3.
+
+    ``settings`` go to every broker, over those of ``deploy/kafka/cluster.properties``. ``protocol`` is what clients
+    must speak (``SASL_SSL``, with the settings it needs); ``scram`` are users and passwords that exist from the
+    start. ``small_disks_mb`` puts the records of a node on a disk of its own that `fill_disk` can fill.
+
+    Raises `tests.servers.MissingError` without Java, Maven or the jars.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        nodes: int = 3,
+        seed: int = 0,
+        protocol: str = "PLAINTEXT",
+        settings: Mapping[str, str] | None = None,
+        scram: Mapping[str, str] | None = None,
+        small_disks_mb: Mapping[int, int] | None = None,
+    ) -> None:
+        self.folder, self._seed, self._protocol = folder, seed, protocol
+        self._settings, self._scram = dict(settings or {}), dict(scram or {})
+        self._disks_mb = dict(small_disks_mb or {})
+        chosen = free_ports(4 * nodes)
+        self._ports = {node: Ports(*chosen[4 * node - 4 : 4 * node]) for node in range(1, nodes + 1)}
+        self.bootstrap = ",".join(f"127.0.0.1:{ports.proxy}" for ports in self._ports.values())
+        self.direct = ",".join(f"127.0.0.1:{ports.inner}" for ports in self._ports.values())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.brokers: dict[int, Broker] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> KafkaCluster:
+        jars, classes = kafka_script("jars"), kafka_script("archive")
+        self._java = ["java", *HEAP, f"-XX:SharedArchiveFile={classes}", *FLAGS, "-cp", f"{jars}/*"]
+        with ExitStack() as stack:
+            reaper = Reaper()
+            stack.callback(reaper.close)
+            self.proxy = Proxy(self.folder / "proxy.log", self._seed)
+            stack.callback(self.proxy.close)
+            for node, ports in self._ports.items():
+                folder = self.folder / f"broker-{node}"
+                disk = SmallDisk(folder / "disk", self._disks_mb[node]) if node in self._disks_mb else None
+                if disk is not None:
+                    stack.callback(disk.close)
+                broker = self.brokers[node] = Broker(node, ports, folder, self._java, reaper, disk)
+                self._write_properties(broker)
+                stack.callback(broker.end)
+                self.proxy.add(str(node), ports.proxy, ports.client)
+            self._format()
+            for broker in self.brokers.values():
+                broker.start()
+            self._admin = AdminClient({"bootstrap.servers": self.direct, "socket.timeout.ms": 4000, "log_level": 0})
+            self.wait_until_joined(START_TIMEOUT_S)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    # -- processes
+
+    def kill(self, node: int) -> None:
+        """kill -9, and wait until it is gone."""
+        self.brokers[node].end(signal.SIGKILL)
+
+    def stop(self, node: int) -> None:
+        """A clean end: leaders move away first."""
+        self.brokers[node].end(signal.SIGTERM)
+
+    def pause(self, node: int) -> None:
+        """SIGSTOP: the machine hangs, its connections stay open."""
+        self.brokers[node].send(signal.SIGSTOP)
+
+    def resume(self, node: int) -> None:
+        """SIGCONT."""
+        self.brokers[node].send(signal.SIGCONT)
+
+    def start(self, node: int) -> None:
+        """Start a broker that was killed or stopped; does not wait for it."""
+        self.brokers[node].start()
+
+    def rolling_restart(self, order: list[int] | None = None) -> None:
+        """Stop and start one broker after the other, each only when all copies are in sync again."""
+        for node in order or list(self.brokers):
+            self.stop(node)
+            self.start(node)
+            self.wait_until_in_sync()
+
+    # -- disk and network
+
+    def fill_disk(self, node: int) -> int:
+        """Leave no byte on the broker's small disk: Kafka gives such a log folder up, and the broker ends."""
+        disk = self.brokers[node].disk
+        assert disk is not None, f"broker {node} has no small disk: small_disks_mb={{{node}: …}}"
+        return disk.fill()
+
+    def free_disk(self, node: int) -> None:
+        """Give the space back; a broker that ended is not started."""
+        disk = self.brokers[node].disk
+        assert disk is not None
+        disk.free()
+
+    def weather(self, node: int, **weather: Any) -> None:
+        """Set the network in front of a broker: fields of `tests.chaos.proxy.Weather`; none means fair."""
+        self.proxy.set(str(node), **weather)
+
+    def cut(self, node: int) -> int:
+        """Reset every client's connection to a broker."""
+        return self.proxy.reset(str(node))
+
+    # -- leaders and coordinators
+
+    def leader(self, topic: str, partition: int) -> int:
+        """The leader of a partition, -1 where there is none now."""
+        return int(self._topic(topic).partitions[partition].leader)
+
+    def move_leader(self, topic: str, partition: int, to: int | None = None) -> int:
+        """Make another copy the leader: reorder the copies and elect the preferred one. Returns the new leader.
+
+        Without ``to`` the next copy that is in sync is taken.
+        """
+        found = self._topic(topic).partitions[partition]
+        others = [node for node in found.isrs if node != found.leader]
+        target = to if to is not None else next(iter(others), None)
+        assert target in found.replicas, f"{topic}/{partition}: {target} is none of the copies {found.replicas}"
+        order = [target, *(node for node in found.replicas if node != target)]
+        with self._tool() as tool:
+            answer = tool.alter_partition_reassignments({TopicPartition(topic, partition): order})
+            assert not any(answer.values()), f"{topic}/{partition} to {target}: {answer}"
+            tool.elect_leaders(0, {topic: [partition]})
+        self._until(lambda: self.leader(topic, partition) == target, f"{topic}/{partition} led by {target}")
+        return target
+
+    def group_coordinator(self, group: str) -> int:
+        """The broker that coordinates a consumer group."""
+        return self.leader(*self.group_home(group))
+
+    def transaction_coordinator(self, transactional_id: str) -> int:
+        """The broker that coordinates a transactional id."""
+        return self.leader(*self.transaction_home(transactional_id))
+
+    def group_home(self, group: str) -> tuple[str, int]:
+        """Topic and partition that hold a group, for `move_leader`."""
+        return GROUP_LOG, _slot(group, len(self._topic(GROUP_LOG).partitions))
+
+    def transaction_home(self, transactional_id: str) -> tuple[str, int]:
+        """Topic and partition that hold a transactional id, for `move_leader`."""
+        return TRANSACTION_LOG, _slot(transactional_id, len(self._topic(TRANSACTION_LOG).partitions))
+
+    def controller(self) -> int:
+        """The active controller."""
+        with self._tool() as tool:
+            return int(tool.describe_metadata_quorum()["topics"][0]["partitions"][0]["leader_id"])
+
+    # -- waiting
+
+    def wait_until_joined(self, timeout_s: float = SETTLE_TIMEOUT_S) -> None:
+        """Wait until every broker that runs serves requests and is known to the others."""
+        # Listening first: the others know a broker that was killed until its session ends, and only then may a new
+        # one take its place and open its port.
+        self._until(lambda: all(map(self._listens, self._running())), "all brokers listening", timeout_s)
+        self._until(lambda: set(self._metadata().brokers) >= self._running(), "all brokers in the cluster", timeout_s)
+
+    def wait_until_in_sync(self, timeout_s: float = SETTLE_TIMEOUT_S) -> None:
+        """Wait until every copy of every partition is in sync: then one more broker may be lost."""
+        self.wait_until_joined(timeout_s)
+        self._until(lambda: not self._behind(), "all copies in sync", timeout_s)
+
+    def _behind(self) -> list[str]:
+        topics = self._metadata().topics.items()
+        parts = ((f"{name}/{number}", part) for name, topic in topics for number, part in topic.partitions.items())
+        return [name for name, part in parts if part.leader < 0 or set(part.isrs) != set(part.replicas)]
+
+    def _listens(self, node: int) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self._ports[node].inner), REQUEST_TIMEOUT_S).close()
+        except OSError:
+            return False
+        return True
+
+    def _running(self) -> set[int]:
+        return {node for node, broker in self.brokers.items() if broker.running}
+
+    def _topic(self, name: str) -> Any:
+        # A broker may be asked that has not heard of a topic just made.
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while (found := self._metadata().topics.get(name)) is None or not found.partitions:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"topic {name}: not listed within {SETTLE_TIMEOUT_S:.0f} s")
+            time.sleep(0.1)
+        return found
+
+    def _metadata(self) -> Any:
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while True:
+            try:
+                return self._admin.list_topics(timeout=REQUEST_TIMEOUT_S)
+            except confluent_kafka.KafkaException as error:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"no broker tells of the cluster: {error}\n{self._tails()}") from error
+
+    def _until(self, condition: Callable[[], bool], what: str, timeout_s: float = SETTLE_TIMEOUT_S) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{what}: not within {timeout_s:.0f} s\n{self._tails()}")
+            time.sleep(0.1)
+
+    def _tails(self) -> str:
+        return "\n".join(f"broker {node}: {broker.tail()}" for node, broker in self.brokers.items())
+
+    @contextmanager
+    def _tool(self) -> Iterator[KafkaAdminClient]:
+        # Kafka's own admin requests that librdkafka does not have. Made anew each time: leaders and controllers move.
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while True:
+            try:
+                tool = KafkaAdminClient(bootstrap_servers=self.direct.split(","), request_timeout_ms=10_000)
+                break
+            except kafka.errors.KafkaError:
+                if time.monotonic() > deadline:
+                    raise
+        try:
+            yield tool
+        finally:
+            tool.close()
+
+    # -- setting up
+
+    def _write_properties(self, broker: Broker) -> None:
+        ports, copies = broker.ports, str(min(3, len(self._ports)))
+        voters = ",".join(f"{node}@127.0.0.1:{each.controller}" for node, each in self._ports.items())
+        own = {
+            "process.roles": "broker,controller",
+            "node.id": str(broker.node),
+            "listeners": f"CLIENT://127.0.0.1:{ports.client},INNER://127.0.0.1:{ports.inner},"
+            f"CONTROLLER://127.0.0.1:{ports.controller}",
+            "advertised.listeners": f"CLIENT://127.0.0.1:{ports.proxy},INNER://127.0.0.1:{ports.inner}",
+            "listener.security.protocol.map": f"CLIENT:{self._protocol},INNER:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "INNER",
+            "controller.listener.names": "CONTROLLER",
+            "controller.quorum.voters": voters,
+            "log.dirs": str(broker.data),
+            "metadata.log.dir": str(broker.metadata),
+        }
+        settings = {**_read_properties(CLUSTER_SETTINGS), **TEST_SETTINGS}
+        if len(self._ports) < 3:  # one broker can keep one copy
+            settings |= {key: copies for key in settings if key.endswith("replication.factor")}
+            settings |= {key: "1" for key in settings if key.endswith(("min.isr", "min.insync.replicas"))}
+        lines = {**settings, **own, **self._settings}
+        broker.properties.write_text("".join(f"{key}={value}\n" for key, value in lines.items()), encoding="utf-8")
+
+    def _format(self) -> None:
+        """Format one node's folders and copy them to the others: a Java process less for each."""
+        first = self.brokers[1]
+        template = self.folder / "formatted"
+        properties = template / "broker.properties"
+        template.mkdir()
+        text = first.properties.read_text(encoding="utf-8")
+        for name, where in (("data", first.data), ("metadata", first.metadata)):
+            text = text.replace(f"={where}\n", f"={template / name}\n")
+        properties.write_text(text, encoding="utf-8")
+        command = [*self._java, "kafka.tools.StorageTool", "format", "--config", str(properties)]
+        command += ["--cluster-id", CLUSTER_ID]
+        for user, password in self._scram.items():
+            command += ["--add-scram", f"SCRAM-SHA-512=[name={user},password={password}]"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
+        assert done.returncode == 0, f"formatting: {done.stdout}{done.stderr}"
+        for broker, name in itertools.product(self.brokers.values(), ("data", "metadata")):
+            target = getattr(broker, name)
+            if name == "data" and broker.disk is not None:
+                target = broker.disk.seen(target)
+            shutil.copytree(template / name, target, dirs_exist_ok=True)
+            meta = _read_properties(target / "meta.properties")
+            meta |= {"node.id": str(broker.node), "directory.id": _kafka_id()}
+            (target / "meta.properties").write_text("".join(f"{key}={value}\n" for key, value in meta.items()))
+
+
+CLUSTER_ID: Final = "MillraceTestsMillrace0"
+
+
+def _kafka_id() -> str:
+    """Kafka's form of a random UUID: 22 characters of URL-safe base64, not beginning with a dash."""
+    while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return text
+
+
+def _read_properties(path: Path) -> dict[str, str]:
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def _slot(name: str, partitions: int) -> int:
+    """The partition of a coordinator's log that holds a name: Java's ``abs(name.hashCode()) % partitions``."""
+    value = 0
+    for character in name:
+        value = (31 * value + ord(character)) & 0xFFFFFFFF
+    signed = value - (1 << 32) if value >> 31 else value
+    return (0 if signed == -(1 << 31) else abs(signed)) % partitions

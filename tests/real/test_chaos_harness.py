@@ -1,0 +1,185 @@
+"""The harness of the chaos runs: that it does to three brokers and two Redis what it says it does."""
+
+from __future__ import annotations
+
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from confluent_kafka import Consumer, KafkaError, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.chaos.cluster import KafkaCluster
+from tests.chaos.proxy import Proxy
+from tests.chaos.redis_pair import RedisPair
+from tests.servers import free_ports, or_skip
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+TOPIC = "t"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    with or_skip(), KafkaCluster(folder, small_disks_mb={3: 160}) as running:
+        admin = AdminClient({"bootstrap.servers": running.direct})
+        admin.create_topics([NewTopic(TOPIC, 3, 3)])[TOPIC].result(timeout=30)
+        running.wait_until_in_sync()
+        yield running
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[RedisPair]:
+    with or_skip(), RedisPair(tmp_path / "redis") as running:
+        yield running
+
+
+def send(cluster: KafkaCluster, count: int = 30, timeout_s: float = 60.0, **options: object) -> list[KafkaError | None]:
+    """Produce through the proxies with acks=all; what became of each record."""
+    producer = Producer(
+        {"bootstrap.servers": cluster.bootstrap, "message.timeout.ms": 60_000, "log_level": 0, **options}
+    )
+    outcomes: list[KafkaError | None] = []
+    for n in range(count):
+        producer.produce(TOPIC, b"x" * 100, partition=n % 3, on_delivery=lambda error, _: outcomes.append(error))
+    producer.flush(timeout_s)
+    return outcomes
+
+
+def test_a_killed_broker_costs_its_leaders_and_comes_back_in_sync(cluster: KafkaCluster) -> None:
+    victim = cluster.leader(TOPIC, 0)
+    cluster.kill(victim)
+    assert send(cluster) == [None] * 30
+    assert cluster.leader(TOPIC, 0) != victim
+    cluster.start(victim)
+    cluster.wait_until_in_sync()
+
+
+def test_a_paused_broker_is_led_around_and_resumes(cluster: KafkaCluster) -> None:
+    victim = cluster.leader(TOPIC, 1)
+    cluster.pause(victim)
+    assert send(cluster) == [None] * 30
+    cluster.resume(victim)
+    cluster.wait_until_in_sync()
+
+
+def test_leaders_and_coordinators_move_where_they_are_told(cluster: KafkaCluster) -> None:
+    before = cluster.leader(TOPIC, 2)
+    target = 1 + before % 3
+    assert cluster.move_leader(TOPIC, 2, target) == target == cluster.leader(TOPIC, 2)
+    group = f"g-{uuid.uuid4().hex[:6]}"
+    consumer = Consumer({"bootstrap.servers": cluster.bootstrap, "group.id": group, "log_level": 0})
+    consumer.subscribe([TOPIC])
+    consumer.poll(5)
+    admin = AdminClient({"bootstrap.servers": cluster.direct})
+    told = admin.describe_consumer_groups([group])[group].result(timeout=30).coordinator.id
+    assert cluster.group_coordinator(group) == told
+    moved = cluster.move_leader(*cluster.group_home(group))
+    assert moved == cluster.group_coordinator(group) != told
+    consumer.close()
+    producer = Producer({"bootstrap.servers": cluster.bootstrap, "transactional.id": "tx-1", "log_level": 0})
+    producer.init_transactions(30)
+    assert cluster.transaction_coordinator("tx-1") in cluster.brokers
+
+
+def test_a_full_disk_ends_its_broker_and_space_brings_it_back(cluster: KafkaCluster) -> None:
+    assert cluster.fill_disk(3) > 0
+    # Larger than what is left in the last page of a segment; two of three copies are enough for the others.
+    payload = Producer({"bootstrap.servers": cluster.bootstrap, "log_level": 0})
+    for n in range(300):
+        payload.produce(TOPIC, b"x" * 10_000, partition=n % 3)
+    assert payload.flush(60) == 0
+    assert cluster.brokers[3].wait(60) != 0
+    assert "No space left" in cluster.brokers[3].log.read_text(errors="replace")
+    cluster.free_disk(3)
+    cluster.start(3)
+    cluster.wait_until_in_sync()
+
+
+def test_a_held_network_delays_and_a_reset_one_is_retried(cluster: KafkaCluster) -> None:
+    for node in cluster.brokers:
+        cluster.weather(node, hold_down=True)
+    assert send(cluster, timeout_s=2.0) == [], "an answer came through a network that holds answers"
+    for node in cluster.brokers:
+        cluster.weather(node, loss=0.1, delay_ms=20, jitter_ms=20)
+    # One record a request, so that there are many chances for a reset.
+    assert send(cluster, **{"enable.idempotence": True, "batch.num.messages": 1}) == [None] * 30
+    assert sum(cluster.proxy.stats(str(node))["resets"] for node in cluster.brokers) > 0
+    for node in cluster.brokers:
+        cluster.weather(node)
+    assert send(cluster) == [None] * 30
+
+
+def test_all_brokers_restart_one_after_the_other(cluster: KafkaCluster) -> None:
+    cluster.rolling_restart([1, 2])
+    assert send(cluster) == [None] * 30
+    assert cluster.controller() in cluster.brokers
+
+
+def test_the_proxy_delays_limits_refuses_and_resets(tmp_path: Path) -> None:
+    """Against an echo of our own, so that times are those of the proxy."""
+    port, upstream = free_ports(2)
+    echo = socket.create_server(("127.0.0.1", upstream))
+    proxy = Proxy(tmp_path / "proxy.log", seed=1)
+    try:
+        proxy.add("r", port, upstream)
+        with socket.create_connection(("127.0.0.1", port), 10) as client:
+            server, _ = echo.accept()
+            client.settimeout(20)
+            proxy.set("r", delay_ms=300)
+            began = time.monotonic()
+            client.sendall(b"hello")
+            assert server.recv(10) == b"hello"
+            assert time.monotonic() - began >= 0.3
+            proxy.set("r", bytes_per_s=200_000)
+            began = time.monotonic()
+            client.sendall(b"x" * 100_000)
+            got = 0
+            while got < 100_000:
+                got += len(server.recv(65536))
+            assert time.monotonic() - began >= 0.45
+            proxy.set("r", hold_up=True)
+            client.sendall(b"late")
+            server.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                server.recv(10)
+            proxy.set("r")
+            server.settimeout(20)
+            assert server.recv(10) == b"late"
+            assert proxy.reset("r") == 2
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+            server.close()
+        proxy.set("r", refuse=True)
+        with socket.create_connection(("127.0.0.1", port), 10) as client, pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert proxy.stats("r") == {"accepted": 2, "resets": 2, "up": 100_009, "down": 0}
+    finally:
+        proxy.close()
+        echo.close()
+
+
+def test_redis_fails_over_to_the_present_and_to_the_past(pair: RedisPair) -> None:
+    with redis.Redis.from_url(pair.url, socket_timeout=5) as client:
+        client.set("a", 1)
+        assert client.wait(1, 5000) == 1
+        pair.fail_over()
+        assert client.get("a") == b"1"
+        pair.rejoin()
+        pair.detach()
+        client.set("a", 2)
+        pair.fail_over()
+        assert client.get("a") == b"1", "the replica was detached before the write"
+        pair.rejoin()
+        pair.flush()
+        assert client.get("a") is None
+        client.set("b", 3)
+        pair.kill(pair.primary)
+        with pytest.raises(redis.ConnectionError):
+            client.get("b")
+        pair.start(pair.primary)
+        assert client.ping()

@@ -1,0 +1,63 @@
+"""What tests that start servers share: free ports, Kafka's jars, and saying what the machine lacks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FETCH_TIMEOUT_S = 600.0
+SCRIPT = Path(__file__).resolve().parents[1] / "deploy" / "kafka" / "kafka"
+
+
+class MissingError(Exception):
+    """The machine lacks what a server needs. The message says how to get it."""
+
+
+@contextlib.contextmanager
+def or_skip() -> Iterator[None]:
+    """Skip the test where a server is missing, or fail where the tests must run (``CI`` is set)."""
+    try:
+        yield
+    except MissingError as missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"{missing} (CI is set, so the real tests must run)", pytrace=False)
+        pytest.skip(str(missing))
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now. All are held until the last is known, so that they differ."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def kafka_script(*arguments: str) -> str:
+    """Run ``deploy/kafka/kafka``; its output. Raises `MissingError` without Java, Maven or the jars."""
+    if not shutil.which("java") or not shutil.which("mvn"):
+        raise MissingError("Kafka needs Java 17 and Maven: apt-get install openjdk-17-jre-headless maven")
+    done = subprocess.run([SCRIPT, *arguments], capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False)
+    if done.returncode != 0:
+        raise MissingError(f"Kafka's jars could not be fetched by Maven: {done.stderr.strip()[-500:]}")
+    return done.stdout.strip()
+
+
+def redis_program() -> str:
+    """The path of a redis-server 7 or later. Raises `MissingError` where there is none."""
+    program = shutil.which("redis-server")
+    version = ""
+    if program:
+        version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
+    found = re.search(r"v=(\d+)", version)
+    if program is None or found is None or int(found[1]) < 7:
+        raise MissingError("Redis tests need redis-server 7 or later: apt-get install redis-server")
+    return program

@@ -1,0 +1,256 @@
+"""The clients of `tests.simulation.cluster`: a transactional producer with librdkafka's interface, and a source.
+
+Faults are asked for at every call by name; what the answer means is said at each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from tests.simulation.cluster import Cluster, TransactionalId, Written, failure
+from worker.source import Offsets, Partition, Polled, Record
+
+Fault = Callable[[str], str | None]
+"""Asked at every call by its name: what goes wrong with it, or None.
+
+refused     it did not happen, and the transaction must be aborted
+retriable   it did not happen, and may be tried again
+timeout     nobody knows: a commit is on its way still, and will happen unless the producer is fenced before
+happened    it happened, and nobody knows: its answer is lost
+fatal       it did not happen, and the producer is of no more use
+full        the client's queue has no room
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """The group's metadata: who, and of which generation."""
+
+    name: str
+    generation: int
+
+
+class SimProducer:
+    """librdkafka's transactional producer. After a fatal error, or once a time-out left it in doubt, it is broken."""
+
+    def __init__(self, cluster: Cluster, name: str, fault: Fault, advance: Callable[[float], None]) -> None:
+        self._cluster, self._name, self._fault, self._advance = cluster, name, fault, advance
+        self._epoch = -1
+        self._queue: list[tuple[Written, Any]] = []
+        self._abortable = self._began = False
+        self._doubtful: str | None = None
+
+    def init_transactions(self, timeout_s: float) -> None:
+        self._raise(self._fault("init"), timeout_s)
+        self._epoch = self._cluster.open_id(self._name)
+
+    def begin_transaction(self) -> None:
+        self._usable()
+        self._began = True
+
+    def produce(
+        self,
+        topic: str,
+        value: bytes,
+        key: bytes | None,
+        partition: int,
+        on_delivery: Any = None,
+        headers: list[tuple[str, bytes]] | None = None,
+    ) -> None:
+        self._usable()
+        if not self._began:
+            raise failure(KafkaError._STATE, "no transaction was begun")
+        if self._abortable:
+            raise failure(KafkaError._STATE, "the transaction must be aborted", abort=True)
+        fault = self._fault("produce")
+        if fault == "full":
+            raise BufferError
+        self._raise(fault, 0.0)
+        record = Written(topic, None if partition < 0 else partition, key, value, dict(headers or ()))
+        self._queue.append((record, on_delivery))
+        if self._fault("linger") is None:
+            self._flush()
+
+    def poll(self, timeout_s: float) -> int:
+        if self._queue and not self._abortable:
+            try:
+                self._flush()
+            except KafkaException:
+                self._abortable = True  # told by the next call, as the client does
+        self._advance(timeout_s)
+        return 0
+
+    def send_offsets_to_transaction(
+        self, positions: list[TopicPartition], membership: Membership, timeout_s: float
+    ) -> None:
+        self._usable()
+        fault = self._fault("offsets")
+        if fault != "happened":
+            self._raise(fault, timeout_s)
+        self._flush()
+        transaction = self._cluster.transaction(self._name, self._epoch, begin=True)
+        try:
+            self._cluster.check(membership.name, membership.generation)
+        except KafkaException:
+            self._abortable = True
+            raise
+        transaction.offsets.update({(p.topic, p.partition): p.offset for p in positions})
+        self._raise(fault, timeout_s)
+
+    def commit_transaction(self, timeout_s: float) -> None:
+        self._usable()
+        fault = self._fault("commit")
+        if fault == "timeout":
+            self._flush()
+            self._cluster.late_commits.append((self._cluster.clock() + 1.5 * timeout_s, self._name, self._epoch))
+        if fault != "happened":
+            self._raise(fault, timeout_s)
+        self._flush()
+        self._cluster.transaction(self._name, self._epoch)
+        self._cluster.end(self._id(), commit=True)
+        self._began = False
+        self._raise(fault, timeout_s)
+
+    def abort_transaction(self, timeout_s: float) -> None:
+        if self._doubtful is not None:
+            raise failure(KafkaError._FATAL, self._doubtful, fatal=True)
+        fault = self._fault("abort")
+        if fault != "happened":
+            self._raise(fault, timeout_s)
+        self._queue.clear()
+        if self._id().epoch != self._epoch:
+            raise failure(KafkaError._FENCED, "fenced", fatal=True)
+        self._cluster.end(self._id(), commit=False)
+        self._began = self._abortable = False
+        self._raise(fault, timeout_s)
+
+    def purge(self) -> None:
+        self._queue.clear()
+
+    def _id(self) -> TransactionalId:
+        self._cluster.expire()
+        return self._cluster.ids[self._name]
+
+    def _flush(self) -> None:
+        for record, on_delivery in self._queue:
+            self._cluster.append(self._cluster.transaction(self._name, self._epoch, begin=True), record)
+            if on_delivery is not None:
+                on_delivery(None, None)
+        self._queue.clear()
+
+    def _usable(self) -> None:
+        if self._doubtful is not None:
+            raise failure(KafkaError._FATAL, self._doubtful, fatal=True)
+
+    def _raise(self, fault: str | None, timeout_s: float) -> None:
+        if fault in (None, "full", "linger"):
+            return
+        if fault == "retriable":
+            raise failure(KafkaError.CONCURRENT_TRANSACTIONS, "try again", retriable=True)
+        if fault == "refused":
+            self._abortable = True
+            raise failure(KafkaError.TRANSACTION_COORDINATOR_FENCED, "refused", abort=True)
+        if fault == "fatal":
+            self._doubtful = "a fatal error came before"
+            raise failure(KafkaError._FATAL, "fatal", fatal=True)
+        self._advance(timeout_s)
+        raise failure(KafkaError._TIMED_OUT, "no answer", retriable=True)
+
+
+class SimSource:
+    """`worker.source.Source` with what `TransactionalSink` asks of it."""
+
+    def __init__(
+        self, cluster: Cluster, name: str, sizes: Callable[[int], int], advance: Callable[[float], None]
+    ) -> None:
+        self._cluster, self._name, self._sizes, self._advance = cluster, name, sizes, advance
+        self._position: dict[Partition, int] = {}
+        self._paused: set[Partition] = set()
+        cluster.join(name)
+
+    def poll(self, max_records: int, timeout_s: float, hand_over: Callable[[list[Partition]], None]) -> Polled:
+        polled = Polled([], [], [], [])
+        cluster = self._cluster
+        cluster.expire()
+        if self._name not in cluster.members:
+            polled.lost = sorted(self._position)
+            self._position.clear()
+            cluster.join(self._name)
+        member = cluster.members[self._name]
+        member.heard_s = cluster.clock()
+        member.generation = cluster.generation
+        moved = sorted(set(self._position) - cluster.targets[self._name])
+        if moved:
+            hand_over(moved)
+            polled.lost += moved
+            for partition in moved:
+                self._position.pop(partition, None)
+                self._paused.discard(partition)
+            if self._name in cluster.members:
+                cluster.members[self._name].held.difference_update(moved)
+        if self._name in cluster.members and cluster.members[self._name].generation == cluster.generation:
+            fresh = sorted(cluster.grantable(self._name))
+            cluster.members[self._name].held.update(fresh)
+            self._begin(fresh)
+            polled.assigned += fresh
+        self._fetch(polled, self._sizes(max_records))
+        self._advance(0.0 if polled.records else timeout_s)
+        return polled
+
+    def pause(self) -> int:
+        fresh = set(self._position) - self._paused
+        self._paused |= fresh
+        return len(fresh)
+
+    def resume(self) -> None:
+        self._paused.clear()
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        raise AssertionError("offsets are committed in the transaction and nowhere else")
+
+    def commit_now(self, offsets: Mapping[Partition, int]) -> bool:
+        if offsets:
+            raise AssertionError("offsets are committed in the transaction and nowhere else")
+        return True
+
+    def rewind(self, partitions: Iterable[Partition]) -> None:
+        again = [partition for partition in partitions if partition in self._position]
+        self._paused.difference_update(again)
+        self._begin(again)
+
+    def membership(self) -> Membership:
+        member = self._cluster.members.get(self._name)
+        return Membership(self._name, -1 if member is None else member.generation)
+
+    def committed(self, partitions: Collection[Partition]) -> Offsets:
+        cluster = self._cluster
+        while (until_s := cluster.unstable_until_s(partitions)) > 0:
+            self._advance(max(until_s - cluster.clock(), 0.0) + 0.01)
+            cluster.expire()
+        return {p: cluster.committed[p] for p in partitions if p in cluster.committed}
+
+    def heartbeat(self) -> None:
+        """The client's own thread: the member is alive, whether it polls or not."""
+        member = self._cluster.members.get(self._name)
+        if member is not None:
+            member.heard_s = self._cluster.clock()
+
+    def close(self) -> None:
+        self._cluster.leave(self._name)
+
+    def _begin(self, partitions: list[Partition]) -> None:
+        committed = self.committed(partitions)
+        self._position.update({partition: committed.get(partition, 0) for partition in partitions})
+
+    def _fetch(self, polled: Polled, most: int) -> None:
+        for partition in sorted(self._position):
+            if partition in self._paused:
+                continue
+            log, first = self._cluster.inputs[partition], self._position[partition]
+            last = min(len(log), first + most - len(polled.records))
+            polled.records += [Record(*partition, offset, 0, b"k", log[offset]) for offset in range(first, last)]
+            self._position[partition] = max(first, last)

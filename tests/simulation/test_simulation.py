@@ -1,0 +1,70 @@
+"""The worker's core under a thousand seeds of faults; and proof that a broken safeguard would be seen."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.__main__ import shrink
+from tests.simulation.mutants import MUTANTS, broken
+from tests.simulation.world import Fault, faults_of, simulate
+
+SEEDS = 1000
+MUTANT_SEEDS = 400
+"""Enough for the rarest: a fault at the right moment of two workers' turns."""
+
+
+def test_a_thousand_seeds_keep_every_promise() -> None:
+    command = [sys.executable, "-m", "tests.simulation", "--seeds", str(SEEDS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["seeds"] == SEEDS
+    assert told["violations"] == {}
+    assert told["kinds"] >= 20, "the faults that the seeds bring are too much of a kind"
+
+
+def test_a_seed_replays_byte_for_byte_in_another_process() -> None:
+    command = [sys.executable, "-m", "tests.simulation", "--seed", "14"]
+    digests = {simulate(14).digest}
+    for hash_seed in ("1", "2"):
+        done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONHASHSEED": hash_seed}, check=True)
+        digests.add(json.loads(done.stdout.splitlines()[-1])["digest"])
+    assert len(digests) == 1
+    assert simulate(15).digest not in digests
+
+
+@pytest.mark.parametrize("mutant", list(MUTANTS))
+def test_a_broken_safeguard_is_noticed(mutant: str, caplog: pytest.LogCaptureFixture) -> None:
+    with broken(mutant):
+        for seed in range(MUTANT_SEEDS):
+            if noticed(seed):
+                return
+    pytest.fail(f"nobody noticed in {MUTANT_SEEDS} seeds: {mutant}")
+
+
+def test_a_failing_schedule_is_shrunk_to_what_matters() -> None:
+    with broken("an unknown outcome counts as aborted"):
+        seed = next(seed for seed in range(MUTANT_SEEDS) if noticed(seed))
+        fewest = shrink(seed, faults_of(seed))
+        assert len(fewest) < len(faults_of(seed))
+        assert any(fault.detail.startswith(("commit:", "offsets:")) or fault.kind == "away" for fault in fewest)
+        assert simulate(seed, fewest).violations
+
+
+def test_without_faults_nothing_goes_wrong() -> None:
+    outcome = simulate(3, [])
+    assert outcome.violations == []
+    assert not outcome.happened
+
+
+def test_a_fault_that_nobody_is_there_for_is_no_fault() -> None:
+    assert simulate(3, [Fault(5, "crash", 2), Fault(6, "stop", 2)]).violations == []
+
+
+def noticed(seed: int) -> bool:
+    try:
+        return bool(simulate(seed).violations)
+    except AssertionError:
+        return True  # the core's own assertions notice too

@@ -1,0 +1,60 @@
+"""Which of this machine's workers we are: a number that is ours while we live, and the next one's when we are gone.
+
+A restarted worker should take the place of the one that died: under the same transactional id its first call ends
+what the dead one left open, which would hold readers back until the broker's time-out. Locks of the operating system
+end with their process, so the lowest slot whose lock can be taken is the one to take.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import socket
+import tempfile
+from pathlib import Path
+from typing import IO, Final
+
+from worker.errors import ConfigError
+
+SLOTS_MAX: Final = 256
+
+
+class Slot:
+    """A name for the transactional id, as ``name``. Raises `ConfigError` when a configured slot is taken here.
+
+    Configured, it is that name, which no other worker anywhere may have; else it is host name and lowest free number.
+    """
+
+    def __init__(self, configured: str, group: str, folder: Path | None = None) -> None:
+        # One folder a user, so that a foreign one's permissions are in nobody's way.
+        self._folder = folder or Path(tempfile.gettempdir()) / f"millrace-{os.getuid()}"
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock: IO[str] | None = None
+        if configured:
+            self.name = configured
+            if not self._take(f"{group}-{configured}"):
+                raise ConfigError(f"worker.slot {configured}: another worker on this machine has it; give each its own")
+            return
+        host = socket.gethostname()
+        for number in range(SLOTS_MAX):
+            self.name = f"{host}-{number}"
+            if self._take(f"{group}-{self.name}"):
+                return
+        raise ConfigError(f"{SLOTS_MAX} workers run on this machine; set worker.slot to name another")
+
+    def close(self) -> None:
+        """Let others have it."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _take(self, name: str) -> bool:
+        lock = (self._folder / (re.sub(r"[^\w.-]", "_", name) + ".lock")).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return False
+        self._lock = lock
+        return True
