@@ -6,7 +6,7 @@ Capacity is measured first, on preloaded topics. Then events are produced on a f
 them (open loop), and every score is timed when a consumer has it, from when its event was due. Between loads the
 worker works off what is left. The waterfall gives mean milliseconds of the stages: read (produced to taken in), queue,
 fetch (states), encode, heads, emit (scored to written), commit (written to readable). At the last load, above
-capacity, events wait in Kafka, which is ``read``. ``p99_over_bound`` at 0.7 is the p99 over three full batches plus the
+capacity, events wait in Kafka, which is ``read``; then comes half of capacity once more: ``recovered``. ``p99_over_bound`` at 0.7 is the p99 over three full batches plus the
 commit interval; ``predicted`` is `worker.plan`'s p99. Last line: one JSON object.
 """
 
@@ -29,8 +29,9 @@ from worker.config import Config
 from worker.plan import Costs, Demand, p99_ms
 
 LANE = {SCORES_CTR: "click", SCORES_INTENT: "service", SCORES_SENTIMENT: "review"}
-LOADS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.5)
-QUICK_LOADS = (0.1, 0.4, 0.7, 1.0, 1.5)
+LOADS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.5, 2.0)
+QUICK_LOADS = (0.1, 0.4, 0.7, 1.0, 1.5, 2.0)
+RECOVERED = 0.5
 DRAIN_S = 180.0
 ALL_STAGES = ("read", *STAGES, "emit", "commit")
 
@@ -150,6 +151,9 @@ def main() -> None:
                 after = worker.ask()
                 rows.append(_row(load, load * rate, shop, before, after))
                 print(json.dumps(rows[-1]), flush=True)
+            before = worker.ask()
+            shop.offer(RECOVERED * rate, seconds)
+            recovered = _row(RECOVERED, RECOVERED * rate, shop, before, worker.ask())
         finally:
             shop.close()
             worker.close()
@@ -182,6 +186,7 @@ def main() -> None:
             {
                 "capacity_events_per_second": round(rate, 1),
                 "loads": rows,
+                "recovered": recovered,
                 "full_batch_ms": round(1e3 * tightest_s / 2, 1),
                 "p99_over_bound": at_70 and round(max(at_70[lane]["p99"] for lane in LANE.values()) / bound_ms, 3),
                 "picture": picture("latency", draw),
@@ -199,6 +204,7 @@ def _row(load: float, rate: float, shop: Shop, before: dict[str, Any], after: di
     row: dict[str, Any] = {"load": load, "events_per_second": round(rate, 1)}
     for lane, taken in shop.taken.items():
         row[lane] = {name: quantile(taken, q) for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
+    row["rss_mb"] = round(after["memory_mb"]["rss"], 1)
     row["stages_ms"] = {stage: round(stages[stage], 2) for stage in ALL_STAGES}
     return row
 
