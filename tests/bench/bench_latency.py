@@ -6,8 +6,9 @@ Capacity is measured first, on preloaded topics. Then events are produced on a f
 them (open loop), and every score is timed when a consumer has it, from when its event was due. Between loads the
 worker works off what is left. The waterfall gives mean milliseconds of the stages: read (produced to taken in), queue,
 fetch (states), encode, heads, emit (scored to written), commit (written to readable). At the last load, above
-capacity, events wait in Kafka, which is ``read``; then comes half of capacity once more: ``recovered``. ``p99_over_bound`` at 0.7 is the p99 over three full batches plus the
-commit interval; ``predicted`` is `worker.plan`'s p99. Last line: one JSON object.
+capacity, events wait in Kafka, which is ``read``; then comes half of capacity once more: ``recovered``.
+``p99_over_bound`` at 0.7 is the p99 over three full batches plus the commit interval; ``predicted_p99_ms`` is what
+`worker.plan` says. Last line: one JSON object.
 """
 
 from __future__ import annotations
