@@ -9,8 +9,8 @@ BODY := $(VENV)/.body
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kafka bench-worker bench-latency bench-three bench-scale bench-memory bench-shared \
-	simulate kills chaos starter starter-gpu schemas lock clean
+.PHONY: help demo test check kafka bench-worker bench-latency bench-three bench-scale bench-memory bench-limit bench-peers bench-delivery bench-shared bench-alerts bench-rebuild
+.PHONY: simulate kills chaos fuzz starter starter-gpu schemas lock clean
 
 help: ## This list
 	@echo "make <target>, with ARGS=\"...\" passed on:"
@@ -45,8 +45,23 @@ bench-scale: $(READY) ## 1, 2, 4, 8 worker processes on a device that sleeps, ag
 bench-memory: $(READY) ## Is memory flat over ten million events (hours)? ARGS="--events 300000" for minutes
 	$(PY) tests/bench/bench_memory.py $(ARGS)
 
+bench-limit: $(READY) ## Tokens per second of the encoder against its matrix products alone; one JSON line last
+	$(PY) tests/bench/bench_limit.py $(ARGS)
+
+bench-peers: $(READY) ## Events per second against Faust, quixstreams, infinity, LitServe, Hugging Face; one JSON line last
+	$(PY) tests/bench/bench_peers.py $(ARGS)
+
+bench-delivery: $(READY) ## What exactly once costs, on a real broker: a ratio; one JSON line last
+	$(PY) -m tests.bench.bench_delivery $(ARGS)
+
 bench-shared: $(READY) $(BODY) ## One shared model against one a task: same size, same steps, paired; one JSON line last
 	$(PY) tests/bench/bench_shared.py $(ARGS)
+
+bench-rebuild: $(READY) ## Users a second that profiles rebuilds into an empty Redis; one JSON line last (ARGS="--users 200000")
+	$(PY) tests/bench/bench_rebuild.py $(ARGS)
+
+fuzz: $(READY) ## Any bytes give an event or a dead letter (ARGS="--inputs 100000 --seed 1"); one JSON line last
+	$(PY) tests/fuzz/fuzz_decode.py $(ARGS)
 
 simulate: $(READY) ## The worker's core under seeded faults, replayable (ARGS="--seeds 100000 --from 0")
 	$(PY) -m tests.simulation $(ARGS)
@@ -56,6 +71,9 @@ kills: $(READY) ## kill -9 at every point of a transaction's life, on a real bro
 
 chaos: $(READY) ## Everything broken at once on three real brokers (ARGS="--events 1000000 --faults 300 --seed 1")
 	$(PY) -m tests.chaos $(ARGS)
+
+bench-alerts: $(READY) ## Alerts against injected truth, beside three textbook detectors; one JSON line last (ARGS=--quick)
+	$(PY) -m tests.bench.bench_alerts $(ARGS)
 
 starter: $(READY) $(BODY) ## Train the starter artifact again from the data files, within 150 minutes (ARGS=--resume)
 	$(PY) -m model.training.train --minutes 110 $(ARGS)
@@ -71,7 +89,7 @@ lock: $(READY) ## Write the versions in .venv to deploy/constraints.txt
 	@mv deploy/constraints.new deploy/constraints.txt
 
 clean: ## Remove the environment, caches and what local servers wrote
-	rm -rf $(VENV) .millrace/kafka-* .millrace/alerts .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-peers .millrace/kafka-* .millrace/alerts .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml deploy/constraints.txt

@@ -4,16 +4,15 @@ Packed: the tokens of all texts lie end to end, so no matrix product sees paddin
 groups of near-equal length. Parameter names are Hugging Face's, so a checkpoint loads as it is.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.scoring import Ints
+from model.packing import Packed
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -22,7 +21,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
     "silu": functional.silu,
 }
-GROUP_WASTE_MAX = 0.15  # share of padding that an attention group may carry before a new group begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,68 +45,6 @@ class EncoderConfig:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """Texts end to end, longest first. T tokens, n texts.
-
-    tokens, positions, rows: int64 [T] (rows: which sorted text a token belongs to). starts, lengths: int64 [n].
-    groups: for attention, pairs of token indices [g, L] (padding points at a text's own last token) and a key mask
-    [g, 1, 1, L], None where all lengths are equal. restore: int64 [n], sorted place of each original text.
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    rows: Tensor
-    starts: Tensor
-    lengths: Tensor
-    groups: tuple[tuple[Tensor, Tensor | None, Tensor], ...]
-    restore: Tensor
-
-
-def pack(ids: Sequence[Ints], device: torch.device | str = "cpu") -> Packed:
-    """Lay token ids end to end, sorted by length. Every text must hold at least one token."""
-    lengths = np.array([len(i) for i in ids], np.int64)
-    order = np.argsort(-lengths, kind="stable")
-    lengths = lengths[order]
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    rows = np.repeat(np.arange(len(ids)), lengths)
-    positions = np.arange(int(lengths.sum())) - starts[rows]
-
-    def tensor(array: Any) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
-
-    groups = []
-    for first, last in _group(lengths):
-        longest = int(lengths[first])
-        steps = np.arange(longest)
-        real = steps[None, :] < lengths[first:last, None]
-        index = starts[first:last, None] + np.minimum(steps[None, :], lengths[first:last, None] - 1)
-        mask = None if real.all() else torch.from_numpy(real)[:, None, None, :].to(device)
-        groups.append((tensor(index), mask, torch.from_numpy(np.flatnonzero(real)).to(device)))
-    return Packed(
-        tokens=tensor(np.concatenate([ids[i] for i in order])),
-        positions=tensor(positions),
-        rows=tensor(rows),
-        starts=tensor(starts),
-        lengths=tensor(lengths),
-        groups=tuple(groups),
-        restore=tensor(np.argsort(order, kind="stable")),
-    )
-
-
-def _group(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> list[tuple[int, int]]:
-    """Runs [first, last) of descending lengths whose padding stays within GROUP_WASTE_MAX."""
-    groups, first, total = [], 0, 0
-    for i, length in enumerate(lengths):
-        padded = (i - first + 1) * int(lengths[first])
-        if i > first and padded - (total + int(length)) > GROUP_WASTE_MAX * padded:
-            groups.append((first, i))
-            first, total = i, 0
-        total += int(length)
-    groups.append((first, len(lengths)))
-    return groups
-
-
 class _SelfAttention(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -120,12 +56,13 @@ class _SelfAttention(nn.Module):
     def forward(self, x: Tensor, packed: Packed) -> Tensor:
         """x [T, hidden] -> [T, hidden]."""
         width = x.shape[1]
-        q, k, v = (m(x).view(-1, self.heads, width // self.heads) for m in (self.query, self.key, self.value))
+        projected = [m(x) for m in (self.query, self.key, self.value)]
         outputs = []
-        for index, mask, real in packed.groups:  # groups cover the sorted tokens in order, so outputs concatenate
-            gq, gk, gv = (t[index].transpose(1, 2) for t in (q, k, v))  # [g, heads, L, d]
-            out = functional.scaled_dot_product_attention(gq, gk, gv, attn_mask=mask).transpose(1, 2).reshape(-1, width)
-            outputs.append(out if mask is None else out[real])
+        for group in packed.groups:
+            shape = (group.texts, group.longest, self.heads, width // self.heads)
+            q, k, v = (group.grid(t).view(shape).transpose(1, 2) for t in projected)  # [g, heads, L, d]
+            out = functional.scaled_dot_product_attention(q, k, v, attn_mask=group.mask)
+            outputs.append(group.tokens(out.transpose(1, 2).reshape(-1, width)))
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
 
@@ -246,18 +183,3 @@ class PaddedEncoder(nn.Module):
 def build_encoder(config: EncoderConfig) -> PackedEncoder | PaddedEncoder:
     """An encoder with random weights."""
     return PackedEncoder(config) if config.family == "packed" else PaddedEncoder(config)
-
-
-def chunks(lengths: Sequence[int], texts_max: int, tokens_max: int) -> list[list[int]]:
-    """Indices in sub-batches of similar length that stay in cache: at most texts_max texts and tokens_max tokens each
-    (a single longer text stands alone)."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    result: list[list[int]] = []
-    total = 0
-    for i in order:
-        if not result or len(result[-1]) >= texts_max or total + lengths[i] > tokens_max:
-            result.append([])
-            total = 0
-        result[-1].append(i)
-        total += lengths[i]
-    return result

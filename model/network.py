@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from model.bag import GramBag
-from model.encoder import PackedEncoder, PaddedEncoder, pack
+from model.encoder import PackedEncoder, PaddedEncoder
 from model.experts import Experts, ExpertsConfig, module_name
+from model.packing import pack
 from model.scoring import Floats, Prepared
 
 

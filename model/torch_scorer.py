@@ -10,10 +10,12 @@ import torch
 
 from model.artifact import Artifact
 from model.bag import GramBag
-from model.encoder import EncoderConfig, build_encoder, chunks
+from model.cpu_encoder import CpuEncoder
+from model.encoder import EncoderConfig, PackedEncoder, build_encoder
 from model.errors import ArtifactError
 from model.experts import ExpertsConfig
 from model.network import Network
+from model.packing import chunks
 from model.scoring import Floats, Prepared
 from model.text import TextCodec, TextSpec
 
@@ -42,6 +44,10 @@ class TorchScorer:
         self._codec = TextCodec(artifact.tokenizer_json, TextSpec.from_dict(manifest["text"]))
         self._network = network_from(artifact).eval().to(self.device)
         self.hidden = self._network.hidden
+        encoder = self._network.encoder
+        self._cpu: CpuEncoder | None = None
+        if self.device.type == "cpu" and isinstance(encoder, PackedEncoder):
+            self._cpu = CpuEncoder(encoder)
         self._tensors = {name: t for name, t in artifact.tensors.items() if not name.startswith(("encoder.", "bag."))}
         self._mean = self.tensor("space.mean")
         self._projection = self.tensor("space.projection")
@@ -62,6 +68,17 @@ class TorchScorer:
         return self._codec.prepare(texts)
 
     def encode(self, prepared: Sequence[Prepared]) -> Floats:
+        if self._cpu is None:
+            return self._encode_whole(prepared)
+        rows = self._cpu.encode([text.ids for text in prepared])
+        bag = self._network.bag
+        if bag is None or not len(prepared):
+            return rows if bag is None else np.zeros((0, self.hidden), np.float32)
+        with torch.inference_mode():
+            return np.concatenate([rows, bag(list(prepared)).numpy()], axis=1)
+
+    def _encode_whole(self, prepared: Sequence[Prepared]) -> Floats:
+        """Through the module that is trained: foreign encoders."""
         result = np.zeros((len(prepared), self.hidden), np.float32)
         whole = self.device.type != "cpu"
         lengths = [text.tokens for text in prepared]

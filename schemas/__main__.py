@@ -8,11 +8,14 @@ from typing import Any
 
 import msgspec
 
+from schemas.control import Control
+from schemas.erasures import Erasure
 from schemas.events import ClickEvent, ReviewEvent, ServiceEvent
 from schemas.scores import Alert, CtrScore, IntentScore, Opinion, SentimentScore
+from schemas.trends import TrendBucket
 
 FOLDER = Path(__file__).parent / "json"
-TYPES: dict[str, type[msgspec.Struct]] = {
+TYPES: dict[str, Any] = {
     "events.click": ClickEvent,
     "events.review": ReviewEvent,
     "events.service": ServiceEvent,
@@ -21,6 +24,9 @@ TYPES: dict[str, type[msgspec.Struct]] = {
     "scores.intent": IntentScore,
     "opinions": Opinion,
     "alerts.opinion": Alert,
+    "erasures": Erasure,
+    "alerts.control": Control,
+    "trends.opinion": TrendBucket,
 }
 
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from schemas.evidence import Evidence
+
 StateSource = Literal["known", "cold", "unavailable", "none"]
 """Where the user state behind a score came from: Redis knew the user, Redis did not, Redis did not answer,
 or the event has no user."""
@@ -98,13 +100,17 @@ class IntentScore(Score, frozen=True, kw_only=True, omit_defaults=True):
     channel: str | None = None
 
 
-Level = Literal["item", "category", "brand", "topic"]
+Level = Literal["item", "category", "brand", "topic", "aspect"]
+"""More levels may come; a reader should pass over one it does not know."""
 
 
 class Opinion(Score, frozen=True, kw_only=True, omit_defaults=True):
     """One review counted at one level. Keyed by ``subject``, which is ``level:name``.
 
-    ``text_hash`` tells copies of one text from many voices without carrying the text.
+    ``text_hash`` tells exact copies of one text from many voices without carrying the text, ``text_print`` (a 64-bit
+    simhash in hexadecimal; empty for short texts) near-copies too; ``author`` is the user's keyed pseudonym.
+    ``related`` are the other subjects at which the same review counts. ``excerpt`` is the beginning of the text, masked
+    (`worker.masking`); empty where the configuration keeps texts out (``worker.excerpt_chars: 0``).
     """
 
     subject: str
@@ -116,16 +122,27 @@ class Opinion(Score, frozen=True, kw_only=True, omit_defaults=True):
     category: str | None = None
     stars: float | None = None
     text_hash: str = ""
+    text_print: str = ""
+    author: str = ""
+    related: list[str] = []
+    excerpt: str = ""
 
 
 AlertStatus = Literal["opened", "worsening", "improving", "resolved"]
+AlertMetric = Literal["negative_volume", "negative_share", "slow_burn", "dropout"]
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A surge of negative opinion on a subject: opened once, updated, resolved.
 
     ``alert_id`` derives from rule, subject and the window it opened in, so a replay does not alarm twice.
-    Times are event time except ``process_time_ms``. ``score`` is the detector's statistic (standard deviations).
+    Times are event time except ``process_time_ms``. ``score`` is the detector's statistic: standard deviations; for
+    ``slow_burn`` the height of its CUSUM, for ``dropout`` the opinions missed.
+    ``negative`` and ``total`` are what was counted in the window, as the model said it; ``negative_share`` and
+    ``expected_share`` are shares with the model's errors undone. ``expected_negative`` is the mass that was to be
+    expected in the window, ``set_apart`` the opinions that did not count: copies of a text, many of one author.
+    ``sinks`` names those that `millrace notify` sends it to; empty means all whose own filter lets it pass.
+    ``evidence`` is a help for people: it depends on what the role still held, and may be less after a restart.
     """
 
     alert_id: str
@@ -145,6 +162,11 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     score: float
     model_version: str
     v: int = 1
+    metric: AlertMetric = "negative_share"
+    expected_negative: float | None = None
+    set_apart: int = 0
+    sinks: list[str] = []
+    evidence: Evidence | None = None
 
 
 Output = CtrScore | SentimentScore | IntentScore | Opinion | Alert

@@ -11,6 +11,7 @@ A fence is version u8 = 1, then msgpack: how far a shard is folded and from whic
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 import msgspec
@@ -35,6 +36,12 @@ _HEAD = np.dtype(
         ("time_ms", "<i8"),
     ]
 )
+
+
+# The same head, for those who need only that: a tenth of the time.
+_PLAIN_HEAD: Final = struct.Struct("<BBBBIQqq")
+_INCARNATION: Final = struct.Struct("<Q")
+_INCARNATION_AT: Final = 8
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +105,31 @@ def decode_state(data: bytes) -> State:
         weights=body[cut : cut + 2 * scales].reshape(2, scales),
         counts=body[cut + 2 * scales :].reshape(scales, 3),
     )
+
+
+class StateHead(msgspec.Struct, frozen=True, gc=False):
+    """What stands at the ends of a state's bytes; its sums are not looked at."""
+
+    kind: Kind
+    key: str
+    time_ms: int
+
+
+def read_head(data: bytes) -> StateHead:
+    """Head of a state's bytes. Raises `FormatError` as `decode_state` does."""
+    if len(data) < _PLAIN_HEAD.size or data[0] != FORMAT_VERSION:
+        found = data[0] if data else "nothing"
+        raise FormatError(f"state: format version {found}, this release reads {FORMAT_VERSION}")
+    _, kind, scales, _, key_length, _, _, time_ms = _PLAIN_HEAD.unpack_from(data)
+    end = _PLAIN_HEAD.size + 4 * scales * (2 * VECTOR_SIZE + 5)
+    if len(data) != end + key_length:
+        raise FormatError(f"state: {len(data)} bytes, expected {end + key_length}")
+    return StateHead("item" if kind else "user", data[end:].decode(), time_ms)
+
+
+def restamped(data: bytes, incarnation: int) -> bytes:
+    """The same state's bytes in another incarnation."""
+    return data[:_INCARNATION_AT] + _INCARNATION.pack(incarnation) + data[_INCARNATION_AT + _INCARNATION.size :]
 
 
 class Fence(msgspec.Struct, frozen=True, kw_only=True):

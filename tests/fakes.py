@@ -76,8 +76,8 @@ class MemorySource:
         self.paused |= fresh
         return sum(topic in fresh for topic, _ in self.position)
 
-    def resume(self, topics: Container[str]) -> None:
-        self.paused = {topic for topic in self.paused if topic not in topics}
+    def resume(self, topics: Container[str] | None = None) -> None:
+        self.paused = {topic for topic in self.paused if topics is not None and topic not in topics}
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         failed = self.fail_commits > 0

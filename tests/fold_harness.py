@@ -205,6 +205,9 @@ def states_in_features(config: Config) -> dict[tuple[str, str], State]:
         for message in reader.consume(1000, 0.2):
             if message.error() is not None:
                 ended += 1
+            elif message.value() is None:
+                kind = next(kind for kind in KINDS if config.kafka.topic(FEATURES[kind]) == message.topic())
+                found.pop((kind, message.key().decode()), None)
             elif message.key() != FENCE_RECORD_KEY:
                 state = decode_state(message.value())
                 assert message.key() == state.key.encode()

@@ -16,7 +16,8 @@ from schemas.scores import Alert, Opinion, SourcePosition
 from schemas.topics import ALERTS_OPINION, OPINIONS
 from worker.alerts import run
 from worker.clients import consumer_config
-from worker.config import AlertsConfig, Config
+from worker.config import Config
+from worker.rules import RuleBook, shipped
 from worker.surge import SurgeDetector
 
 MINUTE_MS = 60_000
@@ -71,9 +72,9 @@ def burst_on_lamp(subject: str, minute: int) -> float:
     return 0.9 if subject == "item:lamp" and 40 <= minute < 46 else 0.15
 
 
-def detect(opinions: list[Opinion], config: AlertsConfig | None = None) -> list[Alert]:
+def detect(opinions: list[Opinion], rules: RuleBook | None = None) -> list[Alert]:
     """Alerts of one detector that sees all of it."""
-    detector = SurgeDetector(config or AlertsConfig())
+    detector = SurgeDetector(rules or shipped())
     return [alert for each in opinions for alert in detector.add(each, 0)[1]]
 
 
@@ -123,7 +124,7 @@ def expected(config: Config, *, isolation: str = "read_committed") -> list[Alert
     """Alerts of uninterrupted detectors, one a partition, over what ``opinions`` holds now."""
     parts = read(config, OPINIONS, isolation=isolation)
     decoded = [[msgspec.json.decode(value, type=Opinion) for value in part] for part in parts]
-    return [alert for part in decoded for alert in detect(part, config.alerts)]
+    return [alert for part in decoded for alert in detect(part)]
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

@@ -47,7 +47,7 @@ def kafka_script(*arguments: str) -> str:
         raise MissingError("Kafka needs Java 17 and Maven: apt-get install openjdk-17-jre-headless maven")
     done = subprocess.run([SCRIPT, *arguments], capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False)
     if done.returncode != 0:
-        raise MissingError(f"Kafka's jars could not be fetched by Maven: {done.stderr.strip()[-500:]}")
+        raise MissingError(f"deploy/kafka/kafka {' '.join(arguments)}: {done.stderr.strip()[-500:]}")
     return done.stdout.strip()
 
 

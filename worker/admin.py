@@ -22,7 +22,7 @@ from confluent_kafka.admin import (
 )
 
 from schemas.topics import FEATURES, FOLDS, INPUTS, TOPICS, Topic
-from worker.clients import REQUEST_TIMEOUT_S, client_config, translate
+from worker.clients import REFUSED, REQUEST_TIMEOUT_S, client_config, translate
 from worker.config import KafkaConfig
 from worker.errors import TopicError
 
@@ -42,17 +42,44 @@ class TopicReport(msgspec.Struct, frozen=True, kw_only=True):
     differences: list[str]
 
 
-def admin_client(kafka: KafkaConfig) -> AdminClient:
+class Admin(AdminClient):  # type: ignore[misc]
+    """An admin client whose failed look at the cluster says why.
+
+    A wrong password or CA shows as a time-out in the call; its cause comes on the side, as an event.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._refused: confluent_kafka.KafkaError | None = None
+        super().__init__({**config, "error_cb": self._on_error})
+
+    def list_topics(self, *args: Any, **options: Any) -> Any:
+        """As the base class; raises the refusal that a time-out hides."""
+        try:
+            return super().list_topics(*args, **options)
+        except confluent_kafka.KafkaException as error:
+            self.poll(0)
+            if self._refused is None:
+                raise
+            raise confluent_kafka.KafkaException(self._refused) from error
+
+    def _on_error(self, error: confluent_kafka.KafkaError) -> None:
+        if error.code() in REFUSED:
+            self._refused = error
+
+
+def admin_client(kafka: KafkaConfig) -> Admin:
     """An admin client of the cluster."""
-    return AdminClient(client_config(kafka))
+    return Admin(client_config(kafka))
 
 
 def partition_counts(kafka: KafkaConfig, names: Iterable[str]) -> dict[str, int]:
     """Partitions of each topic, by its cluster name. Raises `TopicError` naming those that are missing."""
     names = list(names)
-    found = _topics(admin_client(kafka))
+    admin = admin_client(kafka)
+    found = _topics(admin)
     missing = [name for name in names if name not in found]
     if missing:
+        _check_rights(admin, kafka, missing)
         raise TopicError(f"topics missing: {', '.join(missing)}. Run `millrace topics create`")
     return {name: len(found[name].partitions) for name in names}
 
@@ -155,6 +182,19 @@ def _differences(
     return differences
 
 
+def _check_rights(admin: AdminClient, kafka: KafkaConfig, names: list[str]) -> None:
+    """Raises `KafkaRefusedError` when topics are only hidden from us: Kafka lists none that we may not describe."""
+    if kafka.embedded:
+        return
+    futures = admin.describe_topics(confluent_kafka.TopicCollection(names), request_timeout=REQUEST_TIMEOUT_S)
+    for name, future in futures.items():
+        try:
+            future.result(timeout=REQUEST_TIMEOUT_S * 2)
+        except confluent_kafka.KafkaException as error:
+            if error.args[0].code() in REFUSED:
+                raise translate(error, doing=f"looking for {name}") from error
+
+
 def _topics(admin: AdminClient) -> dict[str, Any]:
     try:
         return dict(admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics)
@@ -220,6 +260,13 @@ def _create_embedded(kafka: KafkaConfig, topics: list[Topic]) -> list[str]:
         raise translate(error, doing="creating topics on the embedded broker") from error
     _wait_until_listed(admin, made)
     return made
+
+
+def topic_settings(kafka: KafkaConfig, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Every setting of those topics that exist, as the cluster has them."""
+    admin = admin_client(kafka)
+    found = _topics(admin)
+    return _settings(admin, [name for name in names if name in found])
 
 
 def _settings(admin: AdminClient, names: list[str]) -> dict[str, dict[str, str]]:

@@ -19,10 +19,10 @@ import structlog
 from faust.exceptions import ProducerSendError
 from prometheus_client import CollectorRegistry
 
-from schemas.topics import ALERTS_OPINION, OPINIONS
+from schemas.topics import ALERTS_OPINION, OPINIONS, TRENDS_OPINION
 from worker.admin import partition_counts
 from worker.config import Config
-from worker.errors import ConfigError, KafkaError
+from worker.errors import ConfigError, KafkaError, TopicError
 from worker.faust_app import KeptApp, KeptTable, broker_urls, credentials, ensure_changelog
 from worker.metrics import AlertsMetrics
 from worker.observe import Observer
@@ -54,6 +54,7 @@ def run(config: Config, stop: Event) -> None:
 async def _serve(config: Config, stop: Event, partitions: int) -> None:
     registry = CollectorRegistry()
     watch = OpinionWatch(config, AlertsMetrics(registry))
+    watch.trend_partitions = _trend_partitions(config)
     app = watch.app = _make_app(config, watch, partitions)
     with Observer(config.observe, registry, watch.health):
         starting = asyncio.ensure_future(app.start())
@@ -61,6 +62,7 @@ async def _serve(config: Config, stop: Event, partitions: int) -> None:
         try:
             while not stop.is_set() and watch.failure is None and not app.crashed:
                 await asyncio.sleep(LINGER_S)
+                watch.reload_rules()
                 if starting.done():
                     starting.result()
                     # Beside this loop: while Kafka is away a write waits for it, and a stop must not wait for that.
@@ -78,6 +80,16 @@ async def _serve(config: Config, stop: Event, partitions: int) -> None:
     failure = watch.failure or app.crash_reason
     if failure is not None:
         raise _ours(failure) from failure.__cause__
+
+
+def _trend_partitions(config: Config) -> int:
+    topic = config.kafka.topic(TRENDS_OPINION)
+    try:
+        return partition_counts(config.kafka, [topic])[topic]
+    except TopicError:
+        # Made by an earlier release: alerts matter more than pictures.
+        _log.warning("no trends are written: the topic is missing; run `millrace topics create`", topic=topic)
+        return 0
 
 
 async def _shut(watch: OpinionWatch, app: Any, starting: asyncio.Future[Any], writing: asyncio.Future[Any]) -> None:

@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from worker.cli_alerts import alerts
 from worker.cli_base import CONTEXT, FILE, Commands, common, json_option
 from worker.cli_model import MODEL_COMMANDS
+from worker.cli_notify import NOTIFY_COMMANDS
+from worker.cli_plan import plan
+from worker.cli_safety import SAFETY_COMMANDS
 from worker.errors import DeviceError, MillraceError
 
 if TYPE_CHECKING:
@@ -32,9 +36,11 @@ def main() -> None:
                    millrace doctor             what is not as it should be, and what to do
                    millrace worker             score; one process per GPU
                    millrace profiles           fold user and item state into Redis
-                   millrace alerts             watch opinion
+                   millrace alerts             watch opinion; alerts backtest, tune: try its rules on a history
+                   millrace notify             tell people of alerts
     Look at it:    millrace status             how far every role is
                    millrace tail               scores as they are written
+                   millrace dead list          what could not be scored, and why; dead replay sends it again
     The model:     millrace train              on your own data, by one recipe
                    millrace evaluate           measure it; millrace report, explain
 
@@ -65,10 +71,18 @@ def demo(config: Config, events: int | None, exit_: bool, rate: float | None, js
 
 
 EXIT_GRACE_S = 20
-_ROLES = {"worker": "worker.pipeline", "profiles": "worker.profiles", "alerts": "worker.alerts"}
+Role = Literal["worker", "profiles", "alerts", "notify"]
+_ROLES: dict[Role, str] = {
+    "worker": "worker.pipeline",
+    "profiles": "worker.profiles",
+    "alerts": "worker.alerts",
+    "notify": "worker.notify",
+}
+ROLE_NAMES = (*_ROLES, "operator")
 
 
-def _run_role(config: Config, role: Literal["worker", "profiles", "alerts"]) -> None:
+def run_role(config: Config, role: Role) -> None:
+    """Run a role until it is asked to stop. Its errors are logged, and raised."""
     from worker import logs
 
     logs.configure(config.observe)
@@ -109,7 +123,7 @@ def worker(config: Config) -> None:
     millrace worker --config millrace.yaml
     millrace worker --set model.artifact=/models/mine --set worker.max_batch_tokens=16384
     """
-    _run_role(config, "worker")
+    run_role(config, "worker")
 
 
 @main.command()
@@ -121,17 +135,10 @@ def profiles(config: Config) -> None:
 
     Waits while Redis is away; rebuilds an empty one. Add processes to go faster, up to kafka.fold_shards.
     """
-    _run_role(config, "profiles")
+    run_role(config, "profiles")
 
 
-@main.command()
-@common
-def alerts(config: Config) -> None:
-    """Watch opinion and alert when it turns.
-
-    Reads opinions, writes alerts.opinion when negative ones surge on an item, category, brand or topic.
-    """
-    _run_role(config, "alerts")
+main.add_command(alerts)
 
 
 @main.group(cls=Commands)
@@ -168,6 +175,37 @@ def describe(config: Config, replication: int | None, json_: bool) -> None:
     reports = describe_topics(config.kafka, replication=replication)
     tables.show(reports, tables.topics_table, json_=json_)
     sys.exit(any(report.differences for report in reports))
+
+
+@topics.command(name="acls")
+@click.option("--role", "roles", multiple=True, type=click.Choice(ROLE_NAMES), help="Only this role's; repeatable.")
+@click.option(
+    "--principal", "principals", multiple=True, metavar="ROLE=User:NAME", help="Else User:millrace-<role>; repeatable."
+)
+@click.option("--apply", "apply_", is_flag=True, help="Add them on the cluster now: needs the right to alter it.")
+@json_option
+@common
+def acls_(config: Config, roles: tuple[str, ...], principals: tuple[str, ...], apply_: bool, json_: bool) -> None:
+    """List the rights that each role needs on Kafka, and no more.
+
+    As calls of Kafka's own kafka-acls.sh, for topic names and group prefix as configured. The roles are worker,
+    profiles, alerts, and operator: who makes topics, replays, follows and runs the doctor.
+
+    \b
+    millrace topics acls --role worker --principal worker=User:scoring
+    millrace topics acls --apply
+    """
+    from worker import acls, tables
+
+    bearers = acls.principals_of(principals)
+    rights = [right for right in acls.acls(config.kafka) if not roles or right.role in roles]
+    if apply_:
+        acls.apply(config.kafka, rights, bearers)
+        click.echo(f"added {len(rights)} rights", err=True)
+    elif json_:
+        tables.show(rights, lambda _: None, json_=True)
+    else:
+        click.echo("\n".join(acls.commands(config.kafka, rights, bearers)))
 
 
 @main.command()
@@ -231,8 +269,8 @@ def tail(config: Config, names: tuple[str, ...], json_: bool, **options: Any) ->
 
     By default the scores and the alerts. Ctrl-C ends it.
 
-    Any topic of the contract: events.*, scores.*, opinions, alerts.opinion, folds.*, features.*, events.dead.
-    Texts are shown as their length only.
+    Any topic of the contract: events.*, scores.*, opinions, alerts.opinion, folds.*, features.*, events.dead,
+    erasures. Texts are shown as their length only.
 
     \b
     millrace tail
@@ -286,76 +324,45 @@ def score(config: Config, text: str, task: str | None, artifact: str | None, jso
 
 
 @main.command()
+@click.option(
+    "--replication",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Copies of a record that the cluster must keep; 1 on a machine for development.",
+)
 @json_option
 @common
-def doctor(config: Config, json_: bool) -> None:
+def doctor(config: Config, replication: int, json_: bool) -> None:
     """Check everything, and say what to mend.
 
-    Libraries, broker, topics, Redis, model (its golden set) and device. Exit code 1 if anything is wrong.
+    Libraries, brokers, topics, what exactly once and durability need of Kafka and Redis (copies, elections,
+    time-outs, eviction, persistence), model (its golden set) and device. Exit code 1 if anything is wrong.
     """
     from worker import tables
     from worker.doctor import examine
 
-    checks = examine(config)
+    checks = examine(config, replication)
     tables.show(checks, tables.checks_table, json_=json_)
     sys.exit(not all(check.well for check in checks))
 
 
 @main.command()
-@click.option(
-    "--events-per-second", type=click.FloatRange(min=0, min_open=True), required=True, help="All three streams."
-)
-@click.option("--p99-ms", type=click.FloatRange(min=0, min_open=True), required=True, help="Produced to committed.")
-@click.option("--tokens", type=click.FloatRange(min=1), default=25.0, show_default=True, help="Mean length of a text.")
-@click.option(
-    "--repeated", type=click.FloatRange(0, 1), default=0.4, show_default=True, help="Share of texts seen before."
-)
-@click.option("--users", type=click.IntRange(min=0), default=0, help="How many have a state in Redis.")
-@click.option("--items", type=click.IntRange(min=0), default=0, help="The same for items.")
-@click.option("--batch-ms", type=click.FloatRange(min=0), help="What a batch costs; else measured, here and now.")
-@click.option("--token-us", type=click.FloatRange(min=0), help="What a token of it costs; else measured.")
-@click.option(
-    "--event-us", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, help="The rest."
-)
-@click.option("--gpu", is_flag=True, help="With given costs: batches as for a GPU's objectives.")
-@json_option
 @common
-def plan(
-    config: Config,
-    batch_ms: float | None,
-    token_us: float | None,
-    event_us: float,
-    gpu: bool,
-    json_: bool,
-    **demand: Any,
-) -> None:
-    """Tell how many workers, partitions and how much memory a shop needs.
+def notify(config: Config) -> None:
+    """Tell people of alerts: chat, webhook, mail.
 
-    The costs of the model are measured on this machine in a few seconds, or given by --batch-ms and --token-us (then
-    neither model nor device is touched).
+    Reads alerts.opinion and sends what the sinks under notify.sinks want, at least once; tries again while a sink
+    fails, and puts what none would take on events.dead. Honours `millrace mute` and `millrace ack`.
 
     \b
-    millrace plan --events-per-second 2000 --p99-ms 800
-    millrace plan --events-per-second 50000 --p99-ms 250 --batch-ms 4 --token-us 1.5 --users 5000000 --json
+    millrace notify --config millrace.yaml
     """
-    import msgspec
-
-    from worker import tables
-    from worker.plan import Costs, Demand
-    from worker.plan import plan as work_out
-
-    if batch_ms is None or token_us is None:
-        from worker.yardstick import costs_here
-
-        costs, gpu = costs_here(config)
-    else:
-        costs = Costs(batch_ms=batch_ms, token_us=token_us)
-    costs = msgspec.structs.replace(costs, event_us=event_us)
-    objectives_s = tuple(config.worker.objectives_s(on_gpu=gpu).values())
-    tables.show(work_out(Demand(**demand), costs, config, objectives_s), tables.plan_table, json_=json_)
+    run_role(config, "notify")
 
 
-for _command in MODEL_COMMANDS:
+main.add_command(plan)
+for _command in (*NOTIFY_COMMANDS, *SAFETY_COMMANDS, *MODEL_COMMANDS):
     main.add_command(_command)
 
 

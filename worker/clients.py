@@ -9,7 +9,7 @@ from typing import Any, Final
 import confluent_kafka
 
 from worker.config import GroupProtocol, KafkaConfig
-from worker.errors import KafkaError, OffsetLostError, TopicError
+from worker.errors import KafkaError, KafkaRefusedError, OffsetLostError, TopicError
 
 REQUEST_TIMEOUT_S: Final = 10.0
 """How long a metadata or admin request may take before the broker counts as unreachable."""
@@ -25,11 +25,13 @@ _UNREACHABLE = frozenset(
 _NO_TOPIC = frozenset(
     {_code.UNKNOWN_TOPIC_OR_PART, _code._UNKNOWN_TOPIC, _code._UNKNOWN_PARTITION, _code.TOPIC_EXCEPTION}
 )
-_REFUSED = frozenset(
-    {_code._AUTHENTICATION, _code.SASL_AUTHENTICATION_FAILED, _code.TOPIC_AUTHORIZATION_FAILED}
-    | {_code.GROUP_AUTHORIZATION_FAILED, _code.CLUSTER_AUTHORIZATION_FAILED, _code._SSL}
+NO_RIGHT = frozenset(
+    {_code.TOPIC_AUTHORIZATION_FAILED, _code.GROUP_AUTHORIZATION_FAILED, _code.CLUSTER_AUTHORIZATION_FAILED}
     | {_code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED}
 )
+"""The broker knows us and says no: final, also for a role that runs."""
+REFUSED = NO_RIGHT | {_code._AUTHENTICATION, _code.SASL_AUTHENTICATION_FAILED, _code._SSL}
+"""Password, certificate or rights: final at the start. Later a broken handshake may be a broken connection."""
 _NO_LEADER = frozenset({_code.NOT_LEADER_FOR_PARTITION, _code.LEADER_NOT_AVAILABLE, _code._UNKNOWN_PARTITION})
 _OFFSET_LOST = frozenset({_code.OFFSET_OUT_OF_RANGE, _code._AUTO_OFFSET_RESET})
 
@@ -139,8 +141,11 @@ def translate(error: confluent_kafka.KafkaException | confluent_kafka.KafkaError
         )
     if code in _NO_TOPIC:
         return TopicError(f"topic missing while {doing}: {text}. Run `millrace topics create`")
-    if code in _REFUSED:
-        return KafkaError(f"Kafka refused us while {doing}: {text}. Check the credentials in kafka.options")
+    if code in REFUSED:
+        return KafkaRefusedError(
+            f"Kafka refused us while {doing}: {text}. Check the user, password and CA in kafka.options, and that the"
+            " user has the rights that `millrace topics acls` lists"
+        )
     if code in _OFFSET_LOST:
         return OffsetLostError(
             f"the next offset is gone while {doing}: {text}. Retention was shorter than the outage: set the group's"

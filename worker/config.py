@@ -2,11 +2,13 @@
 
 Environment: ``MILLRACE_KAFKA__BOOTSTRAP=host:9092`` sets ``kafka.bootstrap`` (two underscores between levels).
 Flags: ``--set kafka.bootstrap=host:9092``. Unknown keys and wrong types are errors that name the key.
-Secrets (Kafka and Redis passwords) come from the environment or from files, never from a flag.
+Secrets (Kafka and Redis passwords) come from the environment or from files (`worker.environment`), never from a flag:
+flags are seen by everybody on the machine.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,11 +17,11 @@ import msgspec
 import yaml
 
 from schemas.topics import FOLD_SHARDS, INPUTS, TOPICS
+from worker.environment import entries
 from worker.errors import ConfigError
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
-ENV_PREFIX = "MILLRACE_"
 Lane = Literal["service", "click", "review"]
 GroupProtocol = Literal["cooperative", "consumer", "eager"]
 
@@ -106,6 +108,10 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
     cpu_objective_factor: PositiveFloat = 5.0
     good_review_stars: PositiveFloat = 4.0
     bad_review_stars: PositiveFloat = 2.0
+    # Of every review, so many characters go masked into its opinions, for alerts to show; 0 keeps all text out.
+    excerpt_chars: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 160
+    # The lexicon of what reviews are about: shipped, none, or a YAML file.
+    aspects: str = "shipped"
 
     def objectives_s(self, *, on_gpu: bool) -> dict[Lane, float]:
         """Per lane, seconds from event read to the end of its encoder pass; up to one interval is for the commit."""
@@ -127,16 +133,72 @@ class ProfilesConfig(Section, frozen=True, kw_only=True):
 
 
 class AlertsConfig(Section, frozen=True, kw_only=True):
-    """The role that watches opinions."""
+    """The role that watches opinions. When an alert opens is in the rules file."""
 
-    window_minutes: Positive = 5
-    baseline_minutes: Positive = 60
-    min_volume: Positive = 10
-    threshold_sigma: PositiveFloat = 4.0
-    min_share_lift: PositiveFloat = 0.15
-    resolve_sigma: PositiveFloat = 1.5
-    cooldown_minutes: Positive = 10
+    # A YAML file, read again when it changes; empty is the one that comes with Millrace (worker/rules.yaml).
+    rules: str = ""
+    # The model's mean p(negative) on truly negative texts, and on all others: shares are told with it undone. Left
+    # out, they are the artifact's; `millrace evaluate --task sentiment` measures them on rows of one's own.
+    p_negative_of_negatives: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    p_negative_of_others: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
     data_dir: str = ".millrace/alerts"
+
+
+Secret = Annotated[str, msgspec.Meta(pattern="^(env|file):.+")]
+"""Where a secret is: ``env:NAME`` or ``file:/path``. It is never in the configuration itself."""
+
+
+class SinkConfig(Section, frozen=True, kw_only=True, tag_field="kind"):
+    """What every sink has: which alerts go there, in which language, and at what rate."""
+
+    subjects: tuple[str, ...] = ("*",)
+    min_severity: Literal["warning", "critical"] = "warning"
+    language: Literal["en", "zh"] = "en"
+    max_per_minute: Annotated[int, msgspec.Meta(gt=0, le=600)] = 20
+    # A certificate authority of one's own, PEM.
+    ca_file: str | None = None
+
+
+class WebhookConfig(SinkConfig, frozen=True, kw_only=True, tag="webhook"):
+    """A POST. The addresses of Slack, Feishu and DingTalk are secrets themselves: ``env:`` or ``file:``."""
+
+    url: str
+    format: Literal["json", "slack", "feishu", "dingtalk"] = "json"
+    # Signs what is sent; Slack has no signature.
+    secret: Secret | None = None
+    # Authorization: Bearer ...
+    token: Secret | None = None
+    proxy: str | None = None
+
+
+class MailConfig(SinkConfig, frozen=True, kw_only=True, tag="mail"):
+    """A message by SMTP."""
+
+    host: str
+    port: Annotated[int, msgspec.Meta(gt=0, le=65535)] = 587
+    security: Literal["starttls", "tls", "plain"] = "starttls"
+    sender: str
+    to: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=50)]
+    username: Secret | None = None
+    password: Secret | None = None
+
+
+MAX_SINKS = 32
+
+
+class NotifyConfig(Section, frozen=True, kw_only=True):
+    """The role that sends alerts on to people."""
+
+    # Messages that wait for one sink; when one sink has so many, no more alerts are read.
+    queue_max: Positive = 500
+    request_timeout_ms: Positive = 10_000
+    retry_min_ms: Positive = 1000
+    retry_max_ms: Positive = 60_000
+    # A message that its failing sink has not taken for so long becomes a dead letter.
+    give_up_minutes: PositiveFloat = 15.0
+    # Alerts published longer ago than this are not sent any more.
+    max_age_minutes: PositiveFloat = 120.0
+    sinks: Annotated[dict[str, WebhookConfig | MailConfig], msgspec.Meta(max_length=MAX_SINKS)] = {}
 
 
 class ObserveConfig(Section, frozen=True, kw_only=True):
@@ -157,6 +219,7 @@ class Config(Section, frozen=True, kw_only=True):
     worker: WorkerConfig = WorkerConfig()
     profiles: ProfilesConfig = ProfilesConfig()
     alerts: AlertsConfig = AlertsConfig()
+    notify: NotifyConfig = NotifyConfig()
     observe: ObserveConfig = ObserveConfig()
 
 
@@ -168,10 +231,8 @@ def load_config(file: Path | None = None, *, env: Mapping[str, str] | None = Non
     tree: dict[str, Any] = {}
     if file is not None:
         tree = _read_yaml(file)
-    for name, value in sorted((env or {}).items()):
-        if name.startswith(ENV_PREFIX) and "__" in name:
-            path = name.removeprefix(ENV_PREFIX).lower().split("__")
-            _put(tree, path, value, f"environment variable {name}")
+    for entry in entries(env or {}):
+        _put(tree, entry.path, entry.value, entry.where, literal=entry.literal)
     for flag in flags:
         key, eq, value = flag.partition("=")
         if not eq:
@@ -203,11 +264,36 @@ def _checked(config: Config) -> Config:
         raise ConfigError(
             f"kafka.backfill names {', '.join(taken)}, which is used already: backfill needs topics apart"
         )
+    seen = (config.alerts.p_negative_of_negatives, config.alerts.p_negative_of_others)
+    if (seen[0] is None) != (seen[1] is None):
+        raise ConfigError("alerts.p_negative_of_negatives and alerts.p_negative_of_others go together: set both")
+    if seen[0] is not None and seen[1] is not None and seen[1] >= seen[0]:
+        raise ConfigError("alerts.p_negative_of_others must be below alerts.p_negative_of_negatives")
     if worker.queue_tokens_low >= worker.queue_tokens_high:
         raise ConfigError("worker.queue_tokens_low must be below worker.queue_tokens_high")
     if worker.max_batch_tokens > worker.queue_tokens_high:
         raise ConfigError("worker.max_batch_tokens must not exceed worker.queue_tokens_high")
+    _check_sinks(config.notify)
     return config
+
+
+def _check_sinks(notify: NotifyConfig) -> None:
+    if notify.retry_min_ms > notify.retry_max_ms:
+        raise ConfigError("notify.retry_min_ms must not exceed notify.retry_max_ms")
+    for name, sink in notify.sinks.items():
+        where = f"notify.sinks.{name}"
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+            raise ConfigError(f"{where}: a sink's name is letters, digits, - and _, 64 at most")
+        if isinstance(sink, MailConfig):
+            if (sink.username is None) != (sink.password is None):
+                raise ConfigError(f"{where}: username and password go together")
+        elif sink.format != "json" and not sink.url.startswith(("env:", "file:")):
+            # Not repeated here: whoever has the address can write into the chat.
+            raise ConfigError(
+                f"{where}.url: the address of a {sink.format} bot is a secret. Say env:NAME or file:/path"
+            )
+        elif sink.format == "slack" and sink.secret is not None:
+            raise ConfigError(f"{where}.secret: Slack's incoming webhooks have no signature; leave it out")
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -224,13 +310,13 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return tree
 
 
-def _put(tree: dict[str, Any], path: list[str], value: str, where: str) -> None:
+def _put(tree: dict[str, Any], path: list[str], value: str, where: str, *, literal: bool = False) -> None:
     for part in path[:-1]:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"{where}: {part} is not a section")
     # YAML reads lists and mappings given as text; plain words stay words.
     try:
-        tree[path[-1]] = yaml.safe_load(value)
+        tree[path[-1]] = value if literal else yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: {value!r} is not a YAML value") from error
+        raise ConfigError(f"{where}: not a YAML value") from error  # not shown: it may be a secret

@@ -71,7 +71,15 @@ _FUTURE: Final = f"more than {FUTURE_LIMIT_MS // 1000} s ahead of the clock - at
 def dead_letter(record: Record, stage: Literal["decode", "model"], reason: Reason, detail: str) -> DeadLetter:
     """The dead letter of a record."""
     source = SourcePosition(record.topic, record.partition, record.offset)
-    return DeadLetter(stage=stage, reason=reason, detail=detail, source=source, key=record.key, value=record.value)
+    return DeadLetter(
+        stage=stage,
+        reason=reason,
+        detail=detail,
+        source=source,
+        key=record.key,
+        value=record.value,
+        source_headers=record.headers or (),
+    )
 
 
 def _sort(error: msgspec.DecodeError, value: bytes) -> tuple[Reason, str]:

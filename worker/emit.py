@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 import msgspec
 import numpy as np
 
-from schemas.dead import HEADER_KEY, HEADER_TRUNCATED, DeadLetter
+from schemas.dead import HEADER_KEY, HEADER_OF_SOURCE, HEADER_TRUNCATED, DeadLetter, Headers
 from schemas.events import ClickEvent, Event, ReviewEvent, ServiceEvent
 from schemas.folds import F16, MAX_BLOCK_FOLDS, VECTOR_SIZE, FoldBlock, encode_block
 from schemas.redis_keys import Kind
@@ -28,9 +28,12 @@ from schemas.topics import (
     SCORES_SENTIMENT,
     TOPICS,
 )
+from worker.aspects import Aspects, load_aspects
 from worker.batcher import Unit
 from worker.config import WorkerConfig
 from worker.decode import dead_letter
+from worker.fingerprint import author_of, fingerprint
+from worker.masking import excerpt
 from worker.routing import Routing
 from worker.score import ClickResult, Failure, Result, ReviewResult, ServiceResult
 
@@ -49,7 +52,7 @@ class OutMessage(msgspec.Struct, gc=False):
     topic: str
     key: bytes | None
     value: bytes
-    headers: list[tuple[str, bytes]] | None = None
+    headers: Headers | None = None
     partition: int | None = None
 
 
@@ -92,10 +95,13 @@ class Emitter:
     """Builds the outcome of every record."""
 
     def __init__(self, model_version: str, routing: Routing, config: WorkerConfig) -> None:
+        """Raises `ConfigError` when the lexicon of aspects cannot be read."""
         self._version = model_version
         self._routing = routing
         self._good_stars = config.good_review_stars
         self._bad_stars = config.bad_review_stars
+        self._excerpt_chars = config.excerpt_chars
+        self._aspects = load_aspects(config.aspects)
         self._json = msgspec.json.Encoder().encode
 
     def emit(self, unit: Unit, result: Result, now_ms: int) -> Outcome:
@@ -147,11 +153,13 @@ class Emitter:
         category = event.category
         if category is None and result.category_confidence >= CATEGORY_CONFIDENCE_MIN:
             category = result.category
-        subjects = _subjects(event, category)
+        subjects = _subjects(event, category, self._aspects)
         if subjects:
+            names = [f"{level}:{name}" for level, name in subjects]
+            shown = excerpt(event.text, self._excerpt_chars)
             text_hash = blake2b(event.text.strip().lower().encode(), digest_size=8).hexdigest()
-            for level, name in subjects:
-                subject = f"{level}:{name}"
+            text_print, author = fingerprint(event.text), author_of(event.user_id)
+            for (level, _), subject in zip(subjects, names, strict=True):
                 opinion = Opinion(
                     output_id=source.output_id(f"opinion:{subject}"),
                     **common,
@@ -164,6 +172,10 @@ class Emitter:
                     category=category,
                     stars=event.stars,
                     text_hash=text_hash,
+                    text_print=text_print,
+                    author=author,
+                    related=[name for name in names if name != subject],
+                    excerpt=shown,
                 )
                 messages.append(OutMessage(OPINIONS, subject.encode(), self._json(opinion)))
         weights = self._review_weights(event.stars, negative, positive)
@@ -217,9 +229,15 @@ _SENTIMENTS: Final = ("negative", "neutral", "positive")
 def dead(letter: DeadLetter, limit_bytes: int = TOPICS[EVENTS_DEAD].max_message_bytes) -> Outcome:
     """Outcome of a record that could not be scored. What does not fit the topic is left out and said to be."""
     key, headers, value = letter.record_key(), letter.headers(), letter.value or b""
-    room = limit_bytes - RECORD_OVERHEAD_BYTES - len(key) - sum(len(name) + len(data) for name, data in headers)
-    if len(value) > room:
-        headers = [(name, data) for name, data in headers if name != HEADER_KEY or len(data) < RECORD_OVERHEAD_BYTES]
+    # A header costs up to ten bytes of lengths beside its own.
+    taken = sum(len(name.encode()) + len(data or b"") + 10 for name, data in headers)
+    if len(value) > limit_bytes - RECORD_OVERHEAD_BYTES - len(key) - taken:
+        headers = [
+            (name, data)
+            for name, data in headers
+            if not name.startswith(HEADER_OF_SOURCE)
+            and (name != HEADER_KEY or len(data or b"") < RECORD_OVERHEAD_BYTES)
+        ]
         headers.append((HEADER_TRUNCATED, b"1"))
         value = b""
     return Outcome([OutMessage(EVENTS_DEAD, key, value, headers)], [], letter.reason)
@@ -252,8 +270,8 @@ def _folds(
     return folds
 
 
-def _subjects(event: ReviewEvent, category: str | None) -> list[tuple[Level, str]]:
-    """Where a review counts: its item, category, brand and topics, each once."""
+def _subjects(event: ReviewEvent, category: str | None, aspects: Aspects) -> list[tuple[Level, str]]:
+    """Where a review counts: its item, category, brand and topics, and what its text is about, each once."""
     subjects: list[tuple[Level, str]] = []
     if event.item_id:
         subjects.append(("item", event.item_id))
@@ -262,6 +280,7 @@ def _subjects(event: ReviewEvent, category: str | None) -> list[tuple[Level, str
     if event.brand:
         subjects.append(("brand", event.brand))
     subjects += [("topic", topic) for topic in dict.fromkeys(event.topics) if topic]
+    subjects += [("aspect", aspect) for aspect in aspects.match(event.text)]
     return subjects
 
 

@@ -3,10 +3,12 @@
 MillraceError               said to people in one line; the exit code is ``exit_code``
 ├── ConfigError             (2) a key of the configuration is missing, unknown or wrong
 ├── KafkaError              (3) the broker cannot be reached, or refuses
+│   ├── KafkaRefusedError   password, certificate or rights
 │   ├── TopicError          a topic is missing, or has the wrong partitions
 │   └── OffsetLostError     a partition's next offset is gone: stopped rather than skipped
 ├── StoreError              (4) Redis cannot be reached, or refuses
 │   └── FenceMovedError     another writer owns the shard now
+├── StoreRefusedError       (4) Redis refuses our password, rights or certificate: waiting does not help
 ├── ModelLoadError          (5) the artifact is missing, damaged, or of a newer format
 ├── DeviceError             (5) the device hangs, or has no memory for even one text
 └── InputError              (6) a file given on the command line cannot be used
@@ -35,6 +37,10 @@ class KafkaError(MillraceError):
     exit_code = 3
 
 
+class KafkaRefusedError(KafkaError):
+    """The broker refuses our password or rights, or we its certificate: waiting does not help."""
+
+
 class TopicError(KafkaError):
     """A topic is missing, or is not as the contract wants it."""
 
@@ -51,6 +57,12 @@ class StoreError(MillraceError):
 
 class FenceMovedError(StoreError):
     """The fence is not where this writer left it: another writer owns the shard."""
+
+
+class StoreRefusedError(MillraceError):
+    """Redis refuses our password, rights or certificate: waiting does not help, so this is no `StoreError`."""
+
+    exit_code = StoreError.exit_code
 
 
 class ModelLoadError(MillraceError):

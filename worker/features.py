@@ -6,26 +6,34 @@ folds below its ``fold_offset`` are in the states before it. Every record names 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 import confluent_kafka
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+import msgspec
+from confluent_kafka import Producer, TopicPartition
 
-from schemas.dead import DeadLetter
+from schemas.dead import DeadLetter, Headers
 from schemas.folds import FormatError
 from schemas.redis_keys import Kind
 from schemas.scores import SourcePosition
-from schemas.states import FENCE_RECORD_KEY, Fence, State, decode_fence, decode_state, encode_state
+from schemas.states import FENCE_RECORD_KEY, Fence, State, decode_fence, encode_state, read_head
 from schemas.topics import EVENTS_DEAD, FEATURES
-from worker.clients import REQUEST_TIMEOUT_S, consumer_config, producer_config, translate
+from worker.clients import producer_config, translate
 from worker.config import KafkaConfig
 from worker.errors import KafkaError
+from worker.readback import Readback
 
 SPACE_HEADER: Final = "millrace-space"
 STALL_S: Final = 30.0
-"""A snapshot that yields nothing for so long cannot be read."""
+"""A full queue out of which nothing is delivered for so long means that the broker is away."""
+
+
+class Published(msgspec.Struct, frozen=True, gc=False):
+    """A state as it was published, and the latest event time in it."""
+
+    data: bytes
+    time_ms: int
 
 
 class Features:
@@ -36,11 +44,15 @@ class Features:
         self._space = space
         self._headers = [(SPACE_HEADER, space.encode())]
         self._producer = Producer(producer_config(kafka))
+        self._reader = Readback(kafka, "profiles.restore")
         self._failed: confluent_kafka.KafkaError | None = None
 
-    def send(self, kind: Kind, shard: int, states: Iterable[State], fence: bytes) -> None:
-        """Queue states and then the shard's fence. They are there once `delivered` says so."""
+    def send(self, kind: Kind, shard: int, states: Iterable[State], gone: Iterable[str], fence: bytes) -> None:
+        """Queue states, deletions of keys that are ``gone``, then the shard's fence. They are there once `delivered`
+        says so."""
         topic = self._kafka.topic(FEATURES[kind])
+        for key in gone:
+            self._produce(topic, key.encode(), None, self._headers, shard)
         for state in states:
             self._produce(topic, state.key.encode(), encode_state(state), self._headers, shard)
         self._produce(topic, FENCE_RECORD_KEY, fence, self._headers, shard)
@@ -57,16 +69,16 @@ class Features:
             raise translate(self._failed, doing="publishing features")
         return bool(waiting == 0)
 
-    def snapshot(self, kind: Kind, shard: int) -> tuple[dict[str, State], Fence | None]:
-        """The latest state of every key of a shard, and the last fence record (None when there is none).
+    def snapshot(self, kind: Kind, shard: int) -> tuple[dict[str, Published], Fence | None]:
+        """The latest state of every key of a shard, as bytes, and the last fence record (None when there is none).
 
         Raises `KafkaError` when the partition cannot be read to its end, or holds what this release cannot read.
         """
-        topic = self._kafka.topic(FEATURES[kind])
-        states: dict[str, State] = {}
+        topic, ours = self._kafka.topic(FEATURES[kind]), self._space.encode()
+        states: dict[str, Published] = {}
         fence: Fence | None = None
-        for message in self._read(topic, shard):
-            if dict(message.headers() or ()).get(SPACE_HEADER) != self._space.encode():
+        for message in self._reader.read([TopicPartition(topic, shard)]):
+            if dict(message.headers() or ()).get(SPACE_HEADER) != ours:
                 continue
             key, value = message.key() or b"", message.value()
             try:
@@ -75,8 +87,8 @@ class Features:
                 elif value is None:
                     states.pop(key.decode(), None)
                 else:
-                    state = decode_state(value)
-                    states[state.key] = state
+                    head = read_head(value)
+                    states[head.key] = Published(value, head.time_ms)
             except (FormatError, UnicodeDecodeError) as error:
                 raise KafkaError(
                     f"{topic} partition {shard} offset {message.offset()}: {error}. The shard cannot be rebuilt from it"
@@ -86,12 +98,11 @@ class Features:
 
     def close(self) -> None:
         """Stop without waiting; what was not delivered is published again by whoever owns the shard next."""
+        self._reader.close()
         self._producer.purge()
         self._producer.flush(1.0)
 
-    def _produce(
-        self, topic: str, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]], partition: int
-    ) -> None:
+    def _produce(self, topic: str, key: bytes, value: bytes | None, headers: Headers, partition: int) -> None:
         while not self._queued(topic, key, value, headers, partition):
             # The queue is full: wait for deliveries. If there are none for so long, the broker is away.
             before = len(self._producer)
@@ -102,9 +113,7 @@ class Features:
                 )
         self._producer.poll(0)
 
-    def _queued(
-        self, topic: str, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]], partition: int
-    ) -> bool:
+    def _queued(self, topic: str, key: bytes, value: bytes | None, headers: Headers, partition: int) -> bool:
         try:
             self._producer.produce(topic, value, key, partition, on_delivery=self._on_delivery, headers=list(headers))
         except BufferError:
@@ -114,29 +123,3 @@ class Features:
     def _on_delivery(self, error: confluent_kafka.KafkaError | None, _message: object) -> None:
         if error is not None and error.code() != confluent_kafka.KafkaError._PURGE_QUEUE:
             self._failed = error
-
-    def _read(self, topic: str, partition: int) -> Iterable[Any]:
-        """Committed records of a partition up to its present end."""
-        group = f"{self._kafka.group_prefix}.profiles.restore"  # only a name: nothing is committed or balanced
-        reader = Consumer(consumer_config(self._kafka, group, enable_partition_eof=True))
-        try:
-            low, high = reader.get_watermark_offsets(TopicPartition(topic, partition), timeout=REQUEST_TIMEOUT_S)
-            if low == high:
-                return
-            reader.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
-            progress = time.monotonic()
-            while time.monotonic() - progress < STALL_S:
-                for message in reader.consume(1000, 0.1):
-                    progress = time.monotonic()
-                    error = message.error()
-                    if error is None:
-                        yield message
-                    elif error.code() == confluent_kafka.KafkaError._PARTITION_EOF:
-                        return
-                    elif not error.retriable():
-                        raise translate(error, doing=f"reading {topic}")
-            raise KafkaError(f"{topic} partition {partition} gave nothing for {STALL_S:.0f} s. Check kafka.bootstrap")
-        except confluent_kafka.KafkaException as error:
-            raise translate(error, doing=f"reading {topic}") from error
-        finally:
-            reader.close()

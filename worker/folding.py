@@ -2,7 +2,8 @@
 
 A row is folded once: rows at or below the mark of their source partition are repeats (a worker wrote them again
 after a crash), and rows of a block that a state already contains (`State.fold_offset`) are not folded into it
-again (a shard restored from features may hold states newer than its fence).
+again (a shard restored from features may hold states newer than its fence). Rows of a person who asked to be forgotten
+are not folded up to their cut-off.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from model.state import States
 from schemas.folds import F16, F32, I64, MAX_BLOCK_FOLDS, VECTOR_SIZE, FoldBlock, FormatError, decode_block
 from schemas.redis_keys import Kind
 from schemas.states import Fence, State
+from worker.erasures import NOBODY, Erasures
 
 MAX_CHUNK_ROWS: Final = MAX_BLOCK_FOLDS
 """Rows of blocks folded and written at a time; whole blocks, so that the fence always stands between two."""
@@ -30,13 +32,14 @@ Placed = tuple[int, FoldBlock | None]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The ``m`` rows to fold of some blocks, over ``keys``, and the fence after them.
+    """The ``m`` rows to fold of some blocks, over ``keys``, and the fence after them. ``forgotten`` rows were left out.
 
     index [m] into keys, block_offset [m] offset of the block a row came in; the rest as in `FoldBlock`.
     """
 
     fence: Fence
     repeats: int
+    forgotten: int
     keys: list[str]
     index: I64
     block_offset: I64
@@ -78,8 +81,11 @@ def chunks(blocks: Sequence[Placed], rows_max: int = MAX_CHUNK_ROWS) -> Iterator
         yield chunk
 
 
-def select(fence: Fence, blocks: Sequence[Placed]) -> Selection:
-    """The rows above the fence's marks, of blocks in offset order from ``fence.fold_offset`` on (at least one)."""
+def select(fence: Fence, blocks: Sequence[Placed], erasures: Erasures = NOBODY) -> Selection:
+    """The rows above the fence's marks, of blocks in offset order from ``fence.fold_offset`` on (at least one).
+
+    ``erasures`` are those that concern the keys of these blocks.
+    """
     present = [(at, block) for at, block in blocks if block is not None]
     topic_ids = list(dict.fromkeys(topic_id for _, block in present for topic_id in block.topic_ids))
     offsets = {id(block): at for at, block in present}
@@ -91,16 +97,21 @@ def select(fence: Fence, blocks: Sequence[Placed]) -> Selection:
     topic = column(lambda block: np.array([number[i] for i in block.topic_ids], np.int64)[block.topic_index])
     marks = {topic_id: dict(parts) for topic_id, parts in fence.marks.items()}
     fresh = _fresh(topic_ids, topic, column(lambda b: b.partition), column(lambda b: b.offset), marks)
-    every = (key for _, block in present for key in block.keys)
+    repeats = int(len(fresh) - fresh.sum())
+    every = [key for _, block in present for key in block.keys]
+    time_ms = column(lambda b: b.time_ms)
+    if erasures.any_of(every):
+        fresh &= [not erasures.cover(key, at) for key, at in zip(every, time_ms.tolist(), strict=True)]
     keys: dict[str, int] = {}
     index = np.array([keys.setdefault(key, len(keys)) for key in compress(every, fresh)], np.int64)
     return Selection(
         fence=msgspec.structs.replace(fence, fold_offset=blocks[-1][0] + 1, marks=marks),
-        repeats=int(len(fresh) - fresh.sum()),
+        repeats=repeats,
+        forgotten=int(len(fresh) - fresh.sum()) - repeats,
         keys=list(keys),
         index=index,
         block_offset=column(lambda b: np.full(len(b), offsets[id(b)]))[fresh],
-        time_ms=column(lambda b: b.time_ms)[fresh],
+        time_ms=time_ms[fresh],
         weights=column(lambda b: b.weights, 2)[fresh],
         counts=column(lambda b: b.counts, 3)[fresh],
         vectors=column(lambda b: b.vectors, VECTOR_SIZE)[fresh],

@@ -15,7 +15,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPar
 
 from schemas.redis_keys import Kind
 from schemas.topics import FOLDS
-from worker.clients import REQUEST_TIMEOUT_S, consumer_config, translate
+from worker.clients import NO_RIGHT, REQUEST_TIMEOUT_S, consumer_config, translate
 from worker.config import KafkaConfig
 from worker.errors import KafkaError, OffsetLostError, TopicError
 
@@ -155,6 +155,6 @@ class FoldStream:
 
     def _complain(self, error: confluent_kafka.KafkaError) -> None:
         cause: KafkaError = translate(error, doing="reading folds")
-        if isinstance(cause, OffsetLostError | TopicError) or error.fatal():
+        if isinstance(cause, OffsetLostError | TopicError) or error.fatal() or error.code() in NO_RIGHT:
             raise cause
         _log.warning("reading folds: %s", error.str())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, cast
 
 from model.scoring import Prepared, Scorer
@@ -14,7 +14,9 @@ from worker.cache import Slot, VectorCache
 from worker.config import Lane
 from worker.decode import BACKFILL, Decoder, dead_letter
 from worker.emit import Outcome
+from worker.erasures import NOBODY, Erasures
 from worker.ledger import OffsetLedger, Ticket
+from worker.person import people_of, time_of
 from worker.source import Record
 
 BYTES_PER_LOAD: Final = 64
@@ -27,16 +29,24 @@ class Intake:
     ``lanes`` maps topics to lanes; those of ``backfill`` wait in a lane of their own, whatever they carry. A lane is a
     matter of the topic, never of the event: output leaves in source order, so an urgent event behind a backfilled one
     in the same partition would wait for it.
+    What people who asked to be forgotten did before their cut-off comes out as nothing at all: it is finished at once.
     """
 
     def __init__(
-        self, lanes: Mapping[str, Lane], scorer: Scorer, cache: VectorCache, backfill: Collection[str] = ()
+        self,
+        lanes: Mapping[str, Lane],
+        scorer: Scorer,
+        cache: VectorCache,
+        erasures: Erasures = NOBODY,
+        count_forgotten: Callable[[], None] = lambda: None,
+        backfill: Collection[str] = (),
     ) -> None:
         self._lanes = lanes
         self._waits_in: dict[str, str] = {topic: BACKFILL if topic in backfill else lanes[topic] for topic in lanes}
         self._decode = Decoder(lanes).decode
         self._prepare = scorer.prepare
         self._cache = cache
+        self._erasures, self._count_forgotten = erasures, count_forgotten
         self._empty_tokens = scorer.prepare([""])[0].tokens
 
     def admit(
@@ -53,6 +63,10 @@ class Intake:
             if ticket is None:
                 continue
             event = self._decode(record, now_ms)
+            if self._erasures and self._forgotten(event, record):
+                self._count_forgotten()
+                ledger.finish(ticket, Outcome([], []))
+                continue
             if type(event) is DeadLetter:
                 letters.append((ticket, event))
                 continue
@@ -82,6 +96,16 @@ class Intake:
     def forget(self, units: Sequence[Unit]) -> None:
         """Units that will not be scored: their texts wait for nothing."""
         self._cache.discard(slot for unit in units for slot in unit.texts if slot is not None)
+
+    def _forgotten(self, event: Event | DeadLetter, record: Record) -> bool:
+        if not isinstance(event, DeadLetter):
+            return self._erasures.cover(event.user_id, event.event_time_ms)
+        # It is from when it says, but not from later than when it was written.
+        times = (time_of(record.value), record.timestamp_ms if record.timestamp_ms > 0 else None)
+        known = [time_ms for time_ms in times if time_ms is not None]
+        return bool(known) and any(
+            self._erasures.cover(user_id, min(known)) for user_id in people_of(record.key, record.value)
+        )
 
     def _texts(self, event: Event, fresh: list[Slot]) -> list[Slot | None]:
         if type(event) is ClickEvent:

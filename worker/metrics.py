@@ -16,6 +16,9 @@ class WorkerMetrics:
         self.events = Counter(p + "events", "Events read.", ["topic"], registry=registry)
         self.outputs = Counter(p + "outputs", "Records written.", ["topic"], registry=registry)
         self.dead_letters = Counter(p + "dead_letters", "Records not scored.", ["reason"], registry=registry)
+        self.forgotten = Counter(
+            p + "forgotten", "Events of erased people, from before their cut-off.", registry=registry
+        )
         self.batches = Counter(p + "batches", "Batches released, by why.", ["reason"], registry=registry)
         self.batch_tokens = Histogram(p + "batch_tokens", "Tokens in a batch.", registry=registry, buckets=_TOKENS)
         self.encode_seconds = Histogram(
@@ -57,6 +60,10 @@ class ProfilesMetrics:
         self.repeats_skipped = Counter(
             p + "repeats_skipped", "Folds at or below their source mark.", ["kind"], registry=registry
         )
+        self.forgotten = Counter(
+            p + "forgotten", "Folds of erased people, from before their cut-off.", registry=registry
+        )
+        self.erasures = Counter(p + "erasures", "Erasures carried out on a shard.", registry=registry)
         self.other_space = Counter(p + "other_space", "Blocks of another vector space, skipped.", registry=registry)
         self.fold_seconds = Histogram(
             p + "fold_seconds", "Time to fold and write one batch of blocks.", registry=registry, buckets=_SECONDS
@@ -64,6 +71,12 @@ class ProfilesMetrics:
         self.published = Counter(p + "published", "States published to features.", ["kind"], registry=registry)
         self.redis_up = Gauge(p + "redis_up", "1 while Redis answers.", registry=registry)
         self.lag_blocks = Gauge(p + "lag_blocks", "Blocks not yet folded.", registry=registry)
+        self.recovery_seconds = Histogram(
+            p + "recovery_seconds",
+            "From the first shard shut (assigned, Redis away, fence moved) to all of them open.",
+            registry=registry,
+            buckets=_SECONDS,
+        )
         self.rebuilds = Counter(p + "rebuilds", "Shards rebuilt into an empty Redis.", registry=registry)
 
 
@@ -78,3 +91,29 @@ class AlertsMetrics:
         )
         self.alerts = Counter(p + "alerts", "Alerts published.", ["status"], registry=registry)
         self.subjects = Gauge(p + "subjects", "Subjects with opinions in the window.", registry=registry)
+
+
+class NotifyMetrics:
+    """Metrics of notify; names begin with ``millrace_notify_``. ``sink`` is a name of the configuration."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        p = "millrace_notify_"
+        self.attempts = Counter(
+            p + "attempts", "Attempts to deliver: delivered, retry, refused.", ["sink", "outcome"], registry=registry
+        )
+        self.attempt_seconds = Histogram(
+            p + "attempt_seconds", "Time of one attempt.", ["sink"], registry=registry, buckets=_SECONDS
+        )
+        self.skipped = Counter(
+            p + "skipped",
+            "Alerts nobody is told of: repeat, old, muted, acknowledged, unwanted.",
+            ["reason"],
+            registry=registry,
+        )
+        self.dead_letters = Counter(
+            p + "dead_letters",
+            "Messages given up, and records that are no alert.",
+            ["sink", "reason"],
+            registry=registry,
+        )
+        self.waiting = Gauge(p + "waiting", "Messages not yet delivered.", ["sink"], registry=registry)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any, Final
 
 from confluent_kafka import Producer
@@ -23,6 +23,8 @@ from worker.decode import BACKFILL, LANES
 from worker.device import Device, ThreadedDevice
 from worker.emit import Emitter, FoldBuffer
 from worker.engine import Engine
+from worker.erasure_feed import ErasureFeed
+from worker.erasures import NOBODY, Erasures
 from worker.errors import TopicError
 from worker.intake import Intake
 from worker.metrics import WorkerMetrics
@@ -34,7 +36,7 @@ from worker.score import BatchScorer, Reader
 from worker.sink import KafkaSink, Sink
 from worker.slot import Slot
 from worker.source import KafkaSource, Source
-from worker.store import StateReader
+from worker.state_reader import StateReader
 from worker.transaction import Session, TransactionalSink
 
 GC_THRESHOLD: Final = (50_000, 20, 100)
@@ -62,17 +64,19 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
         stack.callback(reader.close)
         device = ThreadedDevice(batch_scorer(config, scorer, routing, reader), config.worker.device_timeout_ms / 1000)
         stack.callback(device.close)
+        erasures = stack.enter_context(closing(ErasureFeed(config.kafka)))  # before the first event
         group = f"{config.kafka.group_prefix}.worker"
         slot = Slot(config.worker.slot, group)
         stack.callback(slot.close)
         instance = slot.name if config.kafka.static_members else None
-        source = KafkaSource(config.kafka, lanes_of(config.kafka), group, instance)
+        source = KafkaSource(config.kafka, topic_ids(config.kafka, lanes_of(config.kafka)), group, instance)
         stack.callback(source.close)
         sink = open_sink(config, f"{group}.{slot.name}", source, metrics)
         stack.callback(sink.close, config.worker.drain_timeout_ms / 1000)
-        engine = build(config, scorer, routing, source, sink, device, metrics)
+        engine = build(config, scorer, routing, source, sink, device, metrics, erasures.known)
         stack.enter_context(Observer(config.observe, registry, engine.health))
         while not stop.is_set():
+            erasures.poll()
             engine.step()
         engine.finish()
 
@@ -86,6 +90,7 @@ def open_sink(config: Config, transactional_id: str, source: KafkaSource, metric
     session = Session(
         lambda: Producer(settings),
         source.committed,
+        source.position,
         config.kafka.topic,
         timeout_ms / 1000,
         note=lambda result: metrics.transactions.labels(result).inc(),
@@ -101,6 +106,7 @@ def build(
     sink: Sink,
     device: Device,
     metrics: WorkerMetrics,
+    erasures: Erasures = NOBODY,
     **clocks: Any,
 ) -> Engine:
     """An engine of the configuration between the given edges; ``clock`` and ``wall_ms`` as for `Engine`."""
@@ -108,11 +114,12 @@ def build(
     lanes = lanes_of(kafka)
     gpu = on_gpu(scorer)
     objectives_s = worker.objectives_s(on_gpu=gpu)
+    cache = VectorCache(scorer.version, config.model.vector_cache_mb << 20)
     return Engine(
         source,
         sink,
         device,
-        Intake(lanes, scorer, VectorCache(scorer.version, config.model.vector_cache_mb << 20), kafka.backfill),
+        Intake(lanes, scorer, cache, erasures, metrics.forgotten.inc, kafka.backfill),
         Batcher(objectives_s, worker.max_batch_tokens, worker.max_batch_units, CostModel(b_s=FIRST_GUESS_S[gpu])),
         Emitter(scorer.version, routing, worker),
         FoldBuffer(scorer.space, kafka.fold_shards, topic_ids(kafka, lanes)),

@@ -6,6 +6,8 @@ which means "published up to here". Whatever goes wrong with a shard (Redis away
 unknown outcome of a write), its memory is dropped and it is opened again from its fence: blocks below the fence are
 not folded again, only the states they touched are published again.
 
+Whoever asked to be forgotten is forgotten here (`worker.forgetting`): states deleted, older folds left out.
+
 A block that cannot be read is copied to ``events.dead`` and passed over: one poison record must not stop a shard.
 Bounds: at most ``poll_blocks`` blocks are held; a shard's unpublished keys are at most its users (ids only).
 """
@@ -27,10 +29,13 @@ from schemas.states import encode_fence
 from schemas.topics import FEATURES, FOLDS
 from worker.admin import partition_counts
 from worker.config import Config, ModelConfig
+from worker.erasure_feed import ErasureFeed
+from worker.erasures import NOBODY
 from worker.errors import (
     ConfigError,
     FenceMovedError,
     KafkaError,
+    KafkaRefusedError,
     ModelLoadError,
     OffsetLostError,
     StoreError,
@@ -39,12 +44,15 @@ from worker.errors import (
 from worker.features import Features
 from worker.folding import Placed, chunks, fold, read_block, select
 from worker.foldstream import FoldStream, ShardId
+from worker.forgetting import Forgetting
 from worker.metrics import ProfilesMetrics
 from worker.observe import Observer
 from worker.shard import Shard, ShardOpener
 from worker.store import StateStore
 
 POLL_S: Final = 0.05
+LOOK_S: Final = 5.0
+"""How often fences are looked at: a Redis that was emptied or failed over is noticed even where no folds come."""
 HAND_OVER_S: Final = 10.0
 """What publishing may take at revocation and shutdown; the next owner publishes what is left."""
 _log = structlog.get_logger(__name__)
@@ -55,7 +63,7 @@ def run(config: Config, stop: threading.Event) -> None:
 
     Raises `TopicError` for missing topics or another partition count than ``kafka.fold_shards``,
     `OffsetLostError` when folds are gone that were not folded, `CorruptStateError` for a damaged value in Redis,
-    `KafkaError`, `ModelLoadError`, `ConfigError`. Redis being away raises nothing: it waits.
+    `StoreRefusedError`, `KafkaError`, `ModelLoadError`, `ConfigError`. Redis being away raises nothing: it waits.
     """
     space = space_of(config.model)
     check_partitions(config)
@@ -76,17 +84,25 @@ class Profiles:
         self._open: dict[ShardId, Shard] = {}
         self._shut: dict[ShardId, None] = {}
         self._redis_up = True
-        self._retry_at = self._publish_at = 0.0
+        self._retry_at = self._publish_at = self._look_at = 0.0
+        self._shut_since: float | None = None
         metrics.redis_up.set(1)
         self._store = StateStore(config.redis, space)
         self._features = Features(config.kafka, space)
+        self._erasures = ErasureFeed(config.kafka)  # before the first fold
+        self._forgetting = Forgetting(self._erasures, self._store, config.kafka.fold_shards, metrics)
         self._stream = FoldStream(config.kafka, self._on_assigned, self._on_revoked, self._forget)
-        self._opener = ShardOpener(self._store, self._features, self._stream, metrics)
+        self._opener = ShardOpener(self._store, self._features, self._stream, self._erasures.known, metrics)
 
     def step(self) -> None:
-        """Open what is shut, fold what has come, publish when it is time."""
+        """Open what is shut, forget who is to be forgotten, fold what has come, publish when it is time."""
         if time.monotonic() >= self._retry_at:
             self._open_shut()
+        if self._erasures.poll():
+            self._carry_out()
+        if time.monotonic() >= self._look_at:
+            self._look()
+            self._look_at = time.monotonic() + LOOK_S
         for shard_id, records in self._stream.poll(self._config.profiles.poll_blocks, POLL_S).items():
             if shard_id in self._open:
                 self._fold(self._open[shard_id], records)
@@ -102,12 +118,16 @@ class Profiles:
     def close(self) -> None:
         """Leave the group (which publishes and commits what is pending) and close the connections."""
         self._stream.close()
+        self._erasures.close()
         self._features.close()
         self._store.close()
 
     def _open_shut(self) -> None:
         """Open shut shards, for about one poll's time: the group must hear from us."""
+        if not self._shut:
+            return
         until = time.monotonic() + POLL_S
+        self._shut_since = self._shut_since or time.monotonic()
         try:
             if not self._redis_up:
                 self._store.ping()
@@ -115,16 +135,20 @@ class Profiles:
             for shard_id in list(self._shut):
                 self._open_one(shard_id)
                 if time.monotonic() > until or time.monotonic() < self._retry_at:
-                    return
+                    break
         except StoreError as error:
             self._redis_away(error)
+        if not self._shut:
+            self._metrics.recovery_seconds.observe(time.monotonic() - self._shut_since)
+            self._shut_since = None
 
     def _open_one(self, shard_id: ShardId) -> None:
         try:
             shard = self._opener.open(*shard_id)
+            self._forgetting.opened(shard)
         except FenceMovedError:
             return  # another process is rebuilding it; its fence will be there at a later try
-        except (OffsetLostError, TopicError):
+        except (OffsetLostError, TopicError, KafkaRefusedError):
             raise
         except KafkaError as error:
             # A leader that moves, a broker that restarts: the shard stays shut until Kafka answers.
@@ -134,6 +158,32 @@ class Profiles:
         if self._stream.start(shard_id, shard.position):
             del self._shut[shard_id]
             self._open[shard_id] = shard
+
+    def _look(self) -> None:
+        """Shards whose fence is not as this process left it are opened again."""
+        shards = list(self._open.values())
+        if not shards:
+            return
+        try:
+            found = self._store.fences([shard.id for shard in shards])
+        except StoreError as error:
+            self._redis_away(error)
+            return
+        for shard, raw in zip(shards, found, strict=True):
+            if raw != shard.raw:
+                self._fence_moved(
+                    shard, FenceMovedError("the fence is gone" if raw is None else "another fence stands")
+                )
+
+    def _carry_out(self) -> None:
+        for shard in list(self._open.values()):
+            try:
+                self._forgetting.carry_out(shard)
+            except FenceMovedError as error:
+                self._fence_moved(shard, error)
+            except StoreError as error:
+                self._redis_away(error)
+                return
 
     def _fold(self, shard: Shard, records: Iterable[tuple[int, bytes | None]]) -> None:
         later: list[Placed] = []
@@ -156,7 +206,7 @@ class Profiles:
             self._redis_away(error)
 
     def _fold_chunk(self, shard: Shard, chunk: list[Placed]) -> None:
-        selection = select(shard.fence, chunk)
+        selection = select(shard.fence, chunk, self._erasures.known if shard.kind == "user" else NOBODY)
         present = self._store.load(shard.kind, shard.number, shard.raw, selection.keys)
         try:
             states, rows = fold(selection, present, shard.kind, self._config.profiles.scales_s)
@@ -171,6 +221,7 @@ class Profiles:
         shard.dirty.update(dict.fromkeys(selection.keys))
         self._metrics.folds.labels(shard.kind).inc(rows)
         self._metrics.repeats_skipped.labels(shard.kind).inc(selection.repeats)
+        self._metrics.forgotten.inc(selection.forgotten)
 
     def _block(self, shard: Shard, offset: int, value: bytes | None) -> FoldBlock | None:
         """The block; None for one to pass over: of another space, or unreadable (then its copy is safe)."""
@@ -214,7 +265,8 @@ class Profiles:
     def _send(self, shard: Shard) -> bool:
         try:
             # Read again rather than kept: the fence is checked with it, so a zombie publishes nothing.
-            states = self._store.load(shard.kind, shard.number, shard.raw, list(shard.dirty))
+            keys = list(shard.dirty)
+            states = self._store.load(shard.kind, shard.number, shard.raw, keys)
         except FenceMovedError as error:
             self._fence_moved(shard, error)
             return False
@@ -222,7 +274,8 @@ class Profiles:
             self._redis_away(error)
             return False
         present = [state for state in states if state is not None]
-        self._features.send(shard.kind, shard.number, present, shard.raw)
+        gone = [key for key, state in zip(keys, states, strict=True) if state is None]
+        self._features.send(shard.kind, shard.number, present, gone, shard.raw)
         self._metrics.published.labels(shard.kind).inc(len(present))
         return True
 

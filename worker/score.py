@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 class Reader(Protocol):
-    """Reads states, best-effort: see `worker.store.StateReader`."""
+    """Reads states, best-effort: see `worker.state_reader.StateReader`."""
 
     def read(
         self, user_ids: Sequence[str], item_ids: Sequence[str]

@@ -10,7 +10,8 @@ import structlog
 
 from schemas.folds import FormatError
 from schemas.redis_keys import Kind
-from schemas.states import Fence, decode_fence, encode_fence
+from schemas.states import Fence, decode_fence, encode_fence, restamped
+from worker.erasures import Erasures
 from worker.errors import OffsetLostError
 from worker.features import Features
 from worker.foldstream import FoldStream, ShardId
@@ -52,8 +53,16 @@ class Shard:
 class ShardOpener:
     """Opens shards. Raises what store, features and stream raise."""
 
-    def __init__(self, store: StateStore, features: Features, stream: FoldStream, metrics: ProfilesMetrics) -> None:
-        self._store, self._features, self._stream, self._metrics = store, features, stream, metrics
+    def __init__(
+        self,
+        store: StateStore,
+        features: Features,
+        stream: FoldStream,
+        erasures: Erasures,
+        metrics: ProfilesMetrics,
+    ) -> None:
+        self._store, self._features, self._stream = store, features, stream
+        self._erasures, self._metrics = erasures, metrics
 
     def open(self, kind: Kind, number: int) -> Shard:
         """A shard from its fence, to be read from what is not yet published or not yet folded, whichever is earlier.
@@ -96,10 +105,15 @@ class ShardOpener:
             fence = msgspec.structs.replace(last, incarnation=incarnation)
         elif low > 0:
             _log.warning("nothing was published and early folds are gone", kind=kind, shard=number, first_fold=low)
-        restamped = [msgspec.structs.replace(state, incarnation=incarnation) for state in states.values()]
-        self._store.rebuild(kind, number, claim, restamped)
+        kept = {
+            key: restamped(state.data, incarnation)
+            for key, state in states.items()
+            # Erased, but not yet deleted from features.
+            if kind != "user" or not self._erasures.cover(key, state.time_ms)
+        }
+        self._store.rebuild(kind, number, claim, kept)
         raw = encode_fence(fence)
         self._store.finish_rebuild(kind, number, claim, raw)
         self._metrics.rebuilds.inc()
-        _log.info("shard rebuilt", kind=kind, shard=number, states=len(states), fold_offset=fence.fold_offset)
+        _log.info("shard rebuilt", kind=kind, shard=number, states=len(kept), fold_offset=fence.fold_offset)
         return raw

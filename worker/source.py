@@ -16,6 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPar
 
 from worker.clients import consumer_config, translate
 from worker.config import KafkaConfig
+from worker.errors import TopicError
 
 Partition = tuple[str, int]
 Offsets = dict[Partition, int]
@@ -66,8 +67,8 @@ class Source(Protocol):
         """Fetch nothing more of these topics (None: of any); how many partitions were paused that were not before."""
         ...
 
-    def resume(self, topics: Container[str]) -> None:
-        """Fetch these again."""
+    def resume(self, topics: Container[str] | None = None) -> None:
+        """Fetch these again (None: all)."""
         ...
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
@@ -90,13 +91,16 @@ class Source(Protocol):
 class KafkaSource:
     """`Source` on confluent-kafka: batched consume, cooperative rebalancing, explicit start offsets.
 
+    ``topics`` maps each to Kafka's id of it: one that was deleted and made again has another, and is refused.
     ``instance`` makes it a static member of that name.
 
     Raises `OffsetLostError` when a partition's next offset is gone, `TopicError` for a topic that vanished,
     `KafkaError` for what the client cannot mend by itself.
     """
 
-    def __init__(self, config: KafkaConfig, topics: Iterable[str], group: str, instance: str | None = None) -> None:
+    def __init__(self, config: KafkaConfig, topics: Mapping[str, str], group: str, instance: str | None = None) -> None:
+        self._topic_ids = dict(topics)
+        self._ids = " ".join(f"{topic}={topic_id}" for topic, topic_id in topics.items())
         self._eager = config.group_protocol == "eager"
         own: dict[str, Any] = {
             "queued.max.messages.kbytes": PREFETCH_KBYTES,
@@ -113,6 +117,7 @@ class KafkaSource:
         self._paused: set[Partition] = set()
         self._moved_in_poll: set[Partition] = set()
         self._stopped = False
+        self._failure: KafkaException | None = None
         self._consumer.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
     def poll(self, max_records: int, timeout_s: float, hand_over: Callable[[list[Partition]], None]) -> Polled:
@@ -126,6 +131,8 @@ class KafkaSource:
                 messages = [] if first is None else [first, *self._consumer.consume(max_records, 0)]
         except KafkaException as error:
             raise translate(error, doing="reading events") from error
+        if self._failure is not None:
+            raise translate(self._failure, doing="finding where to begin") from self._failure
         self._polled.records = self._records(messages)
         return self._polled
 
@@ -136,15 +143,15 @@ class KafkaSource:
             self._paused |= fresh
         return len(fresh)
 
-    def resume(self, topics: Container[str]) -> None:
-        again = {partition for partition in self._paused if partition[0] in topics}
+    def resume(self, topics: Container[str] | None = None) -> None:
+        again = {partition for partition in self._paused if topics is None or partition[0] in topics}
         if again:
             self._consumer.resume([TopicPartition(*partition) for partition in again])
             self._paused -= again
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         try:
-            self._consumer.commit(offsets=_positions(offsets), asynchronous=True)
+            self._consumer.commit(offsets=self._positions(offsets), asynchronous=True)
         except KafkaException as error:
             self._polled.commits.append((dict(offsets), str(error)))
 
@@ -152,7 +159,7 @@ class KafkaSource:
         if not offsets:
             return True
         try:
-            self._consumer.commit(offsets=_positions(offsets), asynchronous=False)
+            self._consumer.commit(offsets=self._positions(offsets), asynchronous=False)
         except KafkaException as error:
             _log.warning("commit refused, the next owner reads these events again: %s", error)
             return False
@@ -172,6 +179,10 @@ class KafkaSource:
             self._consumer.incremental_assign(start)
         self._paused.difference_update((p.topic, p.partition) for p in again)
 
+    def position(self, partition: Partition, offset: int) -> TopicPartition:
+        """The next offset of a partition, as it is committed."""
+        return TopicPartition(*partition, offset, metadata=self._ids)
+
     def membership(self) -> object:
         """The group's metadata as it is now; for offsets in a transaction."""
         return self._consumer.consumer_group_metadata()
@@ -187,6 +198,9 @@ class KafkaSource:
     def close(self) -> None:
         self._stopped = True
         self._consumer.close()
+
+    def _positions(self, offsets: Mapping[Partition, int]) -> list[TopicPartition]:
+        return [self.position(partition, offset) for partition, offset in offsets.items()]
 
     def _records(self, messages: list[Any]) -> list[Record]:
         records = []
@@ -221,7 +235,14 @@ class KafkaSource:
         raise translate(KafkaException(error), doing=f"reading {where}") from KafkaException(error)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        start = self._start(partitions)
+        if self._stopped:
+            return  # closing: given back at once, and the client answers no question now
+        try:
+            start = self._start(partitions)
+        except KafkaException as error:
+            # Raised by `poll`: on its way through the client it would lose its type, and be nobody's to catch.
+            self._failure = error
+            return
         if self._eager:
             consumer.assign(start)
         else:
@@ -233,11 +254,24 @@ class KafkaSource:
 
     def _start(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         """Where to begin: the committed offset, else the earliest. Raises KafkaException when the broker is away."""
-        start = self._committed(partitions)
-        for position in start:
-            if position.offset < 0:
-                position.offset = OFFSET_BEGINNING
+        start = []
+        for found in self._committed(partitions):
+            self._check_made_again(found.metadata or "")
+            offset = found.offset if found.offset >= 0 else OFFSET_BEGINNING
+            start.append(TopicPartition(found.topic, found.partition, offset))
         return start
+
+    def _check_made_again(self, committed_with: str) -> None:
+        """The broker forgets a deleted topic's offsets, so each offset tells the ids of all topics: others remember."""
+        then = dict(pair.split("=", 1) for pair in committed_with.split() if "=" in pair)
+        for topic, now in self._topic_ids.items():
+            if then.get(topic, now) != now:
+                raise TopicError(
+                    f"{topic} was deleted and made again since this group committed: its positions mean other events"
+                    " now, and readers that know outputs by them would drop the new ones. Use another"
+                    " kafka.group_prefix, or accept it: kafka-consumer-groups --reset-offsets --to-current"
+                    " --all-topics --execute"
+                )
 
     def _committed(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         # Where another's transaction is open on them the client asks again until that has ended.
@@ -276,10 +310,6 @@ class KafkaSource:
         failed = error or next((p.error for p in partitions if p.error is not None), None)
         offsets = {(p.topic, p.partition): p.offset for p in partitions}
         self._polled.commits.append((offsets, None if failed is None else failed.str()))
-
-
-def _positions(offsets: Mapping[Partition, int]) -> list[TopicPartition]:
-    return [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
 
 
 def _nothing(partitions: list[Partition]) -> None:

@@ -10,16 +10,17 @@ import msgspec
 
 from schemas.redis_keys import Kind
 from schemas.states import decode_fence
-from schemas.topics import FOLDS, INPUTS, OPINIONS
+from schemas.topics import ALERTS_OPINION, FOLDS, INPUTS, OPINIONS
 from worker.clients import REQUEST_TIMEOUT_S, consumer_config, translate, watermarks
 from worker.config import Config, KafkaConfig
 from worker.errors import MillraceError
 
-Role = Literal["worker", "profiles", "alerts"]
+Role = Literal["worker", "profiles", "alerts", "notify"]
 READS: Final[dict[Role, tuple[str, ...]]] = {
     "worker": INPUTS,
     "profiles": tuple(FOLDS.values()),
     "alerts": (OPINIONS,),
+    "notify": (ALERTS_OPINION,),
 }
 OLDEST_TIMEOUT_S: Final = 5.0
 
@@ -83,7 +84,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 def status(config: Config) -> Status:
     """Ask Kafka and Redis. Raises `KafkaError`; a Redis or model that does not answer is part of the status."""
-    roles = [_role(config.kafka, role) for role in READS]
+    # Who tells nobody runs no notifier, and its lag would only grow.
+    roles = [_role(config.kafka, role) for role in READS if role != "notify" or config.notify.sinks]
     profiles = next(each for each in roles if each.role == "profiles")
     try:
         return Status(roles=roles, fences=_fences(config, profiles.partitions))

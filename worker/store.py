@@ -1,4 +1,4 @@
-"""States in Redis: a best-effort reader for the worker, a fenced writer for profiles.
+"""States in Redis, for profiles: a fenced writer. (`worker.state_reader` is the worker's best-effort reader.)
 
 One Lua script writes the states of a shard and its fence together, only if the fence has exactly the bytes that
 this writer left there. A second writer therefore writes nothing and is told so (`FenceMovedError`).
@@ -11,9 +11,8 @@ absent.
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Sequence
-from typing import Final, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 from urllib.parse import urlsplit
 
 import redis
@@ -22,24 +21,27 @@ from redis.retry import Retry
 
 from schemas.folds import FormatError
 from schemas.redis_keys import Kind, fence_key, state_key
-from schemas.scores import StateSource
-from schemas.shards import shard_of
 from schemas.states import State, decode_fence, decode_state, encode_state
-from worker.breaker import Breaker
-from worker.config import Config, RedisConfig
-from worker.errors import ConfigError, FenceMovedError, MillraceError, StoreError
+from worker.config import RedisConfig
+from worker.errors import ConfigError, FenceMovedError, MillraceError, StoreError, StoreRefusedError
+from worker.redis_errors import refusal
 
 WRITE_TIMEOUT_S: Final = 5.0
 """Longest silence of Redis that the writer bears: its scripts are up to 2 MB, and it has no latency to keep."""
 MAX_KEYS_PER_CALL: Final = 1024
 """States read or written by one call, about 1.7 MB."""
-FENCE_CACHE_S: Final = 1.0
 
 # KEYS: fence, claim, states...   ARGV: expected fence, expected claim, new fence, new claim, TTL s, states...
-# '' stands for "no such key". Returns 1, or 0 when fence or claim is not as expected: then nothing is written.
+# '' stands for "no such key"; a state '' is deleted. Returns 1, or 0, and has written nothing, when
+# fence or claim is not as expected. Times to live are spread over their last twentieth: what a rebuild writes at once
+# does not expire at once.
 _SCRIPT: Final = """
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] or (redis.call('GET', KEYS[2]) or '') ~= ARGV[2] then return 0 end
-for i = 3, #KEYS do redis.call('SET', KEYS[i], ARGV[i + 3], 'EX', ARGV[5]) end
+local ttl, spread = tonumber(ARGV[5]), math.floor(ARGV[5] / 20) + 1
+for i = 3, #KEYS do
+  if ARGV[i + 3] == '' then redis.call('DEL', KEYS[i])
+  else redis.call('SET', KEYS[i], ARGV[i + 3], 'EX', ttl - (i * 7919) % spread) end
+end
 for i = 1, 2 do
   if ARGV[i + 2] ~= '' then redis.call('SET', KEYS[i], ARGV[i + 2]) else redis.call('DEL', KEYS[i]) end
 end
@@ -71,12 +73,12 @@ class StateStore:
     """States and fences of one vector space, for the one writer of each shard.
 
     Every method raises `StoreError` when Redis does not answer or refuses: nothing is known to be written then,
-    and what may have been is told by the fence.
+    and what may have been is told by the fence; `StoreRefusedError` where waiting does not help.
     """
 
     def __init__(self, config: RedisConfig, space: str) -> None:
         self._redis = connect(config, WRITE_TIMEOUT_S)
-        self._where = _where(config.url)
+        self._where = where(config.url)
         self._space = space
         self._ttl_s = config.state_ttl_days * 86400
 
@@ -87,7 +89,15 @@ class StateStore:
     def fence(self, kind: Kind, shard: int) -> bytes | None:
         """The fence's bytes; None where there is none: Redis is new, or was emptied."""
         key = fence_key(self._space, kind, shard)
-        return cast("bytes | None", self._call("reading a fence", lambda: self._redis.get(key)))
+        return self._bytes(self._call("reading a fence", lambda: self._redis.get(key)), "reading a fence")
+
+    def fences(self, shards: Sequence[tuple[Kind, int]]) -> list[bytes | None]:
+        """The fences' bytes of several shards, in one call."""
+        names = [fence_key(self._space, kind, shard) for kind, shard in shards]
+        values = mget_answer(self._call("reading fences", lambda: self._redis.mget(names)), len(names))
+        if values is None:
+            raise self._nonsense("reading fences")
+        return values
 
     def load(self, kind: Kind, shard: int, expected: bytes, keys: Sequence[str]) -> list[State | None]:
         """States of the keys, None where absent or of another incarnation.
@@ -99,28 +109,41 @@ class StateStore:
         for start in range(0, len(keys), MAX_KEYS_PER_CALL):
             part = keys[start : start + MAX_KEYS_PER_CALL]
             names = [fence_key(self._space, kind, shard)] + [self._key(kind, shard, key) for key in part]
-            values = cast("list[bytes | None]", self._call("reading states", lambda n=names: self._redis.mget(n)))  # type: ignore[misc]
+            values = mget_answer(self._call("reading states", lambda n=names: self._redis.mget(n)), len(names))  # type: ignore[misc]
+            if values is None:
+                raise self._nonsense("reading states")
             if values[0] != expected:
                 raise self._moved(kind, shard)
             states += [self._state(name, value) for name, value in zip(names[1:], values[1:], strict=True)]
         return [state if state is not None and state.incarnation == incarnation else None for state in states]
 
-    def write(self, kind: Kind, shard: int, expected: bytes, fence: bytes, states: Sequence[State]) -> None:
-        """Write states and fence together.
+    def write(
+        self,
+        kind: Kind,
+        shard: int,
+        expected: bytes,
+        fence: bytes,
+        states: Sequence[State],
+        gone: Sequence[str] = (),
+    ) -> None:
+        """Write states and fence together, and delete the states of the keys that are ``gone``.
 
         Raises `FenceMovedError`, and has written nothing, when the fence is not ``expected``.
         """
-        self._swap(kind, shard, (expected, b""), (fence, b""), states)
+        pairs = [(state.key, encode_state(state)) for state in states]
+        self._swap(kind, shard, (expected, b""), (fence, b""), [*pairs, *((key, b"") for key in gone)])
 
     def begin_rebuild(self, kind: Kind, shard: int, claim: bytes) -> None:
         """Claim a shard that has no fence; an older claim ends. Raises `FenceMovedError` when a fence is there."""
-        older = self._call("claiming a shard", lambda: self._redis.get(self._claim_key(kind, shard)))
-        self._swap(kind, shard, (b"", cast("bytes", older or b"")), (b"", claim), ())
+        asked = self._call("claiming a shard", lambda: self._redis.get(self._claim_key(kind, shard)))
+        older = self._bytes(asked, "claiming a shard")
+        self._swap(kind, shard, (b"", older or b""), (b"", claim), ())
 
-    def rebuild(self, kind: Kind, shard: int, claim: bytes, states: Sequence[State]) -> None:
-        """Write states of a claimed shard. Raises `FenceMovedError` when the claim is no longer ours."""
-        for start in range(0, len(states), MAX_KEYS_PER_CALL):
-            self._swap(kind, shard, (b"", claim), (b"", claim), states[start : start + MAX_KEYS_PER_CALL])
+    def rebuild(self, kind: Kind, shard: int, claim: bytes, states: Mapping[str, bytes]) -> None:
+        """Write encoded states of a claimed shard. Raises `FenceMovedError` when the claim is no longer ours."""
+        pairs = list(states.items())
+        for start in range(0, len(pairs), MAX_KEYS_PER_CALL):
+            self._swap(kind, shard, (b"", claim), (b"", claim), pairs[start : start + MAX_KEYS_PER_CALL])
 
     def finish_rebuild(self, kind: Kind, shard: int, claim: bytes, fence: bytes) -> None:
         """Set the fence of a claimed shard: from now on its states are read. Raises `FenceMovedError`."""
@@ -131,11 +154,16 @@ class StateStore:
         self._redis.close()
 
     def _swap(
-        self, kind: Kind, shard: int, old: tuple[bytes, bytes], new: tuple[bytes, bytes], states: Sequence[State]
+        self,
+        kind: Kind,
+        shard: int,
+        old: tuple[bytes, bytes],
+        new: tuple[bytes, bytes],
+        states: Sequence[tuple[str, bytes]],
     ) -> None:
         keys = [fence_key(self._space, kind, shard), self._claim_key(kind, shard)]
-        keys += [self._key(kind, shard, state.key) for state in states]
-        values: list[bytes | int] = [*old, *new, self._ttl_s, *(encode_state(state) for state in states)]
+        keys += [self._key(kind, shard, key) for key, _ in states]
+        values: list[bytes | int] = [*old, *new, self._ttl_s, *(value for _, value in states)]
 
         def swap() -> object:
             try:
@@ -144,21 +172,46 @@ class StateStore:
                 # A restarted Redis has forgotten the script; EVAL runs it and teaches it again.
                 return self._redis.eval(_SCRIPT, len(keys), *keys, *values)
 
-        if self._call("writing states", swap) != 1:
+        answer = self._call("writing states", swap)
+        if answer == 0:
             raise self._moved(kind, shard)
+        if answer != 1:
+            raise self._nonsense("writing states")
 
     def _call(self, doing: str, call: Callable[[], object]) -> object:
         try:
             return call()
+        except (ValueError, TypeError, redis.exceptions.InvalidResponse) as error:
+            # Such as a length that is no number: the client's parser trusts what comes. The connection is closed by it.
+            raise StoreError(
+                f"Redis at {self._where} answers nonsense while {doing} ({type(error).__name__}). Check that redis.url"
+                " names a Redis and not something else"
+            ) from error
         except redis.exceptions.ResponseError as error:
+            self._check_refusal(error, doing)
             raise StoreError(
                 f"Redis at {self._where} refuses while {doing}: {error}. Check that it is a primary with memory to "
                 "spare (maxmemory, noeviction) and that the user may run scripts"
             ) from error
         except (redis.RedisError, OSError) as error:
+            self._check_refusal(error, doing)
             raise StoreError(
                 f"Redis at {self._where} does not answer while {doing}: {error}. Check redis.url and that it runs"
             ) from error
+
+    def _check_refusal(self, error: BaseException, doing: str) -> None:
+        if why := refusal(error):
+            raise StoreRefusedError(f"Redis at {self._where}, while {doing}: {why}") from error
+
+    def _bytes(self, answer: object, doing: str) -> bytes | None:
+        if answer is None or isinstance(answer, bytes):
+            return answer
+        raise self._nonsense(doing)
+
+    def _nonsense(self, doing: str) -> StoreError:
+        # What this connection says next may be the answer to an earlier question.
+        self._redis.connection_pool.disconnect()
+        return StoreError(f"Redis at {self._where} answers nonsense while {doing}. Check what redis.url names")
 
     def _state(self, name: str, value: bytes | None) -> State | None:
         if value is None:
@@ -192,133 +245,14 @@ class CorruptStateError(MillraceError):
     exit_code = StoreError.exit_code
 
 
-class StateReader:
-    """Reads states for scoring: best-effort, bounded, never raising.
-
-    One call waits at most ``redis.timeout_ms`` for an answer (twice that if a dead connection must be made anew:
-    one retry). After ``breaker_failures`` calls in a row without an answer Redis is left alone for
-    ``breaker_open_ms``: calls return at once with nothing. ``count`` is told how many states came back
-    ``known``, ``cold`` or ``unavailable``.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        space: str,
-        count: Callable[[StateSource, int], None] = lambda result, n: None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._timeout_s = config.redis.timeout_ms / 1000
-        self._redis = connect(config.redis, self._timeout_s)
-        self._space = space
-        self._shards = config.kafka.fold_shards
-        self._scales = len(config.profiles.scales_s)
-        self._count = count
-        self._clock = clock
-        self._breaker = Breaker(config.redis.breaker_failures, config.redis.breaker_open_ms / 1000)
-        self._incarnations: dict[str, tuple[float, int | None]] = {}
-
-    def read(
-        self, user_ids: Sequence[str], item_ids: Sequence[str]
-    ) -> tuple[list[State | None], list[State | None], StateSource]:
-        """States of users and items in one round trip, None where cold; ids may repeat.
-
-        The third value is ``known`` when Redis answered, ``unavailable`` when it did not (then all are None).
-        """
-        wanted: list[tuple[Kind, str]] = [("user", i) for i in user_ids]
-        wanted += [("item", i) for i in item_ids]
-        if not wanted:
-            return [], [], "known"
-        found = self._read(list(dict.fromkeys(wanted)))
-        if found is None:
-            self._count("unavailable", len(wanted))
-            return [None] * len(user_ids), [None] * len(item_ids), "unavailable"
-        states = [found.get(pair) for pair in wanted]
-        known = sum(state is not None for state in states)
-        self._count("known", known)
-        self._count("cold", len(states) - known)
-        return states[: len(user_ids)], states[len(user_ids) :], "known"
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._redis.close()
-
-    def _read(self, wanted: list[tuple[Kind, str]]) -> dict[tuple[Kind, str], State] | None:
-        start = self._clock()
-        if not self._breaker.allows(start):
-            return None
-        found: dict[tuple[Kind, str], State] = {}
-        for first in range(0, len(wanted), MAX_KEYS_PER_CALL):
-            late = self._clock() - start > self._timeout_s
-            part = None if late else self._read_part(wanted[first : first + MAX_KEYS_PER_CALL])
-            if part is None:
-                self._breaker.failed(self._clock())
-                return None
-            found |= part
-        self._breaker.succeeded()
-        return found
-
-    def _read_part(self, wanted: list[tuple[Kind, str]]) -> dict[tuple[Kind, str], State] | None:
-        names, fences = [], []
-        now = self._clock()
-        for kind, key in wanted:
-            shard = shard_of(key, self._shards)
-            names.append(state_key(self._space, kind, shard, key))
-            fences.append(fence_key(self._space, kind, shard))
-        stale = [f for f in dict.fromkeys(fences) if self._incarnations.get(f, (-FENCE_CACHE_S, None))[0] <= now]
-        values = self._mget(stale + names)
-        if values is None:
-            return None
-        for fence, value in zip(stale, values, strict=False):
-            self._incarnations[fence] = (now + FENCE_CACHE_S, _incarnation(value))
-        states: dict[tuple[Kind, str], State] = {}
-        for pair, fence, value in zip(wanted, fences, values[len(stale) :], strict=True):
-            state = _readable(value, pair)
-            if state is None or state.incarnation != self._incarnations[fence][1]:
-                continue
-            if state.weights.shape[1] == self._scales:
-                states[pair] = state
-        return states
-
-    def _mget(self, keys: list[str]) -> list[bytes | None] | None:
-        for attempt in (1, 2):
-            try:
-                return _answer(self._redis.mget(keys), len(keys))
-            except redis.exceptions.TimeoutError:
-                return None  # slow, not gone: asking again would double the wait
-            except (redis.exceptions.ConnectionError, OSError):
-                if attempt == 2:
-                    return None
-            except redis.RedisError:
-                return None
-        return None
-
-
-def _answer(values: object, n: int) -> list[bytes | None] | None:
+def mget_answer(values: object, n: int) -> list[bytes | None] | None:
     """The values of an MGET, None when it is no answer to ``n`` keys."""
     if not isinstance(values, list) or len(values) != n:
         return None
-    return [value if isinstance(value, bytes) else None for value in values]
+    return values if all(value is None or isinstance(value, bytes) for value in values) else None
 
 
-def _incarnation(fence: bytes | None) -> int | None:
-    try:
-        return None if fence is None else decode_fence(fence).incarnation
-    except FormatError:
-        return None  # written by a newer release, or damaged: its states read as absent; profiles complains aloud
-
-
-def _readable(value: bytes | None, pair: tuple[Kind, str]) -> State | None:
-    if value is None:
-        return None
-    try:
-        state = decode_state(value)
-    except (FormatError, UnicodeDecodeError):
-        return None
-    return state if (state.kind, state.key) == pair else None
-
-
-def _where(url: str) -> str:
+def where(url: str) -> str:
     """Host and port, or the socket's path, of a URL: never its password."""
     parts = urlsplit(url)
     return f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else parts.path

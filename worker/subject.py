@@ -1,65 +1,81 @@
-"""One subject of opinion: its counts by event minute, the share of negatives to expect, and the life of its alert.
+"""One subject of opinion: what has been counted, and the life of its alerts. Pure.
 
-Pure: the event time reached (the watermark) and the wall time are arguments. Negative mass is kept in whole
-millionths, so sums do not depend on order: any order of the same opinions within the minutes of the ring gives
-the same counts and, at the same watermark, the same judgement and the same alert id.
+The event time reached (the watermark) and the wall time are arguments. Negative mass is kept in whole millionths, so
+sums do not depend on order: any order of the same opinions within the minutes kept gives the same counts and, at the
+same watermark, the same judgement and the same alert id.
 
-Expected share, an estimate that a burst does not move: the baseline is cut into blocks as long as the window, joined
-where they hold fewer than ``min_volume`` opinions; around the blocks' median, those more than three standard
-deviations off, up or down, are left out (a block has one vote whatever its volume, so neither a burst nor a promotion
-outvotes the rest); what is left is averaged together with a prior of two opinions at `PRIOR_SHARE`. What its scatter
-exceeds the binomial by (Pearson's X²/df) widens the test. Minutes of an alert's past burst do not count.
+Three scales of time, each cheaper than the last: minutes (half an hour of them: what a surge is looked for in, at 1, 2,
+3, 5, 8 ... minutes up to the rule's window), blocks of five minutes (three hours: the level and share of lately), hours
+(two weeks, `worker.season`: what this hour of the week is like). Expected is the higher of lately and season, so that
+neither the morning nor the end of a promotion nor the return from an outage looks like a surge. A subject without
+history knows its share from its first blocks on; its volume is not judged before it has `DAYS_MIN` days.
 
-Statistic: signed root of the likelihood ratio of window against baseline (G² test of two proportions, Wilks 1938;
-close to a standard normal even for small counts), half an opinion taken off for continuity. It takes into account
-how little a short baseline says. A subject whose baseline holds fewer than ``min_volume`` opinions never alarms.
+Hours close `CLOSE_AFTER_MINUTES` after their end. Then the slow burn's CUSUM takes its step, capped, so that one bad
+hour does not make a burn. Blocks and hours that an alert stood in are left out of what is expected.
 """
 
 from __future__ import annotations
 
 from hashlib import blake2b
-from math import exp, log, sqrt
 from statistics import median
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from schemas.folds import FormatError
 from schemas.scores import Alert, AlertStatus, Level, Opinion
-from worker.config import AlertsConfig
+from worker.baseline import ErrorRates, Expected, burn_step, expected_share, surge_score, volume_score
+from worker.rules import WINDOW_MINUTES_MAX, Kind, Matched, Rule
+from worker.season import MISSING, Season
+from worker.voices import Voices
 
-FORMAT_VERSION: Final = 1
-RULE: Final = "negative_share"
+FORMAT_VERSION: Final = 2
 MINUTE_MS: Final = 60_000
 MILLIONTHS: Final = 1_000_000
-PRIOR_SHARE: Final = 0.2
-PRIOR_WEIGHT: Final = 2.0
-OUTLIER_SIGMA: Final = 3.0
-MAX_DISPERSION: Final = 25.0
-PAST_MINUTES: Final = 24 * 60.0
-"""Minutes that leave the ring are remembered with a weight that falls by e a day, so that a subject with a review
-an hour has a baseline too."""
-PAST_WEIGHT_MAX: Final = 100.0
-"""Opinions that the remembered past counts for at most: it must not outvote the ring."""
+BLOCK_MINUTES: Final = 5
+BLOCKS: Final = 36
+LEAKED_ONE_IN: Final = 8
+"""Of so many recognised copies, another one was edited beyond recognition (measured on edits of a word or two)."""
+GAP_MINUTES: Final = 8
+"""Minutes before now that say nothing of lately, so that a surge is not compared with its own beginning."""
+COARSE_BLOCKS: Final = 24
+"""More blocks than these are joined by threes: enough of them are left to vote."""
+LEVEL_BLOCKS: Final = 12
+"""The blocks whose median is the level of lately."""
+BASELINE_VOLUME_MIN: Final = 20
+"""Opinions without which nothing is expected, so that nothing alarms."""
+CLOSE_AFTER_MINUTES: Final = 30
+PAST_WEIGHT_MAX: Final = 200.0
+"""Opinions that the long-run share counts for at most beside the blocks: it must not outvote lately."""
+LONG_RUN_WEIGHT_MAX: Final = 2000.0
+LONG_RUN_WEIGHT_MIN: Final = 100.0
+"""Opinions from which on the long-run share stands for itself."""
+NEGATIVE_MIN_MILLIONTHS: Final = 5 * MILLIONTHS
+SPREAD: Final = 3.0
+"""Squared deviations of the long run's share below which no stretch is looked at: less than `SHARE_SIGMA` squared."""
+SHARE_SIGMA: Final = 2.0
+"""A surge of volume must be one of share too, if less sure: more of everything is a promotion."""
+TREND_MAX: Final = 3.0
+NORMAL_MINUTES: Final = BLOCKS * BLOCK_MINUTES
+"""An alert that has stood so long is the new normal; burns and drop-outs end by themselves."""
+SILENCE_MINUTES_MAX: Final = 24 * 60
+"""A drop-out that has stood so long is an end."""
+BURN_FACTOR: Final = 1.8
+"""Odds of a negative that a slow burn is looked for at, over the expected ones."""
+BURN_STEPS_MIN: Final = 5
+"""Hours that a burn takes to reach its threshold at least."""
 WORSENING_FACTOR: Final = 1.5
 IMPROVING_FACTOR: Final = 0.6
 
 Severity = Literal["warning", "critical"]
-Counted = Literal["counted", "repeat", "late"]
-
-
-class Expected(msgspec.Struct, array_like=True, frozen=True):
-    """Share of negatives to expect, the opinions that say so, and their scatter over the binomial's (>= 1)."""
-
-    share: float
-    weight: float
-    dispersion: float
+Counted = Literal["counted", "apart", "repeat", "late"]
 
 
 class OpenAlert(msgspec.Struct, array_like=True):
-    """An alert that is not resolved. The baseline stays as it was at the opening."""
+    """An alert that is not resolved. What was expected of the share stays as it was at the opening."""
 
     alert_id: str
+    rule: str
     opened_at_ms: int
     first_minute: int
     expected: Expected
@@ -72,50 +88,82 @@ class OpenAlert(msgspec.Struct, array_like=True):
 class _State(msgspec.Struct, array_like=True):
     """What is kept of a subject. New fields go last, with a default: the previous release's bytes stay readable.
 
-    ring   minute -> [negative mass in millionths, opinions, 1 where a past alert stood open]
-    marks  source topic/partition -> highest source offset counted
-    past   [negative, opinions, minute] decayed to that minute
+    minutes   minute -> [negative mass in millionths, opinions, set apart]
+    blocks    block of five minutes -> [negative mass in millionths, opinions, 1 where an alert stood open]
+    marks     source topic/partition -> highest source offset counted
+    alerts    kind -> the alert that stands open; resolved: kind -> the minute the last one ended
     """
 
-    level: Level
-    model_version: str
-    touched_minute: int
-    ring: dict[int, list[int]]
-    marks: dict[str, int]
-    past: list[float]
-    resolved_minute: int | None = None
-    alert: OpenAlert | None = None
+    level: Level = "item"
+    model_version: str = ""
+    touched_minute: int = 0
+    minutes: dict[int, list[int]] = {}
+    blocks: dict[int, list[int]] = {}
+    marks: dict[str, int] = {}
+    alerts: dict[Kind, OpenAlert] = {}
+    resolved: dict[Kind, int] = {}
+    next_hour: int = -1
+    burn: float = 0.0
+    burn_hour: int = -1
+    voices: Voices = msgspec.field(default_factory=Voices)
 
 
+class Lately(msgspec.Struct, frozen=True):
+    """What the blocks say: the share to expect, and the negative mass of a minute now and by season."""
+
+    expected: Expected
+    negative: float
+    trend: float
+
+
+_NOTHING: Final = [0, 0, 0]
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_State).decode
 
 
 class Subject:
-    """One subject. Bounds: ``window_minutes + baseline_minutes`` minutes, one mark a source partition, one alert."""
+    """One subject. Bounds: minutes, blocks, hours, a mark a source partition, an alert a kind, 64 texts, 64 authors."""
 
-    __slots__ = ("_baseline", "_config", "_state", "name")
+    __slots__ = ("_forecast_of", "_lately", "_rates", "_season_due", "_state", "name", "rules", "season")
 
-    def __init__(self, name: str, config: AlertsConfig, state: _State | None = None) -> None:
+    def __init__(
+        self, name: str, rules: Matched, rates: ErrorRates, state: _State | None = None, season: Season | None = None
+    ) -> None:
         self.name = name
-        self._config = config
-        self._state = state or _State("item", "", 0, {}, {}, [0.0, 0.0, 0.0])
-        self._baseline: tuple[int, Expected | None] | None = None
+        self.rules = rules
+        self.season = season or Season()
+        self._rates = rates
+        self._state = state or _State()
+        self._lately: tuple[int, Lately | None] | None = None
+        self._season_due = False
+        self._forecast_of: tuple[int, Lately | None, tuple[float, float]] = (-1, None, (-1.0, 1.0))
 
     @classmethod
-    def from_bytes(cls, name: str, config: AlertsConfig, data: bytes) -> Subject:
-        """Subject of the bytes of `to_bytes`. Raises `FormatError` when this release cannot read them."""
-        if not data or data[0] != FORMAT_VERSION:
-            found = data[0] if data else "nothing"
-            raise FormatError(f"alert state: format version {found}, this release reads {FORMAT_VERSION}")
-        try:
-            return cls(name, config, _decode(memoryview(data)[1:]))
-        except msgspec.MsgspecError as error:
-            raise FormatError(f"alert state: {error}") from error
+    def from_bytes(
+        cls, name: str, rules: Matched, rates: ErrorRates, data: bytes, season: bytes | None = None
+    ) -> Subject:
+        """Subject of the bytes of `to_bytes`, and its season's. Raises `FormatError` when they cannot be read."""
+        version = data[0] if data else None
+        if version == 1:
+            state, known = _first_release(data)
+        elif version == FORMAT_VERSION:
+            try:
+                state, known = _decode(memoryview(data)[1:]), None
+            except msgspec.MsgspecError as error:
+                raise FormatError(f"alert state: {error}") from error
+        else:
+            found = "nothing" if version is None else version
+            raise FormatError(f"alert state: format version {found}, this release reads 1 and {FORMAT_VERSION}")
+        return cls(name, rules, rates, state, Season.from_bytes(season) if season is not None else known)
 
     def to_bytes(self) -> bytes:
-        """Format version, then msgpack."""
+        """Format version, then msgpack. The season is apart: it changes once an hour, this with every opinion."""
         return bytes([FORMAT_VERSION]) + _encode(self._state)
+
+    def take_season(self) -> bytes | None:
+        """The season's bytes, where it has changed since the last call."""
+        due, self._season_due = self._season_due, False
+        return self.season.to_bytes() if due else None
 
     @property
     def touched_minute(self) -> int:
@@ -125,95 +173,266 @@ class Subject:
     @property
     def alert_open(self) -> bool:
         """Whether an alert stands open."""
-        return self._state.alert is not None
+        return bool(self._state.alerts)
 
     def add(self, opinion: Opinion, now_minute: int) -> Counted:
         """Count an opinion in its own minute. ``now_minute`` is the watermark's, at or after the opinion's.
 
-        One at or below the mark of its source partition is a repeat; one older than the ring is late. Neither counts.
+        One at or below the mark of its source partition is a repeat; one older than the blocks is late; a copy, or one
+        of many by one author, is set apart. Neither of them counts.
         """
         state = self._state
         source = f"{opinion.source.topic}/{opinion.source.partition}"
         if opinion.source.offset <= state.marks.get(source, -1):
             return "repeat"
         state.marks[source] = opinion.source.offset
-        state.level, state.model_version, state.touched_minute = opinion.level, opinion.model_version, now_minute
+        state.level, state.model_version = opinion.level, opinion.model_version
         minute = opinion.event_time_ms // MINUTE_MS
-        oldest = now_minute - self._config.window_minutes - self._config.baseline_minutes + 1
-        if minute < oldest:
+        if not state.voices.counts(opinion.text_print, opinion.author, minute):
+            self._touch(now_minute)
+            if minute > now_minute - WINDOW_MINUTES_MAX:
+                self._minute(minute, now_minute)[2] += 1
+            return "apart"
+        return self.count(minute, round(opinion.p_negative * MILLIONTHS), 1, now_minute)
+
+    def count(self, minute: int, negative_millionths: int, total: int, now_minute: int) -> Counted:
+        """Count ``total`` opinions of a minute at once: what `add` does when it has looked at the opinion itself."""
+        self._touch(now_minute)
+        blocks, number = self._state.blocks, minute // BLOCK_MINUTES
+        newest = now_minute // BLOCK_MINUTES
+        if number < newest - BLOCKS:
             return "late"
-        cells = state.ring.get(minute)
-        if cells is None:
-            self._forget_before(oldest)
-            cells = state.ring[minute] = [0, 0, 0]
-        cells[0] += round(opinion.p_negative * MILLIONTHS)
-        cells[1] += 1
-        if minute <= now_minute - self._config.window_minutes:
-            self._baseline = None
+        block = blocks.get(number)
+        if block is None:
+            block = blocks[number] = [0, 0, 0]
+        block[0] += negative_millionths
+        block[1] += total
+        if self._lately is not None and number <= self._lately[0]:
+            self._lately = None
+        if minute > now_minute - WINDOW_MINUTES_MAX:
+            cells = self._minute(minute, now_minute)
+            cells[0] += negative_millionths
+            cells[1] += total
         return "counted"
 
-    def judge(self, watermark_ms: int, process_time_ms: int) -> Alert | None:
-        """What to publish now that event time has reached ``watermark_ms``, if anything. Moves the alert's life on.
+    def judge(self, watermark_ms: int, process_time_ms: int) -> list[Alert]:
+        """What to publish now that event time has reached ``watermark_ms``. Moves the alerts' lives on.
 
         opened     volume, lift and significance are all there, and the last alert's cooldown is over
         worsening  severity rises, or the score is half as much again as last told
         improving  the score has fallen to 0.6 of what was last told
-        resolved   the score is below ``resolve_sigma``; or the alert has stood as long as the baseline is, and what
-                   was a surge is the new normal
-        After the opening at most one in every event minute, but a rise in severity is told at once.
+        resolved   the score is below the rule's ``resolve``; the rule is gone; or a surge has stood for three hours and
+                   is the new normal
+        After the opening at most one of a kind in every event minute, but a rise in severity is told at once.
         """
-        now = watermark_ms // MINUTE_MS
-        negative, total = self._window(now)
-        alert = self._state.alert
-        if alert is None:
-            return self._maybe_open(watermark_ms, process_time_ms, negative, total)
-        score = surge_score(negative, total, alert.expected)
-        severity = self._severity(score, negative, total, alert.expected)
-        status = self._next_status(alert, score, severity, now)
+        clock = (watermark_ms, process_time_ms)
+        alerts = self._state.alerts
+        if not alerts:
+            told = self._open_surge(*clock)
+            return [told] if told is not None else self._open_burn(clock)
+        told_all = [self._move(kind, alerts[kind], *clock) for kind in sorted(alerts)]
+        if "surge" not in alerts:
+            told_all.append(self._open_surge(*clock))
+        found = [each for each in told_all if each is not None]
+        return found + ([] if "burn" in alerts else self._open_burn(clock))
+
+    def missed(self, now_minute: int, since_minute: int) -> float:
+        """Opinions that were to be expected since the last one, or since ``since_minute`` if that is later."""
+        first = max(self._state.touched_minute + 1, since_minute)
+        if now_minute < first or self.season.forecast(now_minute) is None:
+            return 0.0
+        step = max(1, (now_minute - first) // 12)
+        # Half of what is usual: a quiet day is not a drop-out.
+        return (
+            0.5
+            * step
+            * sum(
+                forecast.total
+                for minute in range(first, now_minute + 1, step)
+                if (forecast := self.season.forecast(minute)) is not None
+            )
+        )
+
+    def judge_silence(self, watermark_ms: int, process_time_ms: int, since_minute: int) -> list[Alert]:
+        """A drop-out to publish, if as much is missing as a rule says. The next opinion resolves it, in `judge`."""
+        now, state = watermark_ms // MINUTE_MS, self._state
+        for rule in self.rules.dropout if "dropout" not in state.alerts else ():
+            first = max(state.touched_minute + 1, since_minute)
+            told = state.resolved.get("dropout", -1) >= state.touched_minute
+            if told or now - first + 1 < rule.window_minutes or self._cooling("dropout", rule, now):
+                continue
+            if 0.5 * self.season.peak / 60 * (now - first + 1) < rule.threshold:
+                continue
+            score = self.missed(now, since_minute)
+            if score >= rule.threshold:
+                return [self._opened(rule, first, Expected(0.0, 0.0, 1.0), score, watermark_ms, process_time_ms)]
+        return []
+
+    # --- counting -----------------------------------------------------------------------------------------------
+
+    def _minute(self, minute: int, now_minute: int) -> list[int]:
+        minutes = self._state.minutes
+        cells = minutes.get(minute)
+        if cells is None:
+            if len(minutes) >= WINDOW_MINUTES_MAX:
+                for old in [kept for kept in minutes if kept <= now_minute - WINDOW_MINUTES_MAX]:
+                    del minutes[old]
+            cells = minutes[minute] = [0, 0, 0]
+        return cells
+
+    def _touch(self, now_minute: int) -> None:
+        state = self._state
+        if state.next_hour < 0:
+            state.next_hour = now_minute // 60
+        elif now_minute >= 60 * state.next_hour + 60 + CLOSE_AFTER_MINUTES:
+            self._close_hours(now_minute)
+        state.touched_minute = now_minute
+
+    def _close_hours(self, now_minute: int) -> None:
+        state = self._state
+        last = (now_minute - CLOSE_AFTER_MINUTES) // 60 - 1
+        sums: dict[int, list[int]] = {}
+        for number, (negative, total, alarmed) in state.blocks.items():
+            held = sums.setdefault(number * BLOCK_MINUTES // 60, [0, 0, 0])
+            held[0], held[1], held[2] = held[0] + negative, held[1] + total, held[2] + alarmed
+        surge = state.alerts.get("surge")
+        for hour in sorted(each for each in {*sums, last} if state.next_hour <= each <= last):
+            negative, total, alarmed = sums.get(hour, [0, 0, 0])
+            self._burn(hour, negative / MILLIONTHS, total)
+            if alarmed or (surge is not None and surge.first_minute < 60 * hour + 60):
+                self.season.put(hour, MISSING, MISSING)
+            else:
+                self.season.put(hour, negative / MILLIONTHS, total)
+        state.next_hour = last + 1
+        self._season_due, self._lately = True, None
+        oldest = now_minute // BLOCK_MINUTES - BLOCKS
+        for number in [number for number in state.blocks if number < oldest]:
+            del state.blocks[number]
+
+    def _burn(self, hour: int, negative: float, total: int) -> None:
+        state = self._state
+        rule = self.rules.burn[0] if self.rules.burn else None
+        if rule is None or total == 0 or self.season.known_days < 3:
+            return
+        expected = self.season.share(24 * ((hour - 24) // 24))
+        if expected is None or expected.weight < LONG_RUN_WEIGHT_MIN:
+            return
+        cap = rule.threshold / BURN_STEPS_MIN
+        step = min(max(burn_step(negative, total, expected, BURN_FACTOR), -2 * cap), cap)
+        before, state.burn = state.burn, min(max(0.0, state.burn + step), 2 * rule.threshold)
+        if before == 0.0 and state.burn > 0.0:
+            state.burn_hour = hour
+
+    # --- judging ------------------------------------------------------------------------------------------------
+
+    def _open_surge(self, watermark_ms: int, process_time_ms: int) -> Alert | None:
+        now, minutes = watermark_ms // MINUTE_MS, self._state.minutes
+        elapsed = (watermark_ms % MINUTE_MS + 1) / MINUTE_MS - 1
+        mass = total = apart = 0
+        minute = now + 1
+        usual = self._long_run()
+        floor, spread = (usual.share, SPREAD * usual.share * (1 - usual.share)) if usual is not None else (0.0, 0.0)
+        for rules in self.rules.scales:
+            minute, elapsed = minute - 1, elapsed + 1
+            cells = minutes.get(minute)
+            if cells is not None:
+                mass += cells[0]
+                total += cells[1]
+                apart += cells[2]
+            # The cheap tests come first: almost every opinion ends here.
+            if mass < NEGATIVE_MIN_MILLIONTHS or not rules:
+                continue
+            negative, counted = _less_leaked(mass, total, apart)
+            excess = negative - floor * counted
+            # What is expected is never below the long run: no rule fires on less than two deviations from it.
+            if excess <= 0 or excess * excess <= spread * counted:
+                continue
+            lately = self._expect(now)
+            if lately is None:
+                return None
+            for rule in rules:
+                score = self._score(rule, negative, counted, elapsed, now, lately.expected)
+                if score >= rule.threshold and not self._cooling("surge", rule, now):
+                    return self._opened(rule, minute, lately.expected, score, watermark_ms, process_time_ms)
+        return None
+
+    def _score(self, rule: Rule, negative: float, total: int, minutes: float, now: int, expected: Expected) -> float:
+        """The rule's statistic over the last ``minutes``; 0 where the share has not risen by the rule's lift."""
+        lift = rule.min_lift * self._rates.gain
+        if total < rule.min_volume or negative <= (expected.share + lift) * total:
+            return 0.0
+        if rule.metric == "negative_share":
+            return surge_score(negative, total, expected)
+        mean, error = self._forecast(now)
+        if mean < 0 or negative <= 1.2 * mean * minutes:
+            return 0.0
+        score = volume_score(negative, mean * minutes, error)
+        if score >= rule.resolve and surge_score(negative, total, expected) < SHARE_SIGMA:
+            return 0.0
+        return score
+
+    def _forecast(self, now: int) -> tuple[float, float]:
+        """Negative mass to expect in a minute, -1 where nothing is known, and its relative error."""
+        lately = self._expect(now)
+        if self._forecast_of[0] != now or self._forecast_of[1] is not lately:
+            season = self.season.forecast(now)
+            found = -1.0, 1.0
+            if season is not None and lately is not None:
+                found = max(season.negative * lately.trend, lately.negative), season.relative_error
+            self._forecast_of = (now, lately, found)
+        return self._forecast_of[2]
+
+    def _open_burn(self, clock: tuple[int, int]) -> list[Alert]:
+        state = self._state
+        if not state.burn:
+            return []
+        for rule in self.rules.burn:
+            if state.burn >= rule.threshold and not self._cooling("burn", rule, clock[0] // MINUTE_MS):
+                expected = self.season.share(24 * ((state.next_hour - 25) // 24))
+                negative, total = self._mass(clock[0] // MINUTE_MS, _window(rule))
+                if expected is not None and self._lift(negative, total, expected) >= rule.min_lift:
+                    return [self._opened(rule, 60 * state.burn_hour, expected, state.burn, *clock)]
+        return []
+
+    def _move(self, kind: Kind, alert: OpenAlert, watermark_ms: int, process_time_ms: int) -> Alert | None:
+        now, rule = watermark_ms // MINUTE_MS, self.rules.named(kind, alert.rule)
+        score, severity = self._standing(kind, alert, rule, watermark_ms)
+        status = self._next_status(alert, rule, score, severity, now)
         if status is None:
             return None
         if severity == "critical":
             alert.severity = severity
         alert.status, alert.reported_score, alert.reported_minute = status, score, now
-        message = self._message(alert, now, process_time_ms, negative, total, score)
+        message = self._message(alert, rule, score, (watermark_ms, process_time_ms), _window(rule))
         if status == "resolved":
-            self._close(alert, now)
+            self._close(kind, alert, now)
         return message
 
-    def _maybe_open(self, watermark_ms: int, process_time_ms: int, negative: float, total: int) -> Alert | None:
-        config, state, now = self._config, self._state, watermark_ms // MINUTE_MS
-        # The cheap tests come first: almost every opinion ends here.
-        if total < config.min_volume or negative < config.min_share_lift * total:
-            return None
-        if state.resolved_minute is not None and now < state.resolved_minute + config.cooldown_minutes:
-            return None
-        expected = self._expected(now)
-        if expected is None or negative - expected.share * total < config.min_share_lift * total:
-            return None
-        score = surge_score(negative, total, expected)
-        if score < config.threshold_sigma:
-            return None
-        first = now - config.window_minutes + 1
-        state.alert = OpenAlert(
-            alert_id=alert_id(RULE, self.name, first),
-            opened_at_ms=watermark_ms,
-            first_minute=first,
-            expected=expected,
-            status="opened",
-            severity=self._severity(score, negative, total, expected),
-            reported_score=score,
-            reported_minute=now,
-        )
-        return self._message(state.alert, now, process_time_ms, negative, total, score)
+    def _standing(self, kind: Kind, alert: OpenAlert, rule: Rule | None, watermark_ms: int) -> tuple[float, Severity]:
+        now = watermark_ms // MINUTE_MS
+        if rule is None:
+            return 0.0, alert.severity
+        if kind == "dropout":
+            # Over with the next opinion; or nobody expects one any more.
+            over = self._state.touched_minute >= alert.first_minute or now - alert.first_minute >= SILENCE_MINUTES_MAX
+            return (0.0 if over else alert.reported_score), alert.severity
+        if kind == "burn":
+            return self._state.burn, alert.severity
+        negative, total = self._mass(now, rule.window_minutes)
+        minutes = rule.window_minutes - 1 + (watermark_ms % MINUTE_MS + 1) / MINUTE_MS
+        score = self._score(rule, negative, total, minutes, now, alert.expected)
+        return score, self._severity(rule, score, negative, total, alert.expected)
 
-    def _next_status(self, alert: OpenAlert, score: float, severity: Severity, now: int) -> AlertStatus | None:
-        if severity == "critical" and alert.severity == "warning":
+    def _next_status(
+        self, alert: OpenAlert, rule: Rule | None, score: float, severity: Severity, now: int
+    ) -> AlertStatus | None:
+        if rule is not None and severity == "critical" and alert.severity == "warning":
             return "worsening"
         if now == alert.reported_minute:
             return None
-        if score < self._config.resolve_sigma:
+        if rule is None or score < rule.resolve:
             return "resolved"
-        if now - alert.first_minute >= self._config.window_minutes + self._config.baseline_minutes:
+        if rule.kind == "surge" and now - alert.first_minute >= NORMAL_MINUTES:
             return "resolved"
         if score >= WORSENING_FACTOR * alert.reported_score:
             return "worsening"
@@ -221,82 +440,164 @@ class Subject:
             return "improving"
         return None
 
-    def _severity(self, score: float, negative: float, total: int, expected: Expected) -> Severity:
-        lift = negative / total - expected.share if total else 0.0
-        critical = score >= 2 * self._config.threshold_sigma and lift >= 2 * self._config.min_share_lift
-        return "critical" if critical else "warning"
+    def _severity(self, rule: Rule, score: float, negative: float, total: int, expected: Expected) -> Severity:
+        if rule.severity == "critical":
+            return "critical"
+        lift = self._lift(negative, total, expected)
+        return "critical" if score >= 2 * rule.threshold and lift >= max(2 * rule.min_lift, 0.2) else "warning"
 
-    def _close(self, alert: OpenAlert, now: int) -> None:
+    def _lift(self, negative: float, total: int, expected: Expected) -> float:
+        return (negative / total - expected.share) / self._rates.gain if total else 0.0
+
+    def _cooling(self, kind: Kind, rule: Rule, now: int) -> bool:
+        ended = self._state.resolved.get(kind)
+        return ended is not None and now < ended + rule.cooldown_minutes
+
+    def _opened(
+        self, rule: Rule, first: int, expected: Expected, score: float, watermark_ms: int, process_time_ms: int
+    ) -> Alert:
+        """Opens with the stretch that the rule fired on; what is told later is the rule's whole window."""
+        now, window, severity = watermark_ms // MINUTE_MS, _window(rule), rule.severity
+        if rule.kind == "surge":
+            window = now - first + 1
+            severity = self._severity(rule, score, *self._mass(now, window), expected)
+        alert = self._state.alerts[rule.kind] = OpenAlert(
+            alert_id=alert_id(rule.name, self.name, first),
+            rule=rule.name,
+            opened_at_ms=watermark_ms,
+            first_minute=first,
+            expected=expected,
+            status="opened",
+            severity=severity,
+            reported_score=score,
+            reported_minute=now,
+        )
+        return self._message(alert, rule, score, (watermark_ms, process_time_ms), window)
+
+    def _close(self, kind: Kind, alert: OpenAlert, now: int) -> None:
         # The burst must not become the baseline; unless it has lasted so long that it is the baseline.
         state = self._state
-        state.alert, state.resolved_minute, self._baseline = None, now, None
-        if now - alert.first_minute < self._config.window_minutes + self._config.baseline_minutes:
-            for minute, cells in state.ring.items():
-                if alert.first_minute <= minute <= now - self._config.window_minutes:
-                    cells[2] = 1
+        del state.alerts[kind]
+        state.resolved[kind] = now
+        if kind == "burn":
+            state.burn = 0.0
+        if kind == "surge" and now - alert.first_minute < NORMAL_MINUTES:
+            for number, block in state.blocks.items():
+                if alert.first_minute // BLOCK_MINUTES <= number <= now // BLOCK_MINUTES:
+                    block[2] = 1
+            self._lately = None
 
-    def _message(
-        self, alert: OpenAlert, now: int, process_time_ms: int, negative: float, total: int, score: float
-    ) -> Alert:
+    def _message(self, alert: OpenAlert, rule: Rule | None, score: float, clock: tuple[int, int], window: int) -> Alert:
+        now = clock[0] // MINUTE_MS
+        negative, total = self._mass(now, window)
+        metric = rule.metric if rule else "negative_share"
+        volume = self._forecast(now)[0] if metric == "negative_volume" else -1.0
         return Alert(
             alert_id=alert.alert_id,
-            rule=RULE,
+            rule=alert.rule,
             subject=self.name,
             level=self._state.level,
             status=alert.status,
             severity=alert.severity,
             opened_at_ms=alert.opened_at_ms,
-            window_start_ms=(now - self._config.window_minutes + 1) * MINUTE_MS,
+            window_start_ms=(now - window + 1) * MINUTE_MS,
             window_end_ms=(now + 1) * MINUTE_MS,
-            process_time_ms=process_time_ms,
+            process_time_ms=clock[1],
             negative=negative,
             total=total,
-            negative_share=negative / total if total else 0.0,
-            expected_share=alert.expected.share,
+            negative_share=self._rates.corrected(negative / total) if total else 0.0,
+            expected_share=self._rates.corrected(alert.expected.share),
             score=score,
             model_version=self._state.model_version,
+            metric=metric,
+            expected_negative=round(volume * window, 3) if volume >= 0 else None,
+            set_apart=sum(cells[2] for minute, cells in self._state.minutes.items() if now - window < minute <= now),
+            sinks=list(rule.sinks) if rule else [],
         )
 
-    def _window(self, now: int) -> tuple[float, int]:
-        negative = total = 0
-        ring = self._state.ring
-        for minute in range(now - self._config.window_minutes + 1, now + 1):
-            cells = ring.get(minute)
+    def _mass(self, now: int, window: int) -> tuple[float, int]:
+        mass = total = apart = 0
+        minutes = self._state.minutes
+        for minute in range(now - window + 1, now + 1):
+            cells = minutes.get(minute)
             if cells is not None:
-                negative += cells[0]
+                mass += cells[0]
                 total += cells[1]
-        return negative / MILLIONTHS, total
+                apart += cells[2]
+        return _less_leaked(mass, total, apart)
 
-    def _expected(self, now: int) -> Expected | None:
-        # It only changes when the minute does or when a late opinion enters the baseline.
-        if self._baseline is None or self._baseline[0] != now:
-            self._baseline = (now, self._estimate(now - self._config.window_minutes))
-        return self._baseline[1]
+    # --- expecting ----------------------------------------------------------------------------------------------
 
-    def _estimate(self, newest: int) -> Expected | None:
-        window, baseline = self._config.window_minutes, self._config.baseline_minutes
-        # Whole millionths are added up and divided once: the ring holds minutes in the order they came.
-        blocks = [(0, 0) for _ in range(-(-baseline // window))]
-        for minute, (negative, total, burst) in self._state.ring.items():
-            age = newest - minute
-            if 0 <= age < baseline and not burst:
-                before = blocks[age // window]
-                blocks[age // window] = (before[0] + negative, before[1] + total)
-        counts = [(negative / MILLIONTHS, total) for negative, total in blocks]
-        return expected_share(counts, self._past(newest), self._config.min_volume)
+    def _expect(self, now: int) -> Lately | None:
+        # It changes when a block does, or when a late opinion enters one.
+        newest = (now - GAP_MINUTES) // BLOCK_MINUTES - 1
+        if self._lately is None or self._lately[0] != newest:
+            self._lately = (newest, self._estimate(newest))
+        return self._lately[1]
 
-    def _past(self, minute: int) -> tuple[float, float]:
-        negative, total, at = self._state.past
-        weight = min(exp((at - minute) / PAST_MINUTES) * total, PAST_WEIGHT_MAX)
-        return (negative / total * weight, weight) if total else (0.0, 0.0)
+    def _estimate(self, newest: int) -> Lately | None:
+        blocks = self._state.blocks
+        counts: list[tuple[float, int]] = []
+        level: list[tuple[float, int]] = []
+        for number in range(newest, newest - BLOCKS, -1):
+            mass, total, alarmed = blocks.get(number, _NOTHING)
+            if not alarmed:
+                if total:
+                    counts.append((mass / MILLIONTHS, total))
+                if newest - number < LEVEL_BLOCKS:
+                    level.append((mass / MILLIONTHS, total))
+        if len(counts) > COARSE_BLOCKS:
+            counts = [
+                (sum(each[0] for each in counts[i : i + 3]), sum(each[1] for each in counts[i : i + 3]))
+                for i in range(0, len(counts), 3)
+            ]
+        expected = self._expected(counts)
+        if expected is None:
+            return None
+        negative = median(each[0] for each in level) / BLOCK_MINUTES if level else 0.0
+        usual = self.season.forecast((newest + 1) * BLOCK_MINUTES - LEVEL_BLOCKS * BLOCK_MINUTES // 2)
+        trend = 1.0
+        if level and usual is not None and usual.total > 0:
+            came = sum(each[1] for each in level) / (len(level) * BLOCK_MINUTES)
+            trend = min(max(came / usual.total, 1.0), TREND_MAX)
+        return Lately(expected, negative, trend)
 
-    def _forget_before(self, oldest: int) -> None:
-        ring, past = self._state.ring, self._state.past
-        for minute in sorted(m for m in ring if m < oldest):
-            negative, total, burst = ring.pop(minute)
-            if not burst:
-                kept = exp((past[2] - minute) / PAST_MINUTES) if past[1] else 0.0
-                past[:] = [past[0] * kept + negative / MILLIONTHS, past[1] * kept + total, float(minute)]
+    def _yesterday(self) -> int:
+        """The long run ends with the day before yesterday's last hour or yesterday's: a day before what is judged."""
+        return 24 * ((self._state.next_hour - 24) // 24)
+
+    def _long_run(self) -> Expected | None:
+        """The long run's share, where it is long enough to stand for itself."""
+        found = self.season.share(self._yesterday())
+        return found if found is not None and found.weight >= LONG_RUN_WEIGHT_MIN else None
+
+    def _expected(self, counts: list[tuple[float, int]]) -> Expected | None:
+        """The higher of lately's share and the long run's, where the long run is long enough to stand for itself."""
+        season, past = self.season, (0.0, 0.0)
+        long_run = season.share(self._yesterday())
+        if long_run is None and season.last_hour >= 0:
+            long_run = season.share(season.last_hour + 1)
+        if long_run is not None:
+            weight = min(long_run.weight, PAST_WEIGHT_MAX)
+            past = (long_run.share * weight, weight)
+        expected = expected_share(counts, past, BASELINE_VOLUME_MIN)
+        if expected is None or long_run is None:
+            return expected
+        if long_run.weight >= LONG_RUN_WEIGHT_MIN and long_run.share > expected.share:
+            weight = min(long_run.weight, LONG_RUN_WEIGHT_MAX)
+            return Expected(long_run.share, weight, expected.dispersion)
+        return expected
+
+
+def _window(rule: Rule | None) -> int:
+    """Minutes that an alert of the rule tells about."""
+    return WINDOW_MINUTES_MAX if rule is None or rule.metric == "slow_burn" else rule.window_minutes
+
+
+def _less_leaked(mass: int, total: int, apart: int) -> tuple[float, int]:
+    """Negative mass and opinions of a stretch, less the copies that went by unrecognised."""
+    leaked = min(apart // LEAKED_ONE_IN, total)
+    return max(mass / MILLIONTHS - leaked, 0.0), total - leaked
 
 
 def alert_id(rule: str, subject: str, first_minute: int) -> str:
@@ -304,65 +605,39 @@ def alert_id(rule: str, subject: str, first_minute: int) -> str:
     return blake2b(f"{rule}\n{subject}\n{first_minute * MINUTE_MS}".encode(), digest_size=12).hexdigest()
 
 
-def expected_share(counts: list[tuple[float, int]], past: tuple[float, float], min_volume: int) -> Expected | None:
-    """Share of negatives that blocks of (negative, total), newest first, and a decayed past make one expect.
+class _FirstState(msgspec.Struct, array_like=True):
+    """What format version 1 kept: see `_State`; ``ring`` had minutes, ``past`` a decayed sum of what had left them."""
 
-    None when they hold fewer than ``min_volume`` opinions. The method is at the module's head.
-    """
-    blocks = _joined(counts, min_volume)
-    if past[1] >= 1:
-        blocks.append(past)
-    if sum(total for _, total in blocks) < min_volume:
-        return None
-    centre = median(negative / total for negative, total in blocks)
-    kept = [block for block in blocks if _deviation(block, centre) <= OUTLIER_SIGMA] or blocks
-    negative = sum(block[0] for block in kept) + PRIOR_SHARE * PRIOR_WEIGHT
-    weight = sum(block[1] for block in kept) + PRIOR_WEIGHT
-    share = min(max(negative / weight, 0.0), 1.0)
-    dispersion = 1.0
-    if len(kept) > 2:
-        scatter = sum(_deviation(block, share) ** 2 for block in kept) / (len(kept) - 1)
-        dispersion = min(max(scatter, 1.0), MAX_DISPERSION)
-    return Expected(share, weight, dispersion)
+    level: Level
+    model_version: str
+    touched_minute: int
+    ring: dict[int, list[int]]
+    marks: dict[str, int]
+    past: list[float]
+    resolved_minute: int | None = None
+    alert: tuple[str, int, int, Expected, AlertStatus, Severity, float, int] | None = None
 
 
-def surge_score(negative: float, total: int, expected: Expected) -> float:
-    """Standard deviations by which ``negative`` of ``total`` opinions exceed what was expected; below 0 when fewer."""
-    if total == 0:
-        return 0.0
-    share, weight = max(negative - 0.5, 0.0) / total, expected.weight
-    pooled = (share * total + expected.share * weight) / (total + weight)
-    ratio = 2 * (total * _divergence(share, pooled) + weight * _divergence(expected.share, pooled))
-    score = sqrt(max(ratio, 0.0) / expected.dispersion)
-    return score if share > expected.share else -score
-
-
-def _divergence(p: float, q: float) -> float:
-    # Kullback-Leibler divergence of two coins. q is a mean of p and something else: it is 0 or 1 only where p is, or
-    # so near that floats cannot tell.
-    q = min(max(q, 1e-12), 1 - 1e-12)
-    left = p * log(p / q) if p > 0 else 0.0
-    right = (1 - p) * log((1 - p) / (1 - q)) if p < 1 else 0.0
-    return left + right
-
-
-def _deviation(block: tuple[float, float], share: float) -> float:
-    # One opinion of either kind more keeps a share of 0 or 1 from being certain.
-    negative, total = block
-    smooth = (share * total + 1) / (total + 2)
-    return abs(negative - share * total) / sqrt(total * smooth * (1 - smooth))
-
-
-def _joined(counts: list[tuple[float, int]], min_volume: int) -> list[tuple[float, float]]:
-    """Neighbours joined until each block holds ``min_volume`` opinions; a rest joins the last block."""
-    blocks: list[tuple[float, float]] = []
-    negative = total = 0.0
-    for block in counts:
-        negative, total = negative + block[0], total + block[1]
-        if total >= min_volume:
-            blocks.append((negative, total))
-            negative = total = 0.0
-    if total:
-        last = blocks.pop() if blocks else (0.0, 0.0)
-        blocks.append((last[0] + negative, last[1] + total))
-    return blocks
+def _first_release(data: bytes) -> tuple[_State, Season]:
+    try:
+        old = msgspec.msgpack.decode(memoryview(data)[1:], type=_FirstState)
+    except msgspec.MsgspecError as error:
+        raise FormatError(f"alert state: {error}") from error
+    state = _State(old.level, old.model_version, old.touched_minute, marks=old.marks)
+    for minute, (mass, total, alarmed) in sorted(old.ring.items()):
+        if minute > old.touched_minute - WINDOW_MINUTES_MAX:
+            state.minutes[minute] = [mass, total, 0]
+        block = state.blocks.setdefault(minute // BLOCK_MINUTES, [0, 0, 0])
+        block[0], block[1], block[2] = block[0] + mass, block[1] + total, max(block[2], alarmed)
+    season = Season()
+    if state.blocks:
+        state.next_hour = min(state.blocks) * BLOCK_MINUTES // 60
+        if old.past[1] >= 1:
+            season.put(state.next_hour - 1, old.past[0], old.past[1])
+    if old.resolved_minute is not None:
+        state.resolved["surge"] = old.resolved_minute
+    if old.alert is not None:
+        identity, *rest = old.alert
+        fields: list[Any] = [identity, "negative_share", *rest]
+        state.alerts["surge"] = OpenAlert(*fields)
+    return state, season

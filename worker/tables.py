@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
@@ -14,16 +15,19 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.admin import TopicReport
-from worker.doctor import Check
+from worker.check import Check
 from worker.one_text import Answer
 from worker.plan import Plan
+from worker.silencing import Silences
 from worker.status import Status
 from worker.tail import Line, clock, summary
+from worker.trending import Trend
 
 T = TypeVar("T")
 _TOPIC_STYLES: Final = {"events": "cyan", "scores": "green", "opinions": "blue", "alerts": "bold red"}
 _BAD_WORDS: Final = {"negative": "red", "positive": "green", "oos": "yellow", "opened": "bold red", "resolved": "green"}
 _MANY_LABELS: Final = 10
+TREND_ROWS: Final = 60
 
 
 def show(what: T, table: Callable[[T], Any], *, json_: bool) -> None:
@@ -32,6 +36,38 @@ def show(what: T, table: Callable[[T], Any], *, json_: bool) -> None:
         click.echo(msgspec.json.encode(what).decode())
     else:
         Console().print(table(what))
+
+
+def say(what: Any, sentence: str, *, json_: bool) -> None:
+    """Print as JSON on one line, or as a sentence."""
+    click.echo(msgspec.json.encode(what).decode() if json_ else sentence)
+
+
+def silences_table(found: Silences) -> Group:
+    """Mutes and acknowledgements in force."""
+    mutes = Table("subject", "until", "by", "note", title="muted", title_justify="left")
+    for mute in found.mutes:
+        mutes.add_row(Text(mute.pattern), _local(mute.until_ms), Text(mute.by), Text(mute.note))
+    acks = Table("alert", "since", "by", "note", title="acknowledged", title_justify="left")
+    for ack in found.acks:
+        acks.add_row(Text(ack.alert_id), _local(ack.at_ms), Text(ack.by), Text(ack.note))
+    return Group(mutes, acks)
+
+
+def trend_table(found: Trend) -> Group:
+    """Spans, then the minutes with opinions, the latest last."""
+    spans = Table("last", "opinions", "negative", "positive", "polarity", title=Text(found.subject))
+    for span in found.spans:
+        shares = [_share(each) for each in (span.negative_share, span.positive_share)]
+        polarity = "-" if span.polarity is None else f"{span.polarity:+.2f}"
+        spans.add_row(f"{span.minutes} min", str(span.total), *shares, polarity)
+    minutes = Table("minute", "opinions", "negative", "")
+    for minute in found.minutes[-TREND_ROWS:]:
+        share = minute.negative / minute.total
+        minutes.add_row(
+            _local(minute.minute_ms), str(minute.total), _share(share), Text("█" * round(20 * share), "red")
+        )
+    return Group(spans, minutes)
 
 
 def topics_table(reports: Sequence[TopicReport]) -> Table:
@@ -135,6 +171,24 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def counter(title: str) -> Iterator[Callable[[int], None]]:
+    """The same where nobody knows how many there will be: a count that goes up."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,}"))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _local(time_ms: int) -> str:
+    return datetime.datetime.fromtimestamp(time_ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _beside(actual: int | None, wanted: int) -> Text:

@@ -12,10 +12,13 @@ import confluent_kafka
 import msgspec
 
 from schemas import dead, topics
+from schemas.control import Control
+from schemas.erasures import Erasure
 from schemas.events import ClickEvent, ReviewEvent, ServiceEvent
 from schemas.folds import decode_block
 from schemas.scores import Alert, CtrScore, IntentScore, Opinion, SentimentScore
 from schemas.states import FENCE_RECORD_KEY, decode_fence, decode_state
+from schemas.trends import TrendBucket
 from worker.clients import REQUEST_TIMEOUT_S, consumer_config, translate, watermarks
 from worker.config import KafkaConfig
 from worker.errors import InputError, TopicError
@@ -23,7 +26,7 @@ from worker.logs import pseudonym
 
 Fields = dict[str, Any]
 DEFAULT_TOPICS: Final = (topics.SCORES_CTR, topics.SCORES_SENTIMENT, topics.SCORES_INTENT, topics.ALERTS_OPINION)
-_TYPES: Final[dict[str, type[msgspec.Struct]]] = {
+_TYPES: Final[dict[str, Any]] = {
     topics.EVENTS_CLICK: ClickEvent,
     topics.EVENTS_REVIEW: ReviewEvent,
     topics.EVENTS_SERVICE: ServiceEvent,
@@ -32,12 +35,16 @@ _TYPES: Final[dict[str, type[msgspec.Struct]]] = {
     topics.SCORES_INTENT: IntentScore,
     topics.OPINIONS: Opinion,
     topics.ALERTS_OPINION: Alert,
+    topics.ERASURES: Erasure,
+    topics.ALERTS_CONTROL: Control,
+    topics.TRENDS_OPINION: TrendBucket,
 }
 # Words of a customer, and what was made of them: shown as their length.
-_TEXTS: Final = frozenset({"text", "query", "title"})
+_TEXTS: Final = frozenset({"text", "query", "title", "excerpt"})
 # What every record repeats; the line has its own time and place.
 _QUIET: Final = frozenset(
-    {"v", "output_id", "model_version", "source", "text_hash", "event_time_ms", "process_time_ms"}
+    {"v", "output_id", "model_version", "source", "event_time_ms", "process_time_ms"}
+    | {"text_hash", "text_print", "author"}
 )
 
 
@@ -68,6 +75,8 @@ def decode(
     fields: Fields = msgspec.to_builtins(decoded)
     for name in _TEXTS & fields.keys():
         fields[f"{name}_chars"] = len(fields.pop(name))
+    if fields.get("evidence"):
+        fields["evidence"]["texts"] = len(fields["evidence"].get("texts", []))
     if fields.get("user_id") is not None and not show_ids:
         fields["user_id"] = pseudonym(fields["user_id"])
     if "candidates" in fields:

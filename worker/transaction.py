@@ -160,21 +160,23 @@ class TransactionalSink:
 class Session:
     """One transactional id: its producer, renewed when it may not be used again.
 
-    ``connect`` makes a producer; ``committed`` asks the group for offsets. `produce` and `serve` are for the loop,
-    the rest for the executor, never both at once.
+    ``connect`` makes a producer; ``committed`` asks the group for offsets; ``position`` makes one to commit.
+    `produce` and `serve` are for the loop, the rest for the executor, never both at once.
     """
 
     def __init__(
         self,
         connect: Callable[[], Any],
         committed: Callable[[Collection[Partition]], Offsets],
+        position: Callable[[Partition, int], TopicPartition],
         topic: Callable[[str], str],
         timeout_s: float,
         note: Callable[[str], None] = lambda result: None,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], object] | None = None,
     ) -> None:
-        self._connect, self._committed, self._topic, self._timeout_s = connect, committed, topic, timeout_s
+        self._connect, self._committed, self._position = connect, committed, position
+        self._topic, self._timeout_s = topic, timeout_s
         self._note, self._clock = note, clock
         self._stopped = threading.Event()
         self._pause = pause or self._stopped.wait
@@ -215,7 +217,7 @@ class Session:
         """Commit the output and the offsets. False when it was rolled back and must be produced again."""
         try:
             self._begin()
-            positions = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
+            positions = [self._position(partition, offset) for partition, offset in offsets.items()]
             self._patiently(lambda: self._producer.send_offsets_to_transaction(positions, membership, self._timeout_s))
         except KafkaException as error:
             return self.roll_back(error.args[0])

@@ -36,6 +36,7 @@ from worker.view_text import sample_row, spark
 REFRESH_S: Final = 0.25
 SAMPLE_EVERY_S: Final = 1.2
 PLAIN_EVERY_S: Final = 5.0
+SHOWN_TERMS: Final = 3
 STREAMS: Final = (
     ("clicks", "click", EVENTS_CLICK, SCORES_CTR),
     ("reviews", "review", EVENTS_REVIEW, SCORES_SENTIMENT),
@@ -215,12 +216,14 @@ class View:
         for subject, share, opinions in rows[:count]:
             alert = flags.get(subject)
             colour = "red" if share > 0.4 else "yellow" if share > 0.2 else "green"
-            flag = Text("")
+            flag, why = Text(""), ""
             if alert is not None:
+                if alert.status != "resolved" and alert.evidence is not None:
+                    why = "  " + ", ".join(term.term for term in alert.evidence.terms[:SHOWN_TERMS])
                 style = "dim" if alert.status == "resolved" else "bold white on red"
                 flag = Text(f" {alert.severity} {alert.status} ", style)
             bar = Text("█" * round(share * 20), colour).append("░" * (20 - round(share * 20)), "dim")
-            table.add_row(bar, f"{share:.0%}", f"{self._named(subject)}  ({opinions} reviews)", flag)
+            table.add_row(bar, f"{share:.0%}", f"{self._named(subject)}  ({opinions} reviews){why}", flag)
         for _ in range(count - len(rows)):
             table.add_row("", "", "", "")
         return table

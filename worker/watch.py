@@ -4,8 +4,8 @@ Order of writing, always: alerts, then the states that say they were published, 
 below it is in the states. State and position go to one partition of a changelog, so a position is never ahead of
 its states. On assignment the changelog is read, and the partition is read on from its position; an opinion already
 counted is known by its subject's source marks, whether Kafka or a restarted worker delivers it again. So counts are
-exact through any crash; an alert may be published a second time, equal in all but ``process_time_ms`` (same
-``alert_id``, same status, same window), if the process dies between an alert and its state.
+exact through any crash; an alert may be published a second time, equal in all but ``process_time_ms`` and
+``evidence`` (same ``alert_id``, same status, same window), if the process dies between an alert and its state.
 """
 
 from __future__ import annotations
@@ -23,15 +23,22 @@ from faust.types import TP
 from schemas.events import FUTURE_LIMIT_MS
 from schemas.folds import FormatError
 from schemas.scores import Alert, Opinion
-from schemas.topics import ALERTS_OPINION, OPINIONS
+from schemas.shards import shard_of
+from schemas.topics import ALERTS_OPINION, OPINIONS, TRENDS_OPINION
+from schemas.trends import TrendBucket
 from worker.config import Config
+from worker.error_rates import error_rates
 from worker.errors import KafkaError, TopicError
+from worker.evidence import EvidenceKeeper
 from worker.metrics import AlertsMetrics
+from worker.rules import RulesFile
 from worker.surge import SurgeDetector
+from worker.trend import TrendKeeper
 
 MAX_UNWRITTEN: Final = 2000
 """Changed subjects and unpublished alerts of a partition at which reading waits for writing."""
 COMMIT_INTERVAL_S: Final = 2.0
+RULES_INTERVAL_S: Final = 3.0
 RELEASE_TIMEOUT_S: Final = 5.0
 TABLE: Final = "subjects"
 POSITION_KEY: Final = b"#position"
@@ -40,7 +47,7 @@ POSITION_VERSION: Final = 1
 
 _log = structlog.get_logger(__name__)
 _opinion_decoder = msgspec.json.Decoder(Opinion)
-_alert_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder()
 
 
 def changelog_name(config: Config) -> str:
@@ -49,10 +56,12 @@ def changelog_name(config: Config) -> str:
 
 
 class Position(msgspec.Struct, array_like=True, frozen=True):
-    """How far a partition has been counted: the next offset, and the highest event time seen below it."""
+    """How far a partition has been counted: the next offset, the highest event time seen below it, and the minute in
+    which it was last heard again after a silence. New fields go last, with a default."""
 
     next_offset: int
     watermark_ms: int
+    heard_minute: int = 0
 
     def to_bytes(self) -> bytes:
         """Format version, then msgpack."""
@@ -77,6 +86,8 @@ class _Partition:
         self.next_offset = next_offset
         self.written_offset = next_offset
         self.alerts: list[Alert] = []
+        self.evidence = EvidenceKeeper()
+        self.trend = TrendKeeper(next_offset or 0)
 
     @property
     def unwritten(self) -> int:
@@ -90,18 +101,23 @@ class OpinionWatch:
     """
 
     def __init__(self, config: Config, metrics: AlertsMetrics) -> None:
-        self._config = config.alerts
+        self._rules = RulesFile(config.alerts.rules)
+        self._rates = error_rates(config)
         self._metrics = metrics
         self._opinions = config.kafka.topic(OPINIONS)
         self._alerts = config.kafka.topic(ALERTS_OPINION)
+        self._trends = config.kafka.topic(TRENDS_OPINION)
         self._changelog = changelog_name(config)
         self._recovered: defaultdict[int, dict[bytes, bytes]] = defaultdict(dict)
         self._partitions: dict[int, _Partition] = {}
         self._write_lock = asyncio.Lock()
         self._committed: dict[int, int] = {}
         self._committed_at = 0.0
+        self._rules_read_at = time.monotonic()
         self.failure: BaseException | None = None
         self.app: Any = None
+        # Partitions of trends.opinion; 0 where the topic has not been made: then no trends are written.
+        self.trend_partitions = 0
 
     # --- what Faust calls ---------------------------------------------------------------------------------------
 
@@ -156,7 +172,7 @@ class OpinionWatch:
     async def release(self) -> None:
         """Partitions are being taken away: write what was counted, then forget them."""
         try:
-            await asyncio.wait_for(self.write(), RELEASE_TIMEOUT_S)
+            await asyncio.wait_for(self.write(last=True), RELEASE_TIMEOUT_S)
         except TimeoutError:
             # Nothing is lost: the next owner reads on from what was written.
             _log.warning("not all written before partitions were handed over", seconds=RELEASE_TIMEOUT_S)
@@ -181,21 +197,37 @@ class OpinionWatch:
         counted, alerts = partition.detector.add(opinion, time.time_ns() // 1_000_000)
         if counted == "counted":
             self._metrics.opinions.inc()
+            partition.evidence.add(opinion)
+            partition.trend.add(opinion)
         else:
             self._metrics.skipped.labels(counted).inc()
-        partition.alerts += alerts
+        partition.alerts += [partition.evidence.attach(alert) for alert in alerts]
         if partition.unwritten >= MAX_UNWRITTEN:
             await self.write()
 
-    async def write(self) -> None:
-        """Publish alerts, then write states, then positions; done when Kafka has acknowledged all."""
+    def reload_rules(self) -> None:
+        """Take up the rules file where it has changed; looked at once in `RULES_INTERVAL_S`."""
+        now = time.monotonic()
+        if now - self._rules_read_at < RULES_INTERVAL_S:
+            return
+        self._rules_read_at = now
+        book = self._rules.changed()
+        if book is not None:
+            for partition in self._partitions.values():
+                partition.detector.use(book)
+
+    async def write(self, *, last: bool = False) -> None:
+        """Publish alerts, then write states, positions, and the trends that are due; ``last``: all trends.
+
+        Done when Kafka has acknowledged all.
+        """
         async with self._write_lock:
-            await asyncio.gather(*(self._write(*numbered) for numbered in self._partitions.items()))
+            await asyncio.gather(*(self._write(*numbered, last) for numbered in self._partitions.items()))
             self._show()
 
     async def write_and_commit(self, *, force: bool = False) -> None:
         """`write`, then `commit`."""
-        await self.write()
+        await self.write(last=force)
         await self.commit(force=force)
 
     async def commit(self, *, force: bool = False) -> None:
@@ -227,20 +259,26 @@ class OpinionWatch:
         position = Position.from_bytes(data) if data is not None else None
         subjects = {key.decode(): value for key, value in records.items()}
         watermark_ms = position.watermark_ms if position else -1
-        detector = SurgeDetector.restore(self._config, subjects, watermark_ms)
+        heard_minute = position.heard_minute if position else 0
+        detector = SurgeDetector.restore(
+            self._rules.book, subjects, watermark_ms, heard_minute=heard_minute, rates=self._rates
+        )
         return _Partition(detector, position.next_offset if position else None)
 
-    async def _write(self, number: int, partition: _Partition) -> None:
-        reached = partition.next_offset
-        if reached is None or reached == partition.written_offset:
-            return
-        # Taken together, before the first wait: what is fed meanwhile belongs to the next write.
+    async def _write(self, number: int, partition: _Partition, last: bool) -> None:
+        # Taken together with the states, before the first wait: what is fed meanwhile belongs to the next write.
+        # Sent behind the position: what has been published is never fed again, so no part counts it twice.
+        trends = partition.trend.take(time.monotonic(), last=last)
+        if partition.next_offset is not None and partition.next_offset != partition.written_offset:
+            await self._write_states(number, partition, partition.next_offset)
+        if trends and self.trend_partitions:
+            await self._send([_trend_record(self._trends, self.trend_partitions, each) for each in trends])
+
+    async def _write_states(self, number: int, partition: _Partition, reached: int) -> None:
         alerts, partition.alerts = partition.alerts, []
         states = partition.detector.take_changes()
-        position = Position(reached, partition.detector.watermark_ms)
-        await self._send(
-            [(self._alerts, alert.subject.encode(), _alert_encoder.encode(alert), None) for alert in alerts]
-        )
+        position = Position(reached, partition.detector.watermark_ms, partition.detector.heard_minute)
+        await self._send([(self._alerts, alert.subject.encode(), _encoder.encode(alert), None) for alert in alerts])
         records = [(self._changelog, name.encode(), value, number) for name, value in states.items()]
         await self._send([*records, (self._changelog, POSITION_KEY, position.to_bytes(), number)])
         partition.written_offset = reached
@@ -264,6 +302,10 @@ class OpinionWatch:
 
     def _show(self) -> None:
         self._metrics.subjects.set(sum(len(partition.detector) for partition in self._partitions.values()))
+
+
+def _trend_record(topic: str, partitions: int, bucket: TrendBucket) -> tuple[str, bytes, bytes | None, int | None]:
+    return topic, bucket.key().encode(), _encoder.encode(bucket), shard_of(bucket.subject, partitions)
 
 
 def _decode(value: bytes | None, timestamp_ms: int) -> Opinion | None:

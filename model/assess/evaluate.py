@@ -228,10 +228,25 @@ def _flat(judged: Judged, labels: Sequence[str], threshold: float | None) -> dic
         result |= _figures(judged)
     if threshold is not None:
         result |= scope_figures(judged.probabilities, judged.labels, labels, threshold)
+    if judged.task == "sentiment" and "negative" in judged.labels:
+        result |= _soft_errors(judged, labels)
     if judged.task == "stars":
         expected = judged.probabilities @ np.array([float(label) for label in judged.labels])
         result["mae"] = float(np.abs(expected - np.array([float(label) for label in labels])).mean())
     return {key: _round(value) if isinstance(value, float) else value for key, value in result.items()}
+
+
+def _soft_errors(judged: Judged, labels: Sequence[str]) -> dict[str, float]:
+    """Mean p(negative) of truly negative rows and of all others: what alerts undo (Rogan and Gladen 1978 with
+    probabilities for answers). Empty where the rows lack either."""
+    said = judged.probabilities[:, list(judged.labels).index("negative")]
+    negative = np.array([label == "negative" for label in labels])
+    if negative.all() or not negative.any():
+        return {}
+    return {
+        "p_negative_of_negatives": float(said[negative].mean()),
+        "p_negative_of_others": float(said[~negative].mean()),
+    }
 
 
 def _figures(judged: Judged) -> dict[str, float]:

@@ -13,9 +13,9 @@ from model.artifact import Artifact
 from model.assess.evaluate import OUTSIDE, evaluate_files, evaluate_texts
 from model.calibrate import blend, calibrate
 from model.data import fingerprint, read_labelled
-from model.encoder import chunks
 from model.golden import save_with_golden
 from model.network import Network
+from model.packing import chunks
 from model.scoring import Floats, Prepared, Scorer, load_scorer
 from model.space import fit_space
 from model.text import TextCodec, normalise

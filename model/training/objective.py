@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.encoder import chunks
 from model.network import Network
+from model.packing import chunks
 from model.scoring import Floats
 from model.training.corpus import Corpus
 from model.training.fairness import gap_penalty

@@ -146,7 +146,7 @@ def measure(artifact: str, count: int, seconds: float, unique: bool = False, pro
     with EmbeddedRedis() as redis:
         config = embedded_config(bootstrap, redis, model={"artifact": artifact}, observe={"log_level": "warning"})
         try:
-            return _measure(config, count, seconds, profile)
+            return committed_rate(config, count, seconds, profile)
         finally:
             here.send("stop")
             process.join(10)
@@ -180,7 +180,8 @@ def client_rate(count: int) -> float:
     return rate
 
 
-def _measure(config: Config, count: int, seconds: float, profile: bool) -> dict[str, Any]:
+def committed_rate(config: Config, count: int, seconds: float, profile: bool = False) -> dict[str, Any]:
+    """As `measure`, of a worker with this configuration; ``count`` events end it early, a tenth of them warm it up."""
     meter, stop, profiler = Meter(), threading.Event(), cProfile.Profile()
     failures: list[BaseException] = []
 

@@ -163,7 +163,9 @@ def embedded_servers(**sections: Any) -> Iterator[Config]:
     process.start()
     try:
         bootstrap, url = here.recv()
-        yield embedded_config(bootstrap, url, observe={"log_level": "error"}, **sections)
+        # The mock broker answers a fetch only when its wait is over, however soon there is something.
+        kafka = {"options": {"fetch.wait.max.ms": 20}}
+        yield embedded_config(bootstrap, url, observe={"log_level": "error"}, kafka=kafka, **sections)
     finally:
         here.send("stop")
         process.join(20)

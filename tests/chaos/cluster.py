@@ -78,8 +78,10 @@ class KafkaCluster:
         self._stack = ExitStack()
 
     def __enter__(self) -> KafkaCluster:
+        self.folder.mkdir(parents=True, exist_ok=True)
         jars, classes = kafka_script("jars"), kafka_script("archive")
-        self._java = ["java", *HEAP, f"-XX:SharedArchiveFile={classes}", *FLAGS, "-cp", f"{jars}/*"]
+        quick = [f"-XX:SharedArchiveFile={classes}"] if classes else []
+        self._java = ["java", *HEAP, *quick, *FLAGS, "-cp", f"{jars}/*"]
         with ExitStack() as stack:
             reaper = Reaper()
             stack.callback(reaper.close)

@@ -16,6 +16,15 @@ from pathlib import Path
 _MOUNT = 'mount -t tmpfs -o size="$2" tmpfs "$1" && echo ready && exec cat'
 
 
+def refusal(folder: Path) -> str | None:
+    """Why no disk of our own can be made on this machine; None where it can."""
+    try:
+        SmallDisk(folder, 1).close()
+    except OSError as error:
+        return str(error)
+    return None
+
+
 class SmallDisk:
     """``megabytes`` at ``folder``, for processes started `inside` only. Raises `OSError` where mounting is refused."""
 

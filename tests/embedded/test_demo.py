@@ -16,6 +16,7 @@ import pytest
 
 from model.null import NullScorer
 from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE
+from worker.aspects import load_aspects
 from worker.catalogue import Catalogue
 from worker.demo import SEED, plan, run_demo
 from worker.demo_roles import RoleError, Roles
@@ -29,6 +30,7 @@ EVENTS = 300
 RATE = 100.0
 NULL = ["--set", "model.artifact=null"]
 ENDS_WITHIN_S = 150
+ASPECTS = load_aspects("shipped")
 
 
 def command(*options):
@@ -91,10 +93,11 @@ def expected():
 
 
 def opinions(sent):
-    """Item, brand, and the category that the review names or the null model is sure of."""
+    """Item, brand, the category that the review names or the null model is sure of, and what its text is about."""
     scorer = NullScorer()
     confidence = scorer.classify("category", scorer.encode(scorer.prepare([sent.event.text]))).max()
-    return 2 + (sent.event.category is not None or confidence >= CATEGORY_CONFIDENCE_MIN)
+    category = sent.event.category is not None or confidence >= CATEGORY_CONFIDENCE_MIN
+    return 2 + category + len(ASPECTS.match(sent.event.text))
 
 
 def test_a_bounded_demo_scores_every_event_and_says_so_in_its_last_line(tmp_path):

@@ -24,8 +24,8 @@ from worker.config import KafkaConfig
 class Site:
     """Where Kafka and Redis are, as options of the command line."""
 
-    def __init__(self, kafka: KafkaConfig, redis_url: str) -> None:
-        self.kafka, self.redis_url = kafka, redis_url
+    def __init__(self, kafka: KafkaConfig, redis_url: str, doctor: tuple[str, ...] = ("doctor",)) -> None:
+        self.kafka, self.redis_url, self.doctor = kafka, redis_url, doctor
         settings = {f"kafka.{key}": json.dumps(value) for key, value in msgspec.to_builtins(kafka).items()}
         settings |= {"redis.url": redis_url, "model.artifact": "null"}
         self.options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
@@ -141,12 +141,12 @@ def test_status_goes_on_without_redis(options: list[str]) -> None:
 
 def test_the_doctor_finds_a_sound_system_well_and_an_evicting_redis_not(site: Site, options: list[str]) -> None:
     run(options, "topics", "create")
-    checks = json.loads(run(options, "doctor", "--json").stdout)
+    checks = json.loads(run(options, *site.doctor, "--json").stdout)
     assert {check["name"] for check in checks} >= {"libraries", "kafka", "topics", "redis", "redis eviction", "model"}
-    assert "✓" in run(options, "doctor").stdout
+    assert "✓" in run(options, *site.doctor).stdout
     with redis.Redis.from_url(site.redis_url) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
-    checks = json.loads(run(options, "doctor", "--json", code=1).stdout)
+    checks = json.loads(run(options, *site.doctor, "--json", code=1).stdout)
     (bad,) = [check for check in checks if not check["well"]]
     assert (bad["name"], bad["found"]) == ("redis eviction", "allkeys-lru")
     assert "noeviction" in bad["todo"]

@@ -93,12 +93,12 @@ def kafka_config(kafka_bootstrap: str) -> dict[str, Any]:
 
 @pytest.fixture
 def redis_url(tmp_path: Path) -> Iterator[str]:
-    """URL of a redis-server 7 of the test's own, set up as the contract wants it: noeviction."""
+    """URL of a redis-server 7 of the test's own, set up as the contract wants it: noeviction, and a file."""
     with or_skip():
         program = redis_program()
     (port,) = free_ports(1)
     url = f"redis://127.0.0.1:{port}/0"
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
     log = tmp_path / "redis-server.out"
-    with server([*command, "--maxmemory-policy", "noeviction"], log, lambda: redis_answers(url)):
+    with server([*command, "--maxmemory-policy", "noeviction", "--appendonly", "yes"], log, lambda: redis_answers(url)):
         yield url

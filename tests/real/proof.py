@@ -51,11 +51,11 @@ def millrace(*arguments: str, timeout_s: float = 300.0) -> str:
 class Role:
     """A role, or a long command, as a process of its own, whose log is shown when it dies unasked."""
 
-    def __init__(self, name: str, config: Path, *arguments: str) -> None:
+    def __init__(self, name: str, config: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
         self.name, self.log = name, config.parent / f"{name}-{uuid.uuid4().hex[:6]}.log"
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                [*MILLRACE, name, *arguments, "--config", str(config)], stdout=out, stderr=out
+                [*MILLRACE, name, *arguments, "--config", str(config)], stdout=out, stderr=out, env=env
             )
 
     def kill(self) -> None:

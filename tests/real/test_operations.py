@@ -26,4 +26,5 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture
 def site(kafka_config: dict[str, Any], redis_url: str) -> Site:
-    return Site(msgspec.convert(kafka_config, KafkaConfig), redis_url)
+    # One broker keeps one copy.
+    return Site(msgspec.convert(kafka_config, KafkaConfig), redis_url, ("doctor", "--replication", "1"))

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from confluent_kafka import TopicPartition
 from prometheus_client import CollectorRegistry
 
 from model.null import NullScorer
@@ -168,6 +169,7 @@ class SimWorker:
         session = Session(
             lambda: SimProducer(world.cluster, name, self._fault, world.advance),
             self.source.committed,
+            lambda partition, offset: TopicPartition(*partition, offset),
             str,
             TRANSACTION_TIMEOUT_S,
             clock=world.clock,

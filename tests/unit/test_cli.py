@@ -35,7 +35,7 @@ def leaves(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Comm
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from leaves(command, f"{path}{name} ")
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             yield f"{path}{name}", command
 
 
@@ -55,14 +55,17 @@ def documented(mark: str) -> str:
 
 def test_the_commands_are_those_of_the_design() -> None:
     assert set(COMMANDS) == {
-        *("demo", "worker", "profiles", "alerts", "topics create", "topics describe", "replay", "tail"),
+        *("demo", "worker", "profiles", "alerts", "alerts backtest", "alerts tune"),
+        *("topics create", "topics describe", "topics acls", "replay", "tail"),
         *("status", "score", "doctor", "evaluate", "plan"),
+        *("dead list", "dead show", "dead replay", "erase"),
+        *("notify", "mute", "ack", "trend"),
         *("train", "tune", "export", "report", "explain", "active", "label"),
     }
 
 
 def test_the_readme_lists_exactly_the_commands_there_are() -> None:
-    listed = set(re.findall(r"`millrace ((?:topics )?[a-z]+)", documented("commands")))
+    listed = set(re.findall(r"`millrace ((?:(?:topics|alerts|dead) )?[a-z]+)", documented("commands")))
     assert listed == set(COMMANDS)
 
 
@@ -74,7 +77,7 @@ def test_the_readme_lists_every_key_of_the_configuration_with_its_default() -> N
     msgspec.convert(listed, Config)
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "", "topics"])
+@pytest.mark.parametrize("name", [*COMMANDS, "", "topics", "dead"])
 def test_help_is_worth_reading(name: str) -> None:
     result = run(*name.split(), "--help")
     assert result.exit_code == 0
@@ -106,6 +109,12 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         (["worker", "--set", "kafka.topics={events.clicks: a}"], 2, "events.clicks"),
         (["worker", "--set", "kafka.backfill={old: scores.ctr}"], 2, "scores.ctr"),
         (["worker", "--set", "kafka.backfill={events.click: events.click}"], 2, "apart"),
+        (["notify", "--set", "notify.sinks={a: {kind: webhook, format: slack, url: 'https://x/T'}}"], 2, "a.url"),
+        (["notify", "--set", "notify.sinks={a: {kind: webhook, url: 'https://x', secret: plain}}"], 2, "secret"),
+        (["notify", "--set", "notify.sinks={a: {kind: fax}}"], 2, "fax"),
+        (["mute", "item:a"], 6, "--for"),
+        (["mute", "item:a", "--for", "soon"], 6, "2h"),
+        (["mute", "--off"], 6, "SUBJECT"),
         (["replay", "{file}", "--topic", "scores.ctr"], 6, "events.click"),
         (["replay", "{file}", "--topic", "events.service", "--map", "txt=a"], 6, "txt"),
         (["replay", "{file}", "--topic", "events.service"], 6, "{file}:2"),
@@ -113,6 +122,9 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         (["score", "--text", "a", "--artifact", "/nowhere/at/all"], 5, "/nowhere/at/all"),
         (["score", "--text", "a", "--artifact", "null"], 5, "null"),
         (["tail", "scores"], 6, "scores.ctr"),
+        (["dead", "show", "nonsense"], 6, "topic/partition/offset"),
+        (["dead", "replay"], 6, "--all"),
+        (["dead", "list", "--since", "soon"], 6, "soon"),
         (["evaluate", "--task", "sentiment", "--data", "{file}", "--artifact", "/nowhere"], 5, "/nowhere"),
     ],
 )

@@ -17,8 +17,9 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from model.encoder import PackedEncoder, PaddedEncoder, chunks, pack
+from model.encoder import PackedEncoder, PaddedEncoder
 from model.errors import ModelError
+from model.packing import chunks, pack
 from model.training.foreign import MINILM_PACKAGE, convert, encoder_config, load_foreign
 from tests.tiny_artifact import CHINESE, LETTERS
 
@@ -131,10 +132,12 @@ def test_pack_holds_every_token_once(lengths: list[int]) -> None:
     packed = pack(ids)
     assert sorted(packed.tokens.tolist()) == sorted(i for i, n in enumerate(lengths) for _ in range(n))
     seen = []
-    for index, mask, real in packed.groups:
-        flat = index.reshape(-1)
-        seen += (flat if mask is None else flat[real]).tolist()
-        assert mask is None or len(real) >= 0.85 * index.numel()  # what a group may waste
+    places = torch.arange(sum(lengths))[:, None]
+    for group in packed.groups:
+        grid = group.grid(places)
+        assert len(grid) == group.texts * group.longest
+        seen += group.tokens(grid).flatten().tolist()
+        assert group.end - group.start >= 0.85 * len(grid)  # what a group may waste
     assert seen == list(range(sum(lengths)))
     assert packed.tokens[packed.starts][packed.restore].tolist() == list(range(len(lengths)))
 

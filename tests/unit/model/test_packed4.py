@@ -8,8 +8,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from model.encoder import pack
 from model.errors import ModelError
+from model.packing import pack
 from model.training.packed4 import read_packed4
 
 HIDDEN, LAYERS, HEADS, INTERMEDIATE, POSITIONS, TYPES = 32, 2, 2, 64, 16, 2

@@ -7,8 +7,9 @@ from tokenizers.models import BPE, Unigram
 from tokenizers.pre_tokenizers import Metaspace
 from tokenizers.processors import TemplateProcessing
 
-from model.encoder import EncoderConfig, PackedEncoder, pack
+from model.encoder import EncoderConfig, PackedEncoder
 from model.errors import ModelError
+from model.packing import pack
 from model.text import TextCodec, TextSpec
 from model.training.foreign import cut
 from model.training.vocabulary import prune, wordpiece_tokenizer

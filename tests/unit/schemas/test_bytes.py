@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from schemas.folds import FoldBlock, FormatError, decode_block, encode_block
-from schemas.states import Fence, State, decode_fence, decode_state, encode_fence, encode_state
+from schemas.states import (
+    Fence,
+    State,
+    StateHead,
+    decode_fence,
+    decode_state,
+    encode_fence,
+    encode_state,
+    read_head,
+    restamped,
+)
 
 V1 = Path(__file__).parent / "v1"
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -93,6 +104,26 @@ def test_fold_blocks_round_trip(block: FoldBlock) -> None:
 @given(states())
 def test_states_round_trip(state: State) -> None:
     assert_same(decode_state(encode_state(state)), state)
+
+
+@SHORT
+@given(states(), st.integers(0, 2**64 - 1))
+def test_a_states_head_is_read_and_its_incarnation_changed_without_the_rest(state: State, incarnation: int) -> None:
+    data = encode_state(state)
+    assert read_head(data) == StateHead(state.kind, state.key, state.time_ms)
+    assert_same(decode_state(restamped(data, incarnation)), msgspec.structs.replace(state, incarnation=incarnation))
+
+
+@SHORT
+@given(states(), st.data())
+def test_a_head_is_refused_where_the_state_is(state: State, data: st.DataObject) -> None:
+    damaged = bytearray(encode_state(state))
+    del damaged[data.draw(st.integers(0, len(damaged) - 1)) :]
+    for value in (bytes(damaged), b"\x09" + encode_state(state)[1:], encode_state(state) + b"x"):
+        with pytest.raises(FormatError):
+            decode_state(value)
+        with pytest.raises(FormatError):
+            read_head(value)
 
 
 @given(FENCES)

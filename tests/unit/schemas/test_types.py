@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from schemas import dead, topics
 from schemas.dead import DeadLetter
 from schemas.events import Candidate, ClickEvent, ReviewEvent, ServiceEvent
+from schemas.folds import FormatError
 from schemas.redis_keys import fence_key, state_key
 from schemas.scores import CtrScore, RankedCandidate, SentimentScore, SourcePosition
 from schemas.topics import TOPICS
@@ -89,6 +90,34 @@ def test_an_output_id_names_its_source_and_kind() -> None:
     assert position.output_id("ctr") == "events.click/3/14#ctr"
 
 
+BYTES = st.none() | st.binary(max_size=20)
+HEADERS = st.lists(st.tuples(st.text(max_size=8) | st.sampled_from([dead.HEADER_NULL, dead.HEADER_TOPIC]), BYTES))
+
+
+@given(POSITIONS, BYTES, BYTES, HEADERS, st.booleans())
+def test_a_dead_letter_is_read_back_whole(
+    source: SourcePosition, key: bytes | None, value: bytes | None, headers: dead.Headers, truncated: bool
+) -> None:
+    letter = DeadLetter(
+        stage="model", reason="model_error", detail="d", source=source, key=key, value=value, source_headers=headers
+    )
+    written = [*letter.headers(), *([(dead.HEADER_TRUNCATED, b"1")] if truncated else [])]
+    assert dead.read_letter(value or b"", written) == msgspec.structs.replace(letter, truncated=truncated)
+    assert dead.source_position(letter.letter_id) == source
+
+
+@pytest.mark.parametrize("headers", [[], [("millrace-stage", b"decode")], [("a", None)]])
+def test_a_record_that_is_no_letter_is_said_to_be_none(headers: dead.Headers) -> None:
+    with pytest.raises(FormatError, match="dead letter"):
+        dead.read_letter(b"", headers)
+
+
+@pytest.mark.parametrize("text", ["", "a", "a/1", "a/b/1", "/1/1", "a/1/", "a/-1/1", "a/1/1/x"])
+def test_what_is_no_letter_id_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="topic/partition/offset"):
+        dead.source_position(text)
+
+
 @given(POSITIONS, st.none() | st.binary(max_size=20), st.none() | st.binary(max_size=20), st.text(max_size=2000))
 def test_a_dead_letter_tells_why_and_whence(
     source: SourcePosition, key: bytes | None, value: bytes | None, detail: str
@@ -118,6 +147,9 @@ def test_the_table_of_topics_holds_together() -> None:
         "features.user",
         "features.item",
         "events.dead",
+        "erasures",
+        "alerts.control",
+        "trends.opinion",
     }
     largest_input = max(TOPICS[name].max_message_bytes for name in topics.INPUTS)
     assert TOPICS["events.dead"].max_message_bytes >= largest_input + topics.HEADROOM_BYTES
@@ -128,4 +160,6 @@ def test_a_topic_can_lose_one_copy_and_still_be_written(copies: int, in_sync: st
     for topic in TOPICS.values():
         config = topic.config(copies)
         assert config["min.insync.replicas"] == in_sync
-        assert ("retention.ms" in config) == (not topic.compacted)
+        assert ("retention.ms" in config) == (topic.retention_ms is not None)
+    assert TOPICS["features.user"].config(copies)["cleanup.policy"] == "compact"
+    assert TOPICS["alerts.control"].config(copies)["cleanup.policy"] == "compact,delete"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +18,7 @@ def test_opens_after_failures_in_a_row_and_lets_one_try_after_the_pause():
     assert not breaker.allows(0.3)
     assert not breaker.allows(1.19)
     assert breaker.allows(1.2)
+    assert not breaker.allows(1.21), "one tries, the others wait for its answer"
     breaker.failed(1.25)
     assert not breaker.allows(2.24)
     assert breaker.allows(2.25)
@@ -38,4 +41,13 @@ def test_never_open_longer_than_the_pause(steps, failures, open_s):
         now += gap
         if breaker.allows(now):
             breaker.succeeded() if answered else breaker.failed(now)
-        assert breaker.allows(now + open_s)
+        assert copy(breaker).allows(now + open_s)
+
+
+def test_a_try_that_never_comes_back_is_followed_by_another_and_pauses_are_stretched():
+    breaker = Breaker(1, 1.0)
+    breaker.failed(0.0, jitter=1.25)
+    assert not breaker.allows(1.24)
+    assert breaker.allows(1.25)
+    assert not breaker.allows(2.24)
+    assert breaker.allows(2.25)

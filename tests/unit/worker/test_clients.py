@@ -9,7 +9,7 @@ from confluent_kafka import KafkaException
 
 from worker.clients import consumer_config, producer_config, translate
 from worker.config import KafkaConfig
-from worker.errors import KafkaError, OffsetLostError, TopicError
+from worker.errors import KafkaError, KafkaRefusedError, OffsetLostError, TopicError
 
 KAFKA = KafkaConfig(bootstrap="broker:9092", options={"linger.ms": 7, "security.protocol": "ssl", "fetch.min.bytes": 9})
 
@@ -45,7 +45,8 @@ def test_librdkafka_takes_the_settings() -> None:
         (Code._TRANSPORT, KafkaError, "kafka.bootstrap"),
         (Code._TIMED_OUT, KafkaError, "kafka.bootstrap"),
         (Code.UNKNOWN_TOPIC_OR_PART, TopicError, "millrace topics create"),
-        (Code.TOPIC_AUTHORIZATION_FAILED, KafkaError, "kafka.options"),
+        (Code.TOPIC_AUTHORIZATION_FAILED, KafkaRefusedError, "kafka.options"),
+        (Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, KafkaRefusedError, "millrace topics acls"),
         (Code.OFFSET_OUT_OF_RANGE, OffsetLostError, "Retention"),
         (Code._FENCED, KafkaError, "_FENCED"),
     ],

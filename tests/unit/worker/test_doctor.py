@@ -8,7 +8,7 @@ import pytest
 
 from tests.tiny_artifact import make_tiny_artifact
 from worker import doctor
-from worker.config import Config, KafkaConfig, ModelConfig, RedisConfig
+from worker.config import Config, KafkaConfig, ModelConfig, NotifyConfig, RedisConfig, WebhookConfig
 
 NOWHERE = Config(
     kafka=KafkaConfig(bootstrap="127.0.0.1:1"),
@@ -20,9 +20,10 @@ NOWHERE = Config(
 def test_where_nothing_runs_every_check_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.doctor.REQUEST_TIMEOUT_S", 0.5)
     monkeypatch.setattr("worker.admin.REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("worker.durability.REQUEST_TIMEOUT_S", 0.5)
     checks = {check.name: check for check in doctor.examine(NOWHERE)}
     assert checks["libraries"].well, checks["libraries"].found
-    for name in ("kafka", "topics", "redis", "model"):
+    for name in ("kafka", "topics", "durability", "redis", "model"):
         assert not checks[name].well
         assert checks[name].found
         assert checks[name].todo
@@ -44,7 +45,8 @@ def test_a_whole_model_is_verified_on_its_golden_set_and_a_damaged_one_is_not(tm
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(doctor, "_kafka", lambda kafka: [])
         patch.setattr(doctor, "_topics", lambda kafka: [])
-        patch.setattr(doctor, "_redis", lambda config: [])
+        patch.setattr(doctor, "_durability", lambda config, copies: [])
+        patch.setattr(doctor, "_redis", lambda config, durable: [])
         model = doctor.examine(damaged)[-1]
     assert not model.well
     assert "model.safetensors" in model.found
@@ -59,3 +61,18 @@ def test_a_library_of_the_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch
     assert "msgspec" in check.found
     assert "click" not in check.found
     assert "pytest" not in check.found
+
+
+def test_a_sink_whose_secret_is_missing_is_found_without_sending(monkeypatch: pytest.MonkeyPatch) -> None:
+    sinks = {"chat": WebhookConfig(url="env:NO_SUCH_URL", format="feishu")}
+    config = Config(kafka=NOWHERE.kafka, redis=NOWHERE.redis, model=NOWHERE.model, notify=NotifyConfig(sinks=sinks))
+    for name in ("_kafka", "_topics", "_redis", "_model"):
+        monkeypatch.setattr(doctor, name, lambda section: [])
+    missing = doctor.examine(config)[-1]
+    assert (missing.name, missing.well) == ("notify", False)
+    assert "NO_SUCH_URL" in missing.found
+    monkeypatch.setenv("NO_SUCH_URL", "https://127.0.0.1:9/SECRET")
+    there = doctor.examine(config)[-1]
+    assert there.well
+    assert "chat" in there.found
+    assert "SECRET" not in there.found

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from schemas.dead import HEADER_KEY, HEADER_NULL, HEADER_TRUNCATED
+from schemas.dead import HEADER_KEY, HEADER_NULL, HEADER_OF_SOURCE, HEADER_TRUNCATED
 from schemas.events import Candidate, ClickEvent, Event, ReviewEvent, ServiceEvent
 from schemas.folds import MAX_BLOCK_FOLDS, decode_block
 from schemas.scores import CtrScore, IntentScore, Opinion, RankedCandidate, SentimentScore, SourcePosition
@@ -141,6 +141,35 @@ def test_review_gives_a_score_and_one_opinion_per_level() -> None:
     assert len({o.output_id for o in opinions}) == 5
     assert {o.level for o in opinions} == {"item", "category", "brand", "topic"}
     assert all(len(o.text_hash) == 16 and o.p_positive == 0.7 for o in opinions)
+    assert {o.excerpt for o in opinions} == {"Good"}
+    assert opinions[2].related == ["item:i", "category:c", "topic:t", "topic:s"]
+
+
+def test_a_review_counts_for_every_aspect_it_names() -> None:
+    event = ReviewEvent(event_id="e", event_time_ms=5, text="物流太慢，包装也破了", item_id="i")
+    outcome = emit("review", event, ReviewResult([0.9, 0.05, 0.05], "books", 0.1, VECTOR))
+    opinions = [msgspec.json.decode(m.value, type=Opinion) for m in outcome.messages[1:]]
+    assert [(o.level, o.subject) for o in opinions] == [
+        ("item", "item:i"),
+        ("aspect", "aspect:delivery"),
+        ("aspect", "aspect:packaging"),
+    ]
+    assert opinions[0].related == ["aspect:delivery", "aspect:packaging"]
+
+
+def test_an_excerpt_is_masked_and_short_and_can_be_left_out() -> None:
+    text = "打13812345678没人接，" + "慢" * 500
+    event = ReviewEvent(event_id="e", event_time_ms=5, text=text, item_id="i")
+    result = ReviewResult([0.9, 0.05, 0.05], "books", 0.1, VECTOR)
+    shown = msgspec.json.decode(emit("review", event, result).messages[1].value, type=Opinion).excerpt
+    assert shown.startswith("打[phone]没人接")
+    assert len(shown) == WorkerConfig().excerpt_chars
+    private = Emitter("m", load_routing(), WorkerConfig(excerpt_chars=0, aspects="none"))
+    record = Record("events.review", 2, 77, 0, b"key", b"raw")
+    ticket: Ticket[None] = Ticket((record.topic, 2), 1, 77, "review", 0.0)
+    messages = private.emit(Unit("review", event, record, ticket, [], 1, 0.0), result, NOW_MS).messages
+    assert len(messages) == 2
+    assert not any("慢".encode() in message.value or b"\\u6162" in message.value for message in messages)
 
 
 @pytest.mark.parametrize(("confidence", "subjects"), [(0.8, ["category:books"]), (0.79, [])])
@@ -187,7 +216,7 @@ def letter(value: bytes | None, key: bytes | None = b"k") -> Outcome:
 
 def size(outcome: Outcome) -> int:
     (message,) = outcome.messages
-    return len(message.value) + len(message.key or b"") + sum(len(k) + len(v) for k, v in message.headers or [])
+    return len(message.value) + len(message.key or b"") + sum(len(k) + len(v or b"") for k, v in message.headers or [])
 
 
 def test_a_tombstones_letter_has_an_empty_value_and_says_so() -> None:
@@ -209,6 +238,20 @@ def test_what_does_not_fit_is_cut_and_says_so(key_bytes: int) -> None:
     assert (message.value, headers[HEADER_TRUNCATED]) == (b"", b"1")
     assert (HEADER_KEY in headers) == (key_bytes < 1024)
     assert size(outcome) < TOPICS[EVENTS_DEAD].max_message_bytes
+
+
+@pytest.mark.parametrize("count", [1, 3_000, 40_000])
+def test_a_records_own_headers_go_along_while_they_fit(count: int) -> None:
+    headers = [("h", b"v"), ("none", None)] + [(f"h{n}", b"") for n in range(count)]
+    record = Record("events.click", 1, 2, 0, b"k", b"x" * MAX_EVENT_BYTES, headers)  # type: ignore[arg-type]
+    (message,) = dead(dead_letter(record, "decode", "not_json", "detail")).messages
+    kept = [(name, value) for name, value in message.headers or () if name.startswith(HEADER_OF_SOURCE)]
+    if count == 1:
+        assert kept == [(HEADER_OF_SOURCE + name, value) for name, value in headers]
+        assert len(message.value) == MAX_EVENT_BYTES
+    else:
+        assert (kept, message.value) == ([], b"")
+        assert (HEADER_TRUNCATED, b"1") in (message.headers or ())
 
 
 def fold(key: str, offset: int, kind: Any = "user", vector: Any = VECTOR) -> Fold:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from schemas.folds import MAX_BLOCK_FOLDS, FoldBlock, FormatError, encode_block
 from schemas.states import Fence, encode_fence
+from worker.erasures import NOBODY, Erasures
 from worker.folding import chunks, fold, read_block, select
 
 SCALES_S = (3600.0, 604800.0)
@@ -42,11 +43,11 @@ def block_of(rows: list[Row], kind="user", shard=2, space="s") -> FoldBlock:
     )
 
 
-def run_folds(blocks, fence, states, rows_max=MAX_BLOCK_FOLDS):
+def run_folds(blocks, fence, states, rows_max=MAX_BLOCK_FOLDS, erasures=NOBODY):
     """Fold (offset, block) pairs on from a fence; states is {key: State} and is changed."""
     folded = repeats = 0
     for chunk in chunks([pair for pair in blocks if pair[0] >= fence.fold_offset], rows_max):
-        selection = select(fence, chunk)
+        selection = select(fence, chunk, erasures)
         new, rows = fold(selection, [states.get(key) for key in selection.keys], "user", SCALES_S)
         states.update({state.key: state for state in new})
         fence, folded, repeats = selection.fence, folded + rows, repeats + selection.repeats
@@ -135,6 +136,20 @@ def test_a_restored_shard_may_hold_states_newer_than_its_fence(history, data):
     restored = {**states, **{key: newer[key] for key in published}}
     run_folds(blocks, fence, restored)
     assert_same(restored, rows)
+
+
+@settings(max_examples=50, deadline=None)
+@given(histories(), st.integers(0, 10_000_000))
+def test_a_forgotten_person_is_folded_only_from_the_cut_off_on(history, cutoff_ms):
+    rows, blocks = history
+    erasures = Erasures()
+    erasures.add(rows[0][0], cutoff_ms, 3)
+    states: dict = {}
+    fence, _, repeats = run_folds(blocks, FENCE, states, erasures=erasures)
+    everyone: dict = {}
+    same_fence, _, same_repeats = run_folds(blocks, FENCE, everyone)
+    assert_same(states, [row for row in rows if row[0] != rows[0][0] or row[4] > cutoff_ms])
+    assert (fence, repeats) == (same_fence, same_repeats), "what is left out counts as folded"
 
 
 def test_passed_over_blocks_move_the_fence_alone():

@@ -10,6 +10,7 @@ from schemas.dead import DeadLetter
 from worker.cache import VectorCache
 from worker.config import Lane
 from worker.decode import BACKFILL, LANES
+from worker.erasures import Erasures
 from worker.intake import BYTES_PER_LOAD, Intake
 from worker.ledger import OffsetLedger
 from worker.source import Record
@@ -99,8 +100,52 @@ def test_backfill_waits_in_a_lane_of_its_own_and_is_what_its_topic_carries() -> 
     ledger.assign((topic, 0) for topic in topics)
     value = json.dumps({"event_id": "e", "event_time_ms": 1, "text": "good"}).encode()
     records = [Record(topic, 0, 0, 0, None, value) for topic in topics]
-    intake = Intake(topics, NullScorer(), VectorCache("v", 1000), {"reviews.2024": "events.review"})
+    intake = Intake(topics, NullScorer(), VectorCache("v", 1000), backfill={"reviews.2024": "events.review"})
     units, _ = intake.admit(records, ledger, 0.0, NOW_MS)
     assert [(unit.lane, unit.ticket.lane) for unit in units] == [("review", "review"), ("review", BACKFILL)]
     assert units[0].texts == units[1].texts, "the text is encoded once"
     assert intake.count(records) == {"events.review": 2}
+
+
+def forgetting(*records: Record) -> tuple[list[Any], list[Any], int, int]:
+    """Offsets of units and letters, how many were forgotten, and the offset up to which all is released."""
+    erasures = Erasures()
+    erasures.add("anna", 1000, 0)
+    ledger: OffsetLedger[Any] = OffsetLedger()
+    ledger.assign([("events.review", 0)])
+    counted: list[None] = []
+    intake = Intake(LANES, NullScorer(), VectorCache("v", 1 << 20), erasures, lambda: counted.append(None))
+    units, letters = intake.admit(records, ledger, 0.0, NOW_MS)
+    released = ledger.release()
+    return [u.ticket.offset for u in units], [t.offset for t, _ in letters], len(counted), len(released)
+
+
+def review(offset: int, user: str | None, time_ms: int) -> Record:
+    event = {"event_id": "e", "user_id": user, "event_time_ms": time_ms, "text": "good"}
+    return Record("events.review", 0, offset, NOW_MS, b"k", json.dumps(event).encode())
+
+
+def test_what_a_forgotten_person_did_before_comes_to_nothing_and_its_offset_moves() -> None:
+    old, new, other, nobody = review(0, "anna", 1000), review(1, "anna", 1001), review(2, "bert", 5), review(3, None, 5)
+    assert forgetting(old, new, other, nobody) == ([1, 2, 3], [], 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "timestamp_ms", "forgotten"),
+    [
+        (b"anna", b"broken", 999, True),
+        (b"anna", b"broken", 1001, False),
+        (b"anna", b'"event_time_ms": 7', 1001, True),
+        (b"anna", b'"event_time_ms": 2000', 999, True),  # it cannot be from later than when it was written
+        (b"anna", b'"event_time_ms": 2000', 3000, False),
+        (b"anna", b"broken", 0, False),  # nothing says when it was
+        (None, b'{"user_id": "anna", "event_time_ms": 7', 5000, True),
+        (None, b'{"user_id": "bert", "event_time_ms": 7', 5000, False),
+        (b"anna", None, 999, True),
+    ],
+)
+def test_a_broken_record_of_theirs_makes_no_letter(
+    key: bytes | None, value: bytes | None, timestamp_ms: int, forgotten: bool
+) -> None:
+    _, letters, count, released = forgetting(Record("events.review", 0, 0, timestamp_ms, key, value))
+    assert (letters, count, released) == (([], 1, 1) if forgotten else ([0], 0, 0))

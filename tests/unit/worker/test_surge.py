@@ -14,12 +14,14 @@ from schemas.folds import FormatError
 from schemas.scores import Alert, Opinion
 from tests.opinions import MINUTE_MS, START_MS, burst_on_lamp, detect, opinion, stream
 from worker import surge
-from worker.config import AlertsConfig
-from worker.subject import Expected, Subject, alert_id, expected_share, surge_score
-from worker.surge import SurgeDetector
+from worker.baseline import ErrorRates, Expected, expected_share, surge_score
+from worker.rules import WINDOW_MINUTES_MAX, Matched, RuleBook, shipped
+from worker.subject import BLOCK_MINUTES, BLOCKS, NORMAL_MINUTES, Subject, alert_id
+from worker.surge import SEASON_PREFIX, SurgeDetector
 
-CONFIG = AlertsConfig()
-SPAN = CONFIG.window_minutes + CONFIG.baseline_minutes
+RULES = shipped().match("item:lamp")
+SHARE_RULE = next(rule for rule in RULES.surge if rule.metric == "negative_share")
+PERFECT = ErrorRates()
 START_MINUTE = START_MS // MINUTE_MS
 # Chance decides whether a steady stream looks like a surge for once; the same chance on every run.
 quick = settings(max_examples=25, deadline=None, derandomize=True)
@@ -33,10 +35,21 @@ def minute_of(alert: Alert) -> int:
     return alert.window_end_ms // MINUTE_MS - START_MINUTE - 1
 
 
-def counts(subject: Subject) -> dict[int, list[int]]:
-    """The ring, from the bytes."""
-    ring: dict[int, list[int]] = msgspec.msgpack.decode(subject.to_bytes()[1:])[3]
-    return ring
+def counts(subject: Subject) -> list[dict[int, list[int]]]:
+    """Minutes and blocks, from the bytes."""
+    state = msgspec.msgpack.decode(subject.to_bytes()[1:])
+    return [state[3], state[4]]
+
+
+def fresh(rules: Matched = RULES) -> Subject:
+    return Subject("item:lamp", rules, PERFECT)
+
+
+def with_rules(**changes: object) -> RuleBook:
+    """The shipped rules, each surge rule changed."""
+    book = shipped()
+    changed = [msgspec.structs.replace(rule, **changes) if rule.kind == "surge" else rule for rule in book.rules]
+    return RuleBook(tuple(changed), "changed")
 
 
 @quick
@@ -47,7 +60,7 @@ def test_a_steady_stream_of_any_share_is_silent(share: float, a_minute: int, see
 
 
 @quick
-@given(base=st.floats(0.0, 0.35), a_minute=st.integers(10, 20), length=st.integers(5, 20), seed=seeds)
+@given(base=st.floats(0.0, 0.35), a_minute=st.integers(15, 20), length=st.integers(6, 20), seed=seeds)
 def test_a_planted_surge_opens_once_in_time_and_resolves(base: float, a_minute: int, length: int, seed: int) -> None:
     def share(subject: str, minute: int) -> float:
         return base + 0.6 if subject == "item:lamp" and 60 <= minute < 60 + length else base
@@ -57,9 +70,9 @@ def test_a_planted_surge_opens_once_in_time_and_resolves(base: float, a_minute: 
     assert len({alert.alert_id for alert in alerts}) == 1
     assert [alert.status for alert in alerts].count("opened") == 1
     assert alerts[0].status == "opened"
-    assert 60 <= minute_of(alerts[0]) <= 64
+    assert 60 <= minute_of(alerts[0]) <= 65
     assert alerts[-1].status == "resolved"
-    assert 60 + length - 1 <= minute_of(alerts[-1]) <= 60 + length + CONFIG.window_minutes
+    assert 60 + length - 1 <= minute_of(alerts[-1]) <= 60 + length + SHARE_RULE.window_minutes
     assert abs(alerts[0].expected_share - (0.1 + 0.8 * base)) < 0.1
 
 
@@ -77,7 +90,9 @@ def test_an_alert_worsens_and_improves_before_it_resolves() -> None:
     # At most one a minute, but for the rise in severity.
     assert len(alerts) <= len({minute_of(alert) for alert in alerts}) + 1
     for alert in alerts:
-        assert alert.window_end_ms - alert.window_start_ms == CONFIG.window_minutes * MINUTE_MS
+        minutes = (alert.window_end_ms - alert.window_start_ms) // MINUTE_MS
+        assert 0 < minutes <= SHARE_RULE.window_minutes
+        assert alert.status == "opened" or minutes == SHARE_RULE.window_minutes
         assert alert.negative_share == pytest.approx(alert.negative / alert.total)
         assert alert.opened_at_ms == alerts[0].opened_at_ms
         assert alert.expected_share == alerts[0].expected_share
@@ -88,12 +103,12 @@ def test_an_alert_worsens_and_improves_before_it_resolves() -> None:
 @example(seed=248, share=1.0)
 def test_order_within_the_ring_does_not_matter(seed: int, share: float) -> None:
     rng = random.Random(seed)
-    base = stream(50, 4, lambda _s, minute: share if minute > 44 else 0.1, subjects=("item:lamp",), seed=seed)
+    base = stream(30, 6, lambda _s, minute: share if minute > 24 else 0.1, subjects=("item:lamp",), seed=seed)
     # Every opinion from a source partition of its own: within one, order is a promise of the worker.
     opinions = [opinion("item:lamp", o.event_time_ms, o.p_negative, 0, partition=n) for n, o in enumerate(base)]
     now_ms = opinions[-1].event_time_ms
     shuffled = rng.sample(opinions, len(opinions))
-    in_order, mixed = Subject("item:lamp", CONFIG), Subject("item:lamp", CONFIG)
+    in_order, mixed = fresh(), fresh()
     for one, other in zip(opinions, shuffled, strict=True):
         assert in_order.add(one, now_ms // MINUTE_MS) == mixed.add(other, now_ms // MINUTE_MS) == "counted"
     assert counts(in_order) == counts(mixed)
@@ -110,7 +125,7 @@ def test_stopping_anywhere_changes_nothing(cuts: list[int], again: int) -> None:
     stored: dict[str, bytes] = {}
     watermark, start = -1, 0
     for cut in [*sorted(cuts), len(opinions)]:
-        detector = SurgeDetector.restore(CONFIG, stored, watermark)
+        detector = SurgeDetector.restore(shipped(), stored, watermark)
         # What had been counted already is delivered once more.
         for each in opinions[max(0, start - again) : cut]:
             alerts += detector.add(each, 0)[1]
@@ -123,7 +138,7 @@ def test_stopping_anywhere_changes_nothing(cuts: list[int], again: int) -> None:
 
 def test_a_repeat_is_told_and_not_counted() -> None:
     opinions = stream(20, 10, burst_on_lamp)
-    detector = SurgeDetector(CONFIG)
+    detector = SurgeDetector(shipped())
     for each in opinions:
         assert detector.add(each, 0)[0] == "counted"
     before = detector.take_changes()
@@ -133,13 +148,17 @@ def test_a_repeat_is_told_and_not_counted() -> None:
 
 
 def test_late_opinions_enter_their_minute_and_too_late_ones_do_not() -> None:
-    subject, now = Subject("item:lamp", CONFIG), START_MINUTE + 500
-    late_ms = (now - SPAN + 1) * MINUTE_MS
+    subject, now = fresh(), START_MINUTE + 500
+    late, later = now - WINDOW_MINUTES_MAX, (now // BLOCK_MINUTES - BLOCKS) * BLOCK_MINUTES
     assert subject.add(opinion("item:lamp", now * MINUTE_MS, 1.0, 1), now) == "counted"
-    assert subject.add(opinion("item:lamp", late_ms, 0.5, 2), now) == "counted"
-    assert subject.add(opinion("item:lamp", late_ms - 1, 0.5, 3), now) == "late"
-    assert subject.add(opinion("item:lamp", late_ms - 1, 0.5, 3), now) == "repeat"
-    assert counts(subject) == {now: [1_000_000, 1, 0], now - SPAN + 1: [500_000, 1, 0]}
+    assert subject.add(opinion("item:lamp", late * MINUTE_MS + MINUTE_MS, 0.5, 2), now) == "counted"
+    assert subject.add(opinion("item:lamp", late * MINUTE_MS, 0.5, 3), now) == "counted"
+    assert subject.add(opinion("item:lamp", later * MINUTE_MS, 0.5, 4), now) == "counted"
+    assert subject.add(opinion("item:lamp", later * MINUTE_MS - 1, 0.5, 5), now) == "late"
+    assert subject.add(opinion("item:lamp", later * MINUTE_MS - 1, 0.5, 5), now) == "repeat"
+    minutes, blocks = counts(subject)
+    assert minutes == {now: [1_000_000, 1, 0], late + 1: [500_000, 1, 0]}
+    assert sum(block[1] for block in blocks.values()) == 4
 
 
 def test_late_negatives_open_an_alert_in_the_window_they_belong_to() -> None:
@@ -153,7 +172,7 @@ def test_late_negatives_open_an_alert_in_the_window_they_belong_to() -> None:
 
 
 def test_a_subject_without_a_past_is_silent() -> None:
-    assert detect(stream(4, 30, lambda _s, _m: 1.0)) == []
+    assert detect(stream(13, 30, lambda _s, _m: 1.0)) == []
 
 
 def test_a_sparse_subject_has_a_baseline_beyond_the_ring() -> None:
@@ -179,8 +198,8 @@ def test_cooldown_keeps_a_second_burst_quiet() -> None:
         return 0.9 if subject == "item:lamp" and (40 <= minute < 45 or 52 <= minute < 57) else 0.15
 
     opinions = stream(70, 12, share)
-    patient = [alert.status for alert in detect(opinions, AlertsConfig(cooldown_minutes=30))]
-    eager = [alert.status for alert in detect(opinions, AlertsConfig(cooldown_minutes=1))]
+    patient = [alert.status for alert in detect(opinions, with_rules(cooldown_minutes=30))]
+    eager = [alert.status for alert in detect(opinions, with_rules(cooldown_minutes=1))]
     assert patient.count("opened") == 1
     assert eager.count("opened") == 2
 
@@ -190,7 +209,7 @@ def test_a_surge_that_stays_becomes_the_new_normal() -> None:
     statuses = [alert.status for alert in alerts]
     assert statuses.count("opened") == 1
     assert statuses[-1] == "resolved"
-    assert minute_of(alerts[-1]) - minute_of(alerts[0]) <= SPAN
+    assert minute_of(alerts[-1]) - minute_of(alerts[0]) <= NORMAL_MINUTES
 
 
 def test_an_alert_resolves_although_its_subject_falls_silent() -> None:
@@ -273,28 +292,45 @@ VERSION_1 = bytes.fromhex(
 
 
 def test_bytes_of_the_first_release_stay_readable() -> None:
-    subject = Subject.from_bytes("item:lamp", CONFIG, VERSION_1)
+    subject = Subject.from_bytes("item:lamp", RULES, PERFECT, VERSION_1)
     assert subject.alert_open
-    assert subject.to_bytes() == VERSION_1
+    minutes, blocks = counts(subject)
+    assert minutes == {29000041: [8823164, 10, 0], 29000042: [8281345, 10, 0], 29000043: [6456720, 10, 0]}
+    assert sum(block[1] for block in blocks.values()) == sum(cells[1] for cells in minutes.values())
+    again = Subject.from_bytes("item:lamp", RULES, PERFECT, subject.to_bytes())
+    assert again.to_bytes() == subject.to_bytes()
+    # The alert it opened goes on, and resolves under the id it had.
+    (resolved,) = subject.judge((subject.touched_minute + 30) * MINUTE_MS, 0)
+    assert (resolved.status, resolved.rule, resolved.alert_id) == (
+        "resolved",
+        "negative_share",
+        "82828daaaaac25b33820156c",
+    )
 
 
-@pytest.mark.parametrize("data", [b"", b"\x02" + VERSION_1[1:], VERSION_1[:-3], b"\x01\x90"])
+@pytest.mark.parametrize("data", [b"", b"\x03" + VERSION_1[1:], VERSION_1[:-3], b"\x01\x90", b"\x02\x91\x01"])
 def test_other_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(FormatError, match="alert state"):
-        Subject.from_bytes("item:lamp", CONFIG, data)
+        Subject.from_bytes("item:lamp", RULES, PERFECT, data)
 
 
 def test_a_subject_takes_bounded_space() -> None:
-    subject = Subject("item:lamp", CONFIG)
-    for minute in range(5 * SPAN):
+    subject = fresh()
+    for minute in range(10 * BLOCKS * BLOCK_MINUTES):
         now = START_MINUTE + minute
         subject.add(opinion("item:lamp", now * MINUTE_MS, 0.5, minute, partition=minute % 12), now)
-        assert len(counts(subject)) <= SPAN
+        minutes, blocks = counts(subject) if minute % 7 == 0 else ({}, {})
+        assert len(minutes) <= WINDOW_MINUTES_MAX
+        assert len(blocks) <= BLOCKS + 2 + 90 // BLOCK_MINUTES
     assert len(subject.to_bytes()) < 2048
+    season = subject.take_season()
+    assert season is not None
+    assert len(season) < 2800
+    assert subject.take_season() is None
 
 
 def test_idle_subjects_are_forgotten() -> None:
-    detector = SurgeDetector(CONFIG)
+    detector = SurgeDetector(shipped())
     for number in range(50):
         detector.add(opinion(f"item:{number}", START_MS, 0.5, number), 0)
     detector.take_changes()
@@ -304,11 +340,11 @@ def test_idle_subjects_are_forgotten() -> None:
     detector.add(opinion("item:new", START_MS + day_ms + MINUTE_MS, 0.5, 101), 0)
     assert len(detector) == 1
     gone = detector.take_changes()
-    assert sum(data is None for data in gone.values()) == 50
+    assert sum(data is None and not name.startswith(SEASON_PREFIX) for name, data in gone.items()) == 50
 
 
 def test_subjects_are_bounded_and_open_alerts_are_kept() -> None:
-    detector = SurgeDetector(CONFIG, max_subjects=20)
+    detector = SurgeDetector(shipped(), max_subjects=20)
     alerts: list[Alert] = []
     burst = stream(44, 10, burst_on_lamp, subjects=("item:lamp",))
     for each in burst:
@@ -319,14 +355,14 @@ def test_subjects_are_bounded_and_open_alerts_are_kept() -> None:
         assert len(detector) <= 20
     assert detector.open_alerts == 1
     restored = SurgeDetector.restore(
-        CONFIG, {k: v for k, v in detector.take_changes().items() if v is not None}, detector.watermark_ms
+        shipped(), {k: v for k, v in detector.take_changes().items() if v is not None}, detector.watermark_ms
     )
     assert len(restored) == 20
     assert restored.open_alerts == 1
 
 
 def test_when_all_subjects_alarm_the_bound_still_holds() -> None:
-    detector = SurgeDetector(CONFIG, max_subjects=3)
+    detector = SurgeDetector(shipped(), max_subjects=3)
     opinions: list[Opinion] = stream(44, 10, lambda _s, minute: 0.9 if minute >= 40 else 0.1)
     for each in opinions:
         detector.add(each, 0)

@@ -120,3 +120,13 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 def test_a_topic_outside_the_contract_is_refused() -> None:
     with pytest.raises(InputError, match=r"scores\.ctr"):
         next(follow(KafkaConfig(bootstrap="127.0.0.1:1"), ("scores",)))
+
+
+def test_the_erased_are_pseudonyms_too() -> None:
+    value = b'{"user_id": "anna", "cutoff_ms": 7}'
+    assert decode("erasures", b"anna", value, None, show_ids=False) == {
+        "user_id": pseudonym("anna"),
+        "cutoff_ms": 7,
+        "v": 1,
+    }
+    assert decode("erasures", b"anna", None, None, show_ids=False) == {"tombstone": True}

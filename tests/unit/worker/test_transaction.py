@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError as ClientError
+from confluent_kafka import TopicPartition
 
 from tests.simulation.clients import SimProducer, SimSource
 from tests.simulation.cluster import Cluster, failure
@@ -33,6 +34,7 @@ class Setting:
         self.session = Session(
             self.connect,
             self.source.committed,
+            lambda partition, offset: TopicPartition(*partition, offset),
             str,
             10.0,
             note=self.notes.append,

@@ -1,0 +1,139 @@
+"""Texts end to end: what every encoder reads. Pure layout, no weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.scoring import Ints
+
+GROUP_WASTE_MAX = 0.15  # share of padding that an attention group may carry before a new group begins
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Neighbours in length whose attention is computed together: sorted tokens [start, end), g texts, the longest L.
+
+    The last three are None where all lengths are equal, as the tokens then are a grid already. index: int64 [g * L]
+    into the sorted tokens, padding points at a text's own last token. mask: bool [g, 1, 1, L], False on padding.
+    real: int64 [end - start], places of the tokens in the grid.
+    """
+
+    start: int
+    end: int
+    texts: int
+    longest: int
+    index: Tensor | None = None
+    mask: Tensor | None = None
+    real: Tensor | None = None
+
+    def grid(self, values: Tensor) -> Tensor:
+        """The group's rows of [T, w] as [g * L, w]: a view where all lengths are equal."""
+        return values[self.start : self.end] if self.index is None else values.index_select(0, self.index)
+
+    def tokens(self, values: Tensor) -> Tensor:
+        """Back from [g * L, w] to the group's tokens [end - start, w]."""
+        return values if self.real is None else values.index_select(0, self.real)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Texts end to end, longest first. T tokens, n texts.
+
+    tokens, positions, rows: int64 [T] (rows: which sorted text a token belongs to). starts, lengths: int64 [n].
+    groups cover the sorted tokens in order. restore: int64 [n], sorted place of each original text.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    rows: Tensor
+    starts: Tensor
+    lengths: Tensor
+    groups: tuple[Group, ...]
+    restore: Tensor
+
+
+def pack(ids: Sequence[Ints], device: torch.device | str = "cpu") -> Packed:
+    """Lay token ids end to end, sorted by length. Every text must hold at least one token."""
+    lengths = np.array([len(i) for i in ids], np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    lengths = lengths[order]
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    rows = np.repeat(np.arange(len(ids)), lengths)
+
+    def tensor(array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+    groups = []
+    for first, last in _group(lengths):
+        start, end, longest = int(starts[first]), int(ends[last - 1]), int(lengths[first])
+        group = Group(start, end, last - first, longest)
+        if lengths[last - 1] < longest:
+            steps = np.arange(longest)
+            real = steps[None, :] < lengths[first:last, None]
+            index = starts[first:last, None] + np.minimum(steps[None, :], lengths[first:last, None] - 1)
+            padding = (tensor(index.reshape(-1)), tensor(real[:, None, None, :]), tensor(np.flatnonzero(real)))
+            group = Group(start, end, last - first, longest, *padding)
+        groups.append(group)
+    return Packed(
+        tokens=tensor(np.concatenate([ids[i] for i in order]).astype(np.int64)),
+        positions=tensor(np.arange(int(ends[-1])) - starts[rows]),
+        rows=tensor(rows),
+        starts=tensor(starts),
+        lengths=tensor(lengths),
+        groups=tuple(groups),
+        restore=tensor(np.argsort(order, kind="stable")),
+    )
+
+
+def _group(lengths: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Runs [first, last) of descending lengths whose padding stays within GROUP_WASTE_MAX."""
+    groups, first, total = [], 0, 0
+    for i, length in enumerate(lengths.tolist()):
+        padded = (i - first + 1) * int(lengths[first])
+        if i > first and padded - (total + length) > GROUP_WASTE_MAX * padded:
+            groups.append((first, i))
+            first, total = i, 0
+        total += length
+    groups.append((first, len(lengths)))
+    return groups
+
+
+def chunks(lengths: Sequence[int], texts_max: int, tokens_max: int) -> list[list[int]]:
+    """Indices in sub-batches of similar length that stay in cache: at most texts_max texts and tokens_max tokens each
+    (a single longer text stands alone)."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    result: list[list[int]] = []
+    total = 0
+    for i in order:
+        if not result or len(result[-1]) >= texts_max or total + lengths[i] > tokens_max:
+            result.append([])
+            total = 0
+        result[-1].append(i)
+        total += lengths[i]
+    return result
+
+
+def even_chunks(lengths: Sequence[int], workers: int, tokens_max: int) -> list[list[int]]:
+    """Indices in sub-batches of similar length and even token counts, longest texts first: as many for every worker,
+    and no more tokens each than ``tokens_max`` and one text. Fewer than ``workers`` only where there are fewer texts.
+    """
+    if not lengths:
+        return []
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    total = sum(lengths)
+    count = workers * -(-total // (workers * tokens_max))
+    result: list[list[int]] = []
+    seen = 0
+    for n, i in enumerate(order):
+        # A new one when the tokens so far reach its share, or when the texts left are just enough for one each.
+        if seen * count >= len(result) * total or len(order) - n <= count - len(result):
+            result.append([])
+        result[-1].append(i)
+        seen += lengths[i]
+    return result

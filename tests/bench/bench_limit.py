@@ -1,0 +1,166 @@
+"""How near the packed encoder is to the machine's limit: its tokens per second against its matrix products alone.
+
+    python tests/bench/bench_limit.py [--quick] [--artifact starter] [--threads N] [--out FOLDER]
+
+The limit runs, for the same sub-batches on the same threads, each layer's four products (query-key-value, attention's
+output, up, down) into buffers that are used again, and nothing else: no attention, activation, normalisation, packing
+or pooling. Encoder, limit and the module that is trained (with torch's own threads) take turns, in changing order, on
+one full batch whose lengths are drawn as titles, reviews and messages have them. ``fraction_of_limit`` is the median
+over rounds of encoder against limit by the clock; ``fraction_of_limit_cpu`` the same by CPU time, which other programs
+on the machine disturb less. Writes limit.json and limit.png to --out; last line: one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from model.artifact import resolve
+from model.cpu_encoder import CHUNK_TOKENS_MAX, CpuEncoder
+from model.encoder import EncoderConfig, PackedEncoder
+from model.packing import chunks, even_chunks, pack
+from model.torch_scorer import TorchScorer
+
+# Share, median and spread (of the logarithm) of lengths in tokens: titles, reviews, messages of the data at hand.
+MIX = ((0.4, 10, 0.35), (0.3, 30, 0.7), (0.3, 13, 0.4))
+Side = tuple[float, float]  # seconds by the clock, and of CPU
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds of a smaller batch: about a minute")
+    parser.add_argument("--artifact", default="starter", help="starter, or a folder")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="cores to use")
+    parser.add_argument("--tokens", type=int, default=0, help="tokens of the batch; 0: a full batch")
+    parser.add_argument("--out", type=Path, default=Path(".millrace/bench"))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    scorer = TorchScorer(resolve(args.artifact), device="cpu")
+    encoder = scorer.network.encoder
+    if not isinstance(encoder, PackedEncoder):
+        raise SystemExit(f"{args.artifact}: not of the BERT family, so there is no packed encoder to measure")
+    rounds, tokens = (4, 4096) if args.quick else (9, 8192)
+    ids = draw(args.tokens or tokens, encoder.config, scorer.codec.spec.max_tokens)
+    result = summary(measure(encoder, ids, args.threads, rounds), ids, args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "limit.json").write_text(json.dumps(result, indent=1))
+    picture(result, args.out / "limit.png")
+    Console(stderr=True).print(f"{args.out / 'limit.png'}: {result['fraction_of_limit']:.2f} of the limit")
+    print(json.dumps({name: value for name, value in result.items() if name != "rounds"}))
+
+
+def draw(tokens: int, config: EncoderConfig, longest: int) -> list[Any]:
+    """Random token ids of texts with the mixed lengths, ``tokens`` in all."""
+    rng, chosen, ids = np.random.default_rng(7), random.Random(7), []
+    while (left := tokens - sum(map(len, ids))) > 0:
+        _, median, spread = chosen.choices(MIX, [share for share, _, _ in MIX])[0]
+        length = int(np.clip(round(median * np.exp(rng.normal(0, spread))), 4, min(longest, max(left, 4))))
+        ids.append(rng.integers(4, config.vocab_size, length).astype(np.int32))
+    return ids
+
+
+def measure(encoder: PackedEncoder, ids: Sequence[Any], threads: int, rounds: int) -> dict[str, list[Side]]:
+    served = CpuEncoder(encoder, threads)
+    sides: dict[str, Callable[[], object]] = {
+        "limit": products(encoder.config, [len(i) for i in ids], threads),
+        "encoder": lambda: served.encode(ids),
+        "module": lambda: module_pass(encoder, ids),
+    }
+    for run in sides.values():
+        run()
+    seen: dict[str, list[Side]] = {name: [] for name in sides}
+    for n in range(rounds):
+        for name in list(sides) if n % 2 else reversed(list(sides)):
+            clock, cpu = time.perf_counter(), time.process_time()
+            sides[name]()
+            seen[name].append((time.perf_counter() - clock, time.process_time() - cpu))
+    return seen
+
+
+def products(config: EncoderConfig, lengths: Sequence[int], threads: int) -> Callable[[], None]:
+    """The layers' products alone, of the encoder's own sub-batches, shared by as many threads."""
+    sizes = [sum(lengths[i] for i in part) for part in even_chunks(lengths, threads, CHUNK_TOKENS_MAX)]
+    shapes = [(config.hidden, 3 * config.hidden), (config.hidden, config.hidden)]
+    shapes += [(config.hidden, config.intermediate), (config.intermediate, config.hidden)]
+    weights = [[torch.randn(out, inner).t() * 0.02 for inner, out in shapes] for _ in range(config.layers)]
+    buffers = {size: [(torch.randn(size, i), torch.empty(size, o)) for i, o in shapes] for size in set(sizes)}
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+    def one(size: int) -> None:
+        with torch.inference_mode():
+            for layer in weights:
+                for (x, _), weight, (_, out) in zip(buffers[size], layer, buffers[size], strict=True):
+                    torch.mm(x, weight, out=out)
+
+    def run() -> None:
+        torch.set_num_threads(1)
+        try:
+            list(pool.map(one, sizes))
+        finally:
+            torch.set_num_threads(threads)
+
+    return run
+
+
+def module_pass(encoder: PackedEncoder, ids: Sequence[Any]) -> None:
+    with torch.inference_mode():
+        for part in chunks([len(i) for i in ids], 192, 6144):
+            encoder(pack([ids[i] for i in part]))
+
+
+def summary(seen: dict[str, list[Side]], ids: Sequence[Any], threads: int) -> dict[str, Any]:
+    tokens = sum(map(len, ids))
+    rates = {name: sorted(tokens / clock for clock, _ in runs) for name, runs in seen.items()}
+    fractions = [limit[0] / ours[0] for limit, ours in zip(seen["limit"], seen["encoder"], strict=True)]
+    by_cpu = [limit[1] / ours[1] for limit, ours in zip(seen["limit"], seen["encoder"], strict=True)]
+    return {
+        "fraction_of_limit": round(float(np.median(fractions)), 3),
+        "fraction_of_limit_spread": [round(min(fractions), 3), round(max(fractions), 3)],
+        "fraction_of_limit_cpu": round(float(np.median(by_cpu)), 3),
+        "fraction_of_limit_cpu_spread": [round(min(by_cpu), 3), round(max(by_cpu), 3)],
+        "tokens_per_second": {name: round(float(np.median(rate))) for name, rate in rates.items()},
+        "cpu_us_per_token": {
+            name: round(float(np.median([cpu for _, cpu in runs])) / tokens * 1e6, 1) for name, runs in seen.items()
+        },
+        "cores_had": {name: round(float(np.median([c / t for t, c in runs])), 2) for name, runs in seen.items()},
+        "texts": len(ids),
+        "tokens": tokens,
+        "threads": threads,
+        "torch": torch.__version__,
+        "machine": platform.processor() or platform.machine(),
+        "rounds": {name: [[round(value, 4) for value in side] for side in runs] for name, runs in seen.items()},
+    }
+
+
+def picture(result: dict[str, Any], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (clock, cpu) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    names = list(result["rounds"])
+    runs = [[result["tokens"] / side[0] for side in result["rounds"][name]] for name in names]
+    clock.boxplot(runs, tick_labels=names, whis=(0, 100))
+    clock.set_ylim(0)
+    clock.set_ylabel("tokens per second")
+    clock.set_title(f"by the clock: {result['fraction_of_limit']:.2f} of the limit")
+    cpu.bar(names, [result["cpu_us_per_token"][name] for name in names], color="tab:gray")
+    cpu.set_ylabel("microseconds of CPU a token")
+    cpu.set_title(f"by CPU time: {result['fraction_of_limit_cpu']:.2f} of the limit")
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

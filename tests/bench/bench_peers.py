@@ -1,0 +1,227 @@
+"""Events per second of the worker against what people would use instead: same events, same weights, same broker.
+
+    python tests/bench/bench_peers.py [--quick] [--only NAME ...] [--rounds N] [--seconds N] [--out FOLDER]
+
+The starter's encoder and tokenizer are written as a Hugging Face folder, the events of bench_worker.py preloaded into
+an in-process broker of its own, and every contender reads them from the beginning, each as a fresh process, in changing
+order, round after round; medians are compared. ``repeating``: item texts are Zipf-distributed, reviews and messages
+unique; ``unique``: no text comes twice. Contenders encode one text an event and write one small record; ours also reads
+states, asks every head, and writes scores, opinions and folds.
+
+  faust_one     one event at a time in a Faust agent
+  faust_take    Faust's ``take`` of 256 within 0.2 s, then padded batches of 32
+  quixstreams   a batching sink of 256 (``commit_every``), then padded batches of 32
+  infinity      a consumer in front of infinity's engine in its process, 512 texts under way, its batches of 32
+  litserve      a consumer in front of a LitServe server, 512 requests under way, its batches of 64
+  offline       no stream: Hugging Face over all texts sorted by length, the ceiling of padded work
+
+Tuned for them: every padded batch is sorted by length among what was gathered (infinity sorts for itself), attention
+is ``sdpa``, threads are the machine's cores, models run in inference mode, two gatherings are always under way where a
+server encodes, infinity runs without its HTTP layer and without BetterTransformer, which transformers no longer
+supports. Batches are of 32, infinity's default. Nobody but us has a cache: none of them brings one that is in memory.
+Start-up and the first batch are left out everywhere; for ours, the first 300 events.
+
+Installs tests/bench/peers.txt into .venv-peers once. Writes peers.json and peers.png to --out; last line: one JSON
+object, ``ratios`` being ours ÷ theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing as mp
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from bench_worker import committed_rate, serve_broker
+from rich.console import Console
+from safetensors.torch import save_file
+
+from model.artifact import resolve
+from model.encoder import PackedEncoder
+from model.torch_scorer import TorchScorer
+from schemas.topics import INPUTS
+from worker.embedded import EmbeddedRedis, embedded_config
+
+ROOT = Path(__file__).resolve().parents[2]
+PEERS = ("faust_one", "faust_take", "quixstreams", "infinity", "litserve", "offline")
+KINDS = ("repeating", "unique")
+START_TIMEOUT_S = 240.0  # for imports and loading, on a machine that does other things too
+console = Console(stderr=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one round of ten seconds each: about eight minutes")
+    parser.add_argument("--only", nargs="*", choices=PEERS, default=PEERS, help="contenders beside ours")
+    parser.add_argument("--artifact", default="starter", help="starter, or a folder")
+    parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=0.0, help="measured time of each run")
+    parser.add_argument("--out", type=Path, default=Path(".millrace/bench"))
+    args = parser.parse_args()
+    mp.set_start_method("spawn")
+    rounds, seconds = args.rounds or (1 if args.quick else 3), args.seconds or (10.0 if args.quick else 20.0)
+    args.out.mkdir(parents=True, exist_ok=True)
+    python = environment()
+    folder = export(args.artifact, args.out / "peers-model")
+    rates: dict[str, dict[str, list[float]]] = {kind: {} for kind in KINDS}
+    for kind in KINDS:
+        with broker(20_000, kind == "unique") as bootstrap:
+            for n in range(rounds):
+                for name in ("ours", *args.only) if n % 2 == 0 else (*reversed(args.only), "ours"):
+                    rate = (
+                        ours(args.artifact, bootstrap, seconds)
+                        if name == "ours"
+                        else theirs(python, name, bootstrap, folder, seconds)
+                    )
+                    rates[kind].setdefault(name, []).append(round(rate, 1))
+                    console.log(f"{kind}, round {n + 1}: {name} {rate:.1f} events/s")
+    result = summary(rates, rounds, seconds)
+    (args.out / "peers.json").write_text(json.dumps(result, indent=1))
+    picture(result, args.out / "peers.png")
+    print(json.dumps(result))
+
+
+def environment() -> Path:
+    """The peers' Python, installed on first use."""
+    home = ROOT / ".venv-peers"
+    python, listed = home / "bin/python", ROOT / "tests/bench/peers.txt"
+    mark = home / ".installed"
+    if not mark.exists() or mark.stat().st_mtime < listed.stat().st_mtime:
+        console.log(f"making {home}: once, some minutes")
+        subprocess.run([sys.executable, "-m", "venv", home], check=True)
+        install = [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "-r", listed]
+        subprocess.run(install, check=True, stdout=sys.stderr)
+        mark.touch()
+    return python
+
+
+def export(artifact: str, folder: Path) -> Path:
+    """The artifact's encoder and tokenizer as a Hugging Face folder of a BertModel."""
+    scorer = TorchScorer(resolve(artifact), device="cpu")
+    encoder = scorer.network.encoder
+    if not isinstance(encoder, PackedEncoder) or encoder.config.position_offset:
+        raise SystemExit(f"{artifact}: only encoders of BERT's shape can be given to the peers")
+    shape, longest = encoder.config, scorer.codec.spec.max_tokens
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "architectures": ["BertModel"],
+        "model_type": "bert",
+        "vocab_size": shape.vocab_size,
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": shape.intermediate,
+        "max_position_embeddings": shape.positions,
+        "type_vocab_size": shape.types,
+        "layer_norm_eps": shape.eps,
+        "hidden_act": shape.activation,
+        "torch_dtype": "float32",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text((resolve(artifact) / "tokenizer.json").read_text(encoding="utf-8"))
+    pieces = {"pad_token": ("[PAD]", "<pad>"), "unk_token": ("[UNK]", "<unk>")}
+    pieces |= {"cls_token": ("[CLS]", "<s>"), "sep_token": ("[SEP]", "</s>")}
+    special = {role: next(p for p in names if scorer.codec.piece_id(p) is not None) for role, names in pieces.items()}
+    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest, **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    tensors = {name: value.contiguous() for name, value in encoder.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@contextmanager
+def broker(count: int, unique: bool) -> Iterator[str]:
+    here, there = mp.Pipe()
+    process = mp.Process(target=serve_broker, args=(count, 1, unique, there), daemon=True)
+    process.start()
+    bootstrap, kept = here.recv()
+    if kept != count:
+        raise RuntimeError(f"the broker kept {kept} of {count} events: preload fewer")
+    try:
+        yield bootstrap
+    finally:
+        here.send("stop")
+        process.join(10)
+
+
+def ours(artifact: str, bootstrap: str, seconds: float) -> float:
+    with EmbeddedRedis() as redis:
+        kafka = {"group_prefix": f"bench-{time.monotonic_ns()}"}
+        config = embedded_config(
+            bootstrap, redis, kafka=kafka, model={"artifact": artifact}, observe={"log_level": "warning"}
+        )
+        return float(committed_rate(config, 3000, seconds)["events_per_second"])
+
+
+def theirs(python: Path, name: str, bootstrap: str, folder: Path, seconds: float) -> float:
+    """Raises RuntimeError with what it wrote when the contender fails."""
+    command: list[str | Path] = [python, ROOT / "tests/bench/peers.py", name, "--bootstrap", bootstrap]
+    command += ["--model", folder, "--topics", ",".join(INPUTS), "--seconds", str(seconds)]
+    command += ["--threads", str(torch.get_num_threads())]
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    quiet = clean | {"TOKENIZERS_PARALLELISM": "true", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=quiet, text=True, start_new_session=True
+    )
+    try:
+        printed, complaint = process.communicate(timeout=START_TIMEOUT_S + 4 * seconds)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"{name} did not finish within {error.timeout:.0f} s") from error
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)  # and the server that it may have started
+        except ProcessLookupError:
+            console.log(f"{name} has ended with all it started", style="dim")
+    lines = [line for line in printed.splitlines() if line.startswith("{")]
+    if not lines:
+        raise RuntimeError(f"{name} failed:\n{complaint[-3000:]}")
+    seen = json.loads(lines[-1])
+    return float(seen["events"] / seen["seconds"])
+
+
+def summary(rates: dict[str, dict[str, list[float]]], rounds: int, seconds: float) -> dict[str, Any]:
+    ratios = {
+        kind: {
+            name: round(median(found["ours"]) / max(median(values), 1e-9), 2)
+            for name, values in found.items()
+            if name != "ours"
+        }
+        for kind, found in rates.items()
+    }
+    events = {
+        kind: {name: {"median": median(v), "spread": [min(v), max(v)]} for name, v in found.items()}
+        for kind, found in rates.items()
+    }
+    return {"ratios": ratios, "events_per_second": events, "rounds": rounds, "seconds": seconds}
+
+
+def picture(result: dict[str, Any], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(KINDS), figsize=(11, 3.8), layout="constrained")
+    for axis, kind in zip(axes, KINDS, strict=True):
+        seen = result["events_per_second"][kind]
+        middle = [seen[name]["median"] for name in seen]
+        errors = [[abs(seen[name]["median"] - seen[name]["spread"][side]) for name in seen] for side in (0, 1)]
+        axis.barh(list(seen), middle, xerr=errors, color=["tab:blue", *["tab:gray"] * (len(seen) - 1)], capsize=3)
+        axis.invert_yaxis()
+        axis.set_xlabel("events per second")
+        axis.set_title(f"{kind} texts")
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

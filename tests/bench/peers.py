@@ -1,0 +1,321 @@
+"""The contenders of bench_peers.py: runs in the peers' environment and imports nothing of ours.
+
+    python peers.py CONTENDER --bootstrap HOST:PORT --model FOLDER --topics A,B,C --seconds N --threads N
+
+Reads the topics from the beginning, encodes each event's text with the model of the folder (mean of the last states),
+writes one small JSON record an event to ``peer.scores``, and prints one JSON line: events written within ``seconds``
+of the end of the first batch, which is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+import uuid
+from typing import Any
+
+OUTPUT = "peer.scores"
+BATCH = 32  # texts of one padded pass
+TAKE = 256  # events that a batching contender gathers, as ours does
+
+
+class Meter:
+    """Counts events from the end of the first batch on, and ends the process after ``seconds``."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._start_s, self._events = seconds, 0.0, 0
+
+    def done(self, events: int) -> None:
+        now = time.monotonic()
+        if not self._start_s:
+            self._start_s = now
+            return
+        self._events += events
+        if now - self._start_s >= self._seconds:
+            print(json.dumps({"events": self._events, "seconds": now - self._start_s}), flush=True)
+            sys.stderr.flush()
+            os._exit(0)  # the frameworks' own endings take seconds and are not what is measured
+
+
+def text_of(value: bytes) -> str:
+    event = json.loads(value)
+    return str(event.get("title") or event["text"]).lower()
+
+
+def record(value: bytes, row: Any) -> bytes:
+    return json.dumps({"event_id": json.loads(value)["event_id"], "score": float(row[0])}).encode()
+
+
+class HuggingFace:
+    """The library's forward, padded by batch, longest texts first."""
+
+    def __init__(self, folder: str) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._model = AutoModel.from_pretrained(folder, attn_implementation="sdpa").eval()
+
+    def encode(self, texts: list[str]) -> list[Any]:
+        import torch
+
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        rows: list[Any] = [None] * len(texts)
+        with torch.inference_mode():
+            for at in range(0, len(order), BATCH):
+                part = order[at : at + BATCH]
+                inputs = self._tokenizer(
+                    [texts[i] for i in part], padding=True, truncation=True, max_length=64, return_tensors="pt"
+                )
+                mask = inputs["attention_mask"][:, :, None]
+                states = self._model(**inputs).last_hidden_state
+                for i, row in zip(part, ((states * mask).sum(1) / mask.sum(1)).numpy(), strict=True):
+                    rows[i] = row
+        return rows
+
+
+def consumer(args: argparse.Namespace) -> Any:
+    from confluent_kafka import Consumer
+
+    settings = {"bootstrap.servers": args.bootstrap, "group.id": f"peer-{uuid.uuid4().hex}"}
+    reader = Consumer(settings | {"auto.offset.reset": "earliest", "enable.auto.commit": True})
+    reader.subscribe(args.topics.split(","))
+    return reader
+
+
+def producer(args: argparse.Namespace) -> Any:
+    from confluent_kafka import Producer
+
+    return Producer({"bootstrap.servers": args.bootstrap, "linger.ms": 20})
+
+
+def faust_app(args: argparse.Namespace) -> tuple[Any, Any]:
+    import faust
+
+    app = faust.App(
+        f"peer-{uuid.uuid4().hex}",
+        broker=f"kafka://{args.bootstrap}",
+        store="memory://",
+        value_serializer="raw",
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+        stream_wait_empty=False,
+    )
+    return app, app.topic(*args.topics.split(","), value_type=bytes, value_serializer="raw")
+
+
+def faust_one(args: argparse.Namespace, meter: Meter) -> None:
+    model, (app, topic) = HuggingFace(args.model), faust_app(args)
+    output = app.topic(OUTPUT, value_serializer="raw")
+
+    @app.agent(topic)
+    async def score(stream: Any) -> None:
+        async for value in stream:
+            await output.send(value=record(value, model.encode([text_of(value)])[0]))
+            meter.done(1)
+
+    app.finalize()
+    asyncio.run(_serve(app))
+
+
+def faust_take(args: argparse.Namespace, meter: Meter) -> None:
+    model, (app, topic) = HuggingFace(args.model), faust_app(args)
+    output = app.topic(OUTPUT, value_serializer="raw")
+
+    @app.agent(topic)
+    async def score(stream: Any) -> None:
+        async for values in stream.take(TAKE, within=0.2):
+            rows = model.encode([text_of(value) for value in values])
+            for value, row in zip(values, rows, strict=True):
+                await output.send(value=record(value, row))
+            meter.done(len(values))
+
+    app.finalize()
+    asyncio.run(_serve(app))
+
+
+async def _serve(app: Any) -> None:
+    await app.start()
+    await asyncio.Event().wait()  # the meter ends the process
+
+
+def quixstreams(args: argparse.Namespace, meter: Meter) -> None:
+    from quixstreams import Application
+    from quixstreams.sinks import BatchingSink
+
+    model, writer = HuggingFace(args.model), producer(args)
+
+    class Encode(BatchingSink):
+        def write(self, batch: Any) -> None:
+            values = [item.value for item in batch]
+            rows = model.encode([text_of(value) for value in values])
+            for value, row in zip(values, rows, strict=True):
+                writer.produce(OUTPUT, record(value, row))
+            writer.poll(0)
+            meter.done(len(values))
+
+    app = Application(
+        broker_address=args.bootstrap,
+        consumer_group=f"peer-{uuid.uuid4().hex}",
+        auto_offset_reset="earliest",
+        auto_create_topics=False,
+        commit_every=TAKE,
+        commit_interval=60.0,
+        use_changelog_topics=False,
+    )
+    sink = Encode()
+    for name in args.topics.split(","):
+        app.dataframe(app.topic(name, value_deserializer="bytes", key_deserializer="bytes")).sink(sink)
+    app.run()
+
+
+def infinity(args: argparse.Namespace, meter: Meter) -> None:
+    from infinity_emb import AsyncEmbeddingEngine, EngineArgs
+
+    engine = AsyncEmbeddingEngine.from_args(
+        EngineArgs(
+            model_name_or_path=args.model,
+            engine="torch",
+            device="cpu",
+            bettertransformer=False,
+            compile=False,
+            model_warmup=False,
+            batch_size=BATCH,
+        )
+    )
+
+    async def encode(texts: list[str]) -> list[Any]:
+        rows, _ = await engine.embed(sentences=texts)
+        return list(rows)
+
+    async def main() -> None:
+        async with engine:
+            await _pump(args, meter, encode)
+
+    asyncio.run(main())
+
+
+def litserve(args: argparse.Namespace, meter: Meter) -> None:
+    import socket
+    import subprocess
+
+    import httpx
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, __file__, "litserve_server", "--model", args.model, "--threads", str(args.threads)]
+    server = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL)
+
+    async def main() -> None:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+            while True:
+                try:
+                    if (await client.get("/health")).status_code == 200:
+                        break
+                except httpx.TransportError:
+                    if server.poll() is not None:
+                        raise
+                await asyncio.sleep(0.5)
+
+            async def one(text: str) -> Any:
+                return (await client.post("/predict", json={"text": text})).raise_for_status().json()["row"]
+
+            async def encode(texts: list[str]) -> list[Any]:
+                return list(await asyncio.gather(*map(one, texts)))
+
+            await _pump(args, meter, encode)
+
+    asyncio.run(main())
+
+
+def litserve_server(args: argparse.Namespace) -> None:
+    import litserve as ls
+
+    class Api(ls.LitAPI):
+        def setup(self, device: str) -> None:
+            import torch
+
+            torch.set_num_threads(args.threads)
+            self._model = HuggingFace(args.model)
+
+        def decode_request(self, request: dict[str, str]) -> str:
+            return request["text"]
+
+        def batch(self, inputs: list[str]) -> list[str]:
+            return list(inputs)
+
+        def predict(self, texts: list[str]) -> list[Any]:
+            return self._model.encode(texts)
+
+        def unbatch(self, output: list[Any]) -> list[Any]:
+            return output
+
+        def encode_response(self, output: Any) -> dict[str, Any]:
+            return {"row": output.tolist()}
+
+    server = ls.LitServer(Api(max_batch_size=2 * BATCH, batch_timeout=0.05), accelerator="cpu", timeout=120)
+    server.run(host="127.0.0.1", port=args.port, generate_client_file=False, log_level="error")
+
+
+async def _pump(args: argparse.Namespace, meter: Meter, encode: Any) -> None:
+    """Two batches under way at any time: while one is encoded the next is read and the one before written."""
+    reader, writer, loop = consumer(args), producer(args), asyncio.get_running_loop()
+
+    async def one() -> None:
+        while True:
+            messages = await loop.run_in_executor(None, reader.consume, TAKE, 0.2)
+            values = [message.value() for message in messages if message.error() is None]
+            if not values:
+                continue
+            rows = await encode([text_of(value) for value in values])
+            for value, row in zip(values, rows, strict=True):
+                writer.produce(OUTPUT, record(value, row))
+            writer.poll(0)
+            meter.done(len(values))
+
+    await asyncio.gather(one(), one())
+
+
+def offline(args: argparse.Namespace, meter: Meter) -> None:
+    """No stream at all: the first events' texts in memory, sorted by length over all of them."""
+    model, reader, texts = HuggingFace(args.model), consumer(args), []
+    while len(texts) < args.texts:
+        texts += [text_of(m.value()) for m in reader.consume(args.texts - len(texts), 1.0) if m.error() is None]
+    model.encode(texts[:BATCH])
+    start = time.monotonic()
+    model.encode(texts)
+    print(json.dumps({"events": len(texts), "seconds": time.monotonic() - start}), flush=True)
+
+
+CONTENDERS = {f.__name__: f for f in (faust_one, faust_take, quixstreams, infinity, litserve, offline)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("contender", choices=[*CONTENDERS, "litserve_server"])
+    parser.add_argument("--bootstrap")
+    parser.add_argument("--topics", default="")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--texts", type=int, default=2000, help="of the offline pass")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--port", type=int, default=0)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
+    import torch
+
+    torch.set_num_threads(args.threads)
+    if args.contender == "litserve_server":
+        litserve_server(args)
+    else:
+        CONTENDERS[args.contender](args, Meter(args.seconds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""The notify role on the broker in the process and real HTTP servers: told once, tried again, given up, kept quiet."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import msgspec
+import pytest
+from confluent_kafka import Producer
+
+from schemas.dead import HEADER_DETAIL, HEADER_REASON, HEADER_SINK
+from schemas.scores import Alert
+from schemas.topics import ALERTS_CONTROL, ALERTS_OPINION, EVENTS_DEAD
+from tests.alerts_made import made
+from tests.opinions import WAIT_S, wait_until
+from worker.admin import create_topics
+from worker.config import Config, KafkaConfig, NotifyConfig, ObserveConfig, WebhookConfig
+from worker.embedded import EmbeddedBroker
+from worker.errors import ConfigError, TopicError
+from worker.feed import TopicFeed
+from worker.notify import DRAIN_S, run
+from worker.silencing import ack, mute, silences, unmute
+from worker.status import status
+
+
+class Receiver:
+    """A server that keeps what it is sent, and answers what ``answer`` says of the n-th request."""
+
+    def __init__(self, answer: Callable[[int], int] = lambda _: 200) -> None:
+        self.got: list[dict[str, Any]] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                status = answer(len(receiver.got))
+                receiver.got.append({"id": self.headers["webhook-id"], "status": status, **json.loads(body)})
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/hook"
+
+    @property
+    def taken(self) -> list[str]:
+        """Subject and status of what was answered with 200, in order."""
+        alerts = [each["data"]["alert"] for each in self.got if each["status"] == 200]
+        return [f"{alert['subject']} {alert['status']}" for alert in alerts]
+
+    def __enter__(self) -> Receiver:
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class Role:
+    """The role in a thread; ``stop`` ends it and raises what it raised."""
+
+    def __init__(self, config: Config) -> None:
+        self._stop = threading.Event()
+        self._error: list[BaseException] = []
+        self._thread = threading.Thread(target=self._run, args=(config,))
+        self._thread.start()
+
+    def _run(self, config: Config) -> None:
+        try:
+            run(config, self._stop)
+        except BaseException as error:  # noqa: BLE001 raised again in stop, on the test's thread
+            self._error.append(error)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive(), "the role did not stop"
+        if self._error:
+            raise self._error[0]
+
+
+@contextmanager
+def running(config: Config) -> Iterator[None]:
+    role = Role(config)
+    try:
+        yield
+    finally:
+        role.stop()
+
+
+@pytest.fixture
+def kafka(embedded_broker: str) -> KafkaConfig:
+    kafka = KafkaConfig(bootstrap=embedded_broker, embedded=True)
+    create_topics(kafka, contracts=[ALERTS_OPINION, ALERTS_CONTROL, EVENTS_DEAD])
+    return kafka
+
+
+def config_of(kafka: KafkaConfig, *urls: str, **notify: Any) -> Config:
+    fields = {"retry_min_ms": 20, "retry_max_ms": 60, **notify}
+    sinks = {f"sink{number}": WebhookConfig(url=url, max_per_minute=600) for number, url in enumerate(urls)}
+    return Config(kafka=kafka, notify=NotifyConfig(sinks=sinks, **fields), observe=ObserveConfig(log_level="error"))
+
+
+def publish(kafka: KafkaConfig, *alerts: Alert | bytes) -> None:
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
+    for alert in alerts:
+        value = alert if isinstance(alert, bytes) else msgspec.json.encode(alert)
+        key = b"k" if isinstance(alert, bytes) else alert.subject.encode()
+        producer.produce(kafka.topic(ALERTS_OPINION), value, key)
+    assert producer.flush(WAIT_S) == 0
+
+
+def finished(config: Config) -> bool:
+    """Whether the group has committed all there is."""
+    role = next(each for each in status(config).roles if each.role == "notify")
+    return role.lag == 0 and any(part.committed for part in role.partitions)
+
+
+def letters(kafka: KafkaConfig) -> list[tuple[str, str, str]]:
+    """Sink, reason and detail of the dead letters."""
+    feed = TopicFeed(kafka, kafka.topic(EVENTS_DEAD))
+    try:
+        found = [dict(message.headers()) for message in feed.load()]
+    finally:
+        feed.close()
+    return sorted(
+        (each.get(HEADER_SINK, b"").decode(), each[HEADER_REASON].decode(), each[HEADER_DETAIL].decode())
+        for each in found
+    )
+
+
+def test_the_life_of_an_alert_is_told_in_order_and_once_across_a_restart(kafka: KafkaConfig) -> None:
+    life = [made("item:lamp", status, minute=n) for n, status in enumerate(["opened", "worsening", "improving"])]
+    with Receiver() as receiver:
+        config = config_of(kafka, receiver.url)
+        publish(kafka, *life, life[-1])
+        with running(config):
+            wait_until(lambda: finished(config), "all told")
+        # The alerts role died between publishing and remembering: what it wrote last comes again.
+        publish(kafka, life[-1], made("item:lamp", "resolved", minute=7))
+        with running(config):
+            wait_until(lambda: finished(config), "the end told")
+        assert receiver.taken == [f"item:lamp {each}" for each in ("opened", "worsening", "improving", "resolved")]
+    assert letters(kafka) == []
+
+
+def test_a_sink_that_fails_for_a_while_gets_it_later_and_does_not_hold_up_another(kafka: KafkaConfig) -> None:
+    with Receiver(lambda number: 500 if number < 3 else 200) as shaky, Receiver() as steady:
+        config = config_of(kafka, shaky.url, steady.url)
+        with running(config):
+            publish(kafka, made("item:a"), made("item:b"))
+            wait_until(lambda: finished(config), "all told")
+        assert sorted(shaky.taken) == sorted(steady.taken) == ["item:a opened", "item:b opened"]
+        assert [each["status"] for each in shaky.got] == [500, 500, 500, 200, 200]
+        assert len({each["id"] for each in shaky.got[:4]}) == 1, "tried again under the same id"
+
+
+def test_what_no_attempt_delivers_becomes_a_dead_letter_and_offsets_move_on(kafka: KafkaConfig) -> None:
+    with Receiver(lambda _: 500) as broken, Receiver(lambda _: 404) as gone:
+        config = config_of(kafka, broken.url, gone.url, "http://127.0.0.1:9/", give_up_minutes=0.005)
+        publish(kafka, made("item:a"), b"not an alert")
+        with running(config):
+            wait_until(lambda: finished(config), "given up")
+    (nothing, first, second, third) = letters(kafka)
+    assert nothing[:2] == ("", "wrong_type")
+    assert (first[:2], first[2][:20]) == (("sink0", "undeliverable"), "HTTP 500; given up a")
+    assert second == ("sink1", "undeliverable", "HTTP 404")
+    assert third[2].startswith("connection refused; given up after")
+
+
+def test_what_was_not_taken_before_the_end_is_told_by_the_next_process(kafka: KafkaConfig) -> None:
+    answers = {"now": 500}
+    with Receiver(lambda _: answers["now"]) as receiver:
+        config = config_of(kafka, receiver.url)
+        publish(kafka, made("item:a"))
+        with running(config):
+            wait_until(lambda: bool(receiver.got), "tried")
+        assert receiver.taken == []
+        answers["now"] = 200
+        with running(config):
+            wait_until(lambda: finished(config), "told")
+        assert receiver.taken == ["item:a opened"]
+
+
+def test_mutes_and_acknowledgements_hold_at_once_and_after_a_restart(kafka: KafkaConfig) -> None:
+    with Receiver() as receiver:
+        config = config_of(kafka, receiver.url)
+        mute(kafka, "brand:*", 3600, by="li", note="sale")
+        with running(config):
+            publish(kafka, made("brand:lux"), made("item:a"))
+            wait_until(lambda: receiver.taken == ["item:a opened"], "the other told")
+            ack(kafka, made("item:a").alert_id)
+            wait_until(lambda: len(silences(kafka).acks) == 1, "acknowledged")
+        with running(config):
+            publish(kafka, made("item:a", "worsening", minute=1), made("brand:lux", "worsening", minute=1))
+            publish(kafka, made("item:a", "resolved", minute=2))
+            wait_until(lambda: len(receiver.taken) == 2, "its end told")
+            wait_until(lambda: finished(config), "all dealt with")
+        assert receiver.taken == ["item:a opened", "item:a resolved"]
+        assert [(each.pattern, each.by, each.note) for each in silences(kafka).mutes] == [("brand:*", "li", "sale")]
+        unmute(kafka, "brand:*")
+        assert silences(kafka).mutes == []
+        with running(config):
+            publish(kafka, made("brand:lux", "resolved", minute=3))
+            wait_until(lambda: receiver.taken[-1] == "brand:lux resolved", "told again")
+
+
+def test_reading_waits_for_a_sink_that_is_behind(kafka: KafkaConfig) -> None:
+    released = threading.Event()
+    with Receiver(lambda number: 200 if released.is_set() or number == 0 else 503) as receiver:
+        config = config_of(kafka, receiver.url, queue_max=3)
+        publish(kafka, *[made("item:a", minute=n) for n in range(400)])
+        with running(config):
+            wait_until(lambda: len(receiver.got) > 5, "it fails")
+            lag = next(each for each in status(config).roles if each.role == "notify").lag
+            assert lag >= 399
+            released.set()
+            wait_until(lambda: len(receiver.taken) >= 300, "most told")
+        assert receiver.taken[:300] == ["item:a opened"] * 300
+
+
+def test_it_refuses_to_start_without_sinks_or_topics(kafka: KafkaConfig, embedded_broker: str) -> None:
+    with pytest.raises(ConfigError, match=r"notify\.sinks"), running(Config(kafka=kafka)):
+        pass
+    other = KafkaConfig(bootstrap=embedded_broker, embedded=True, topics={ALERTS_CONTROL: "not.made"})
+    with pytest.raises(TopicError, match=r"not\.made"), running(config_of(other, "http://127.0.0.1:9/")):
+        pass
+
+
+def test_it_tells_on_and_stops_in_time_when_the_broker_is_gone() -> None:
+    answers = {"now": 500}
+    with Receiver(lambda _: answers["now"]) as receiver:
+        with EmbeddedBroker() as broker:
+            kafka = KafkaConfig(bootstrap=broker.bootstrap, embedded=True)
+            create_topics(kafka, contracts=[ALERTS_OPINION, ALERTS_CONTROL, EVENTS_DEAD])
+            publish(kafka, made("item:a"))
+            role = Role(config_of(kafka, receiver.url))
+            wait_until(lambda: bool(receiver.got), "tried")
+        answers["now"] = 200
+        wait_until(lambda: receiver.taken == ["item:a opened"], "told without a broker")
+        started = time.monotonic()
+        role.stop()
+        assert time.monotonic() - started < 3 * DRAIN_S

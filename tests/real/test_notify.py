@@ -1,0 +1,95 @@
+"""The notify role against Apache Kafka: killed in the middle, shared by two processes, mutes from another process."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from schemas.topics import ALERTS_CONTROL, ALERTS_OPINION, EVENTS_DEAD
+from tests.alerts_made import made
+from tests.embedded.test_notify import Receiver, finished, publish
+from tests.opinions import WAIT_S, wait_until
+from worker.admin import create_topics, describe_topics
+from worker.config import Config
+from worker.silencing import mute
+
+pytestmark = pytest.mark.real
+
+PROGRAM = """
+import sys, threading
+from pathlib import Path
+from worker.notify import run
+from worker.config import load_config
+run(load_config(Path(sys.argv[1])), threading.Event())
+"""
+
+
+def config_of(kafka: dict[str, Any], url: str, folder: Path) -> Config:
+    tree = {
+        "kafka": kafka,
+        "observe": {"log_level": "warning"},
+        "notify": {"retry_min_ms": 50, "sinks": {"hook": {"kind": "webhook", "url": url, "max_per_minute": 600}}},
+    }
+    (folder / "config.json").write_bytes(msgspec.json.encode(tree))
+    config = msgspec.convert(tree, Config)
+    create_topics(config.kafka, contracts=[ALERTS_OPINION, ALERTS_CONTROL, EVENTS_DEAD])
+    return config
+
+
+@contextmanager
+def process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The role in a process of its own, killed at the end."""
+    with (folder / "role.out").open("ab") as log:
+        role = subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder / "config.json")], stdout=log, stderr=log)
+    try:
+        yield role
+    finally:
+        role.kill()
+        role.wait(WAIT_S)
+
+
+def test_a_kill_loses_no_message_and_repeats_bear_the_same_id(kafka_config: dict[str, Any], tmp_path: Path) -> None:
+    alerts = [made(f"item:{number % 20}", minute=number // 20) for number in range(200)]
+    with Receiver() as receiver:
+        config = config_of(kafka_config, receiver.url, tmp_path)
+        publish(config.kafka, *alerts)
+        with process(tmp_path) as role:
+            wait_until(lambda: len(receiver.got) >= 30, "some told")
+            role.send_signal(signal.SIGKILL)
+            role.wait(WAIT_S)
+        told = len(receiver.got)
+        assert told < len(alerts), "the kill came too late to show anything"
+        with process(tmp_path):
+            wait_until(lambda: finished(config), "all told")
+        ids = [each["id"] for each in receiver.got]
+    assert set(ids) == {f"{alert.alert_id}.opened.{alert.window_end_ms}" for alert in alerts}
+
+
+def test_two_processes_share_the_alerts_and_one_takes_over(kafka_config: dict[str, Any], tmp_path: Path) -> None:
+    with Receiver() as receiver:
+        config = config_of(kafka_config, receiver.url, tmp_path)
+        mute(config.kafka, "item:1?", 3600)
+        with process(tmp_path) as first, process(tmp_path):
+            publish(config.kafka, *[made(f"item:{number}") for number in range(40)])
+            wait_until(lambda: finished(config), "first half told")
+            first.send_signal(signal.SIGKILL)
+            first.wait(WAIT_S)
+            publish(config.kafka, *[made(f"item:{number}", "resolved", minute=1) for number in range(40)])
+            wait_until(lambda: finished(config), "second half told by the one that is left")
+        taken = set(receiver.taken)
+    loud = [f"item:{number}" for number in range(40) if not 10 <= number < 20]
+    assert taken == {f"{subject} {status}" for subject in loud for status in ("opened", "resolved")}
+
+
+def test_the_control_topic_is_compacted_and_cut_by_age(kafka_config: dict[str, Any], tmp_path: Path) -> None:
+    config = config_of(kafka_config, "http://127.0.0.1:9/", tmp_path)
+    report = next(each for each in describe_topics(config.kafka) if each.contract == ALERTS_CONTROL)
+    assert (report.partitions, report.differences) == (1, [])
