@@ -6,7 +6,15 @@ from typing import Final, Literal
 
 import msgspec
 
-from schemas.topics import ALERTS_OPINION, ERASURES, EVENTS_DEAD, FEATURES_ITEM, FEATURES_USER, FOLDS_ITEM
+from schemas.topics import (
+    ALERTS_CONTROL,
+    ERASURES,
+    EVENTS_DEAD,
+    FEATURES_ITEM,
+    FEATURES_USER,
+    FOLDS_ITEM,
+    TRENDS_OPINION,
+)
 
 SEGMENT_MS: Final = 7 * 24 * 3_600_000
 """Kafka's own default of ``segment.ms``, where the broker does not tell."""
@@ -16,7 +24,8 @@ NEVER_MS: Final = 2**62
 _NAMES_NOBODY: Final = {
     FOLDS_ITEM: "items, vectors and positions; no person",
     FEATURES_ITEM: "sums over many people; no person",
-    ALERTS_OPINION: "counts of many people; no person",
+    TRENDS_OPINION: "counts of many people; no person",
+    ALERTS_CONTROL: "what operators muted; no customer",
 }
 
 What = Literal["deleted", "expires", "kept", "pending", "names nobody"]

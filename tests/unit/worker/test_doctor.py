@@ -66,13 +66,13 @@ def test_a_library_of_the_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch
 def test_a_sink_whose_secret_is_missing_is_found_without_sending(monkeypatch: pytest.MonkeyPatch) -> None:
     sinks = {"chat": WebhookConfig(url="env:NO_SUCH_URL", format="feishu")}
     config = Config(kafka=NOWHERE.kafka, redis=NOWHERE.redis, model=NOWHERE.model, notify=NotifyConfig(sinks=sinks))
-    for name in ("_kafka", "_topics", "_redis", "_model"):
-        monkeypatch.setattr(doctor, name, lambda section: [])
-    missing = doctor.examine(config)[-1]
+    for name in ("_kafka", "_topics", "_durability", "_redis", "_model"):
+        monkeypatch.setattr(doctor, name, lambda *sections, **more: [])
+    (missing,) = [check for check in doctor.examine(config) if check.name == "notify"]
     assert (missing.name, missing.well) == ("notify", False)
     assert "NO_SUCH_URL" in missing.found
     monkeypatch.setenv("NO_SUCH_URL", "https://127.0.0.1:9/SECRET")
-    there = doctor.examine(config)[-1]
+    (there,) = [check for check in doctor.examine(config) if check.name == "notify"]
     assert there.well
     assert "chat" in there.found
     assert "SECRET" not in there.found
