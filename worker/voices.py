@@ -8,7 +8,8 @@ were last seen.
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from typing import Final
+from zlib import crc32
 
 import msgspec
 
@@ -18,20 +19,21 @@ REMEMBERED: Final = 64
 MEMORY_MINUTES: Final = 60
 COPIES_COUNTED: Final = 2
 OPINIONS_COUNTED: Final = 3
-
-_Key = TypeVar("_Key", int, str)
+_TIMES_BITS: Final = 4
+_TIMES_MAX: Final = 15
 
 
 class Voices(msgspec.Struct, array_like=True):
-    """Last seen at the end. texts: fingerprint -> [times seen, minute]; authors: author -> the same."""
+    """Last seen at the end: fingerprint, or CRC of the author, to ``minute << 4 | times seen``. Numbers, because they
+    are written with every opinion of a busy subject."""
 
-    texts: dict[int, list[int]] = {}
-    authors: dict[str, list[int]] = {}
+    texts: dict[int, int] = {}
+    authors: dict[int, int] = {}
 
     def counts(self, text_print: str, author: str, minute: int) -> bool:
         """Whether an opinion of this text and author counts. Empty ones are unknown, and count."""
         known = self._text(int(text_print, 16), minute) if text_print else 1
-        times = _seen(self.authors, author, minute) if author else 1
+        times = _seen(self.authors, crc32(author.encode()), minute) if author else 1
         return known <= COPIES_COUNTED and times <= OPINIONS_COUNTED
 
     def _text(self, text: int, minute: int) -> int:
@@ -45,13 +47,14 @@ class Voices(msgspec.Struct, array_like=True):
         return _seen(texts, text, minute)
 
 
-def _seen(known: dict[_Key, list[int]], key: _Key, minute: int) -> int:
-    entry = known.pop(key, None)
-    if entry is None or minute - entry[1] > MEMORY_MINUTES:
-        entry = [0, minute]
-    entry[0] += 1
-    entry[1] = max(minute, entry[1])
-    known[key] = entry
-    while len(known) > REMEMBERED or minute - next(iter(known.values()))[1] > MEMORY_MINUTES:
+def _seen(known: dict[int, int], key: int, minute: int) -> int:
+    """How often the key has been seen, this time included; makes room for it at the end."""
+    entry = known.pop(key, minute << _TIMES_BITS)
+    last, times = entry >> _TIMES_BITS, entry & _TIMES_MAX
+    if minute - last > MEMORY_MINUTES:
+        times = 0
+    times = min(times + 1, _TIMES_MAX)
+    known[key] = max(minute, last) << _TIMES_BITS | times
+    while len(known) > REMEMBERED or minute - (next(iter(known.values())) >> _TIMES_BITS) > MEMORY_MINUTES:
         del known[next(iter(known))]
-    return entry[0]
+    return times

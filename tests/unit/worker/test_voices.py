@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,6 +94,24 @@ def test_what_is_remembered_is_bounded(texts: list[int], step: int) -> None:
         voices.counts(f"{text:016x}", f"u-{text}", number * step)
     assert len(voices.texts) <= REMEMBERED
     assert len(voices.authors) <= REMEMBERED
+
+
+@given(seen=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 200)), max_size=60), cut=st.integers(0, 60))
+def test_bytes_between_two_opinions_change_nothing(seen: list[tuple[int, int]], cut: int) -> None:
+    whole, stopped = Voices(), Voices()
+    for number, (who, minute) in enumerate(sorted(seen, key=lambda each: each[1])):
+        if number == cut:
+            stopped = msgspec.msgpack.decode(msgspec.msgpack.encode(stopped), type=Voices)
+        text = f"{who * 0x1111111111111111:016x}"
+        assert whole.counts(text, f"u-{who}", minute) == stopped.counts(text, f"u-{who}", minute)
+    assert stopped == whole
+
+
+def test_even_a_flooded_subject_is_small() -> None:
+    voices = Voices()
+    for number in range(1000):
+        voices.counts(f"{(number * 0x9E3779B97F4A7C15) % 2**64:016x}", f"u-{number}", 29_000_000 + number // 50)
+    assert len(msgspec.msgpack.encode(voices)) < 2 * REMEMBERED * 15
 
 
 def angry(n: int, at_ms: int, text_print: str, author: str) -> Opinion:
