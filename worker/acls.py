@@ -63,7 +63,8 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
     """Every right of every role under this configuration.
 
     The operator makes and checks topics, replays, follows, looks at groups, erases and mutes (`millrace topics`,
-    `doctor`, `status`, `replay`, `tail`, `dead`, `erase`, `mute`, `ack`); no role may alter a topic or read what it has no use for.
+    `doctor`, `status`, `replay`, `tail`, `dead`, `erase`, `mute`, `ack`). No role may alter a topic, or read what it has
+    no use for.
     """
     prefix = kafka.group_prefix
     changelogs = f"{prefix}.alerts-"
