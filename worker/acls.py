@@ -21,7 +21,9 @@ from confluent_kafka.admin import (
 )
 
 from schemas.topics import (
+    ALERTS_CONTROL,
     ALERTS_OPINION,
+    ERASURES,
     EVENTS_DEAD,
     FEATURES,
     FOLDS,
@@ -31,17 +33,18 @@ from schemas.topics import (
     SCORES_INTENT,
     SCORES_SENTIMENT,
     TOPICS,
+    TRENDS_OPINION,
 )
 from worker.admin import admin_client
 from worker.clients import REQUEST_TIMEOUT_S, translate
 from worker.config import KafkaConfig
 from worker.errors import ConfigError
 
-Role = Literal["worker", "profiles", "alerts", "operator"]
+Role = Literal["worker", "profiles", "alerts", "notify", "operator"]
 Resource = Literal["topic", "group", "transactional-id", "cluster"]
 Operation = Literal["read", "write", "create", "describe", "describe-configs", "alter-configs"]
 
-ROLES: Final[tuple[Role, ...]] = ("worker", "profiles", "alerts", "operator")
+ROLES: Final[tuple[Role, ...]] = ("worker", "profiles", "alerts", "notify", "operator")
 CLUSTER: Final = "kafka-cluster"
 _WORKER_WRITES: Final = (SCORES_CTR, SCORES_SENTIMENT, SCORES_INTENT, OPINIONS, *FOLDS.values(), EVENTS_DEAD)
 
@@ -59,30 +62,37 @@ class Acl(msgspec.Struct, frozen=True, kw_only=True):
 def acls(kafka: KafkaConfig) -> list[Acl]:
     """Every right of every role under this configuration.
 
-    The operator makes and checks topics, replays, follows, and looks at groups (`millrace topics`, `doctor`,
-    `status`, `replay`, `tail`); no role may alter a topic or read what it has no use for.
+    The operator makes and checks topics, replays, follows, silences, erases, and looks at groups; no other role may
+    alter a topic or read what it has no use for. Feeds read without a group, but their client asks for rights on one.
     """
     prefix = kafka.group_prefix
     changelogs = f"{prefix}.alerts-"
     every = _topics(kafka, TOPICS)
     return [
-        *_each("worker", "read", "topic", _topics(kafka, INPUTS)),
+        *_each("worker", "read", "topic", _topics(kafka, (*INPUTS, ERASURES))),
         *_each("worker", "write", "topic", _topics(kafka, _WORKER_WRITES)),
         *_prefixed("worker", ("read",), "group", f"{prefix}.worker"),
+        *_prefixed("worker", ("read",), "group", f"{prefix}.erasures"),
         *_prefixed("worker", ("write", "describe"), "transactional-id", f"{prefix}.worker"),
-        *_each("profiles", "read", "topic", _topics(kafka, (*FOLDS.values(), *FEATURES.values()))),
+        *_each("profiles", "read", "topic", _topics(kafka, (*FOLDS.values(), *FEATURES.values(), ERASURES))),
         *_each("profiles", "write", "topic", _topics(kafka, (*FEATURES.values(), EVENTS_DEAD))),
         *_prefixed("profiles", ("read",), "group", f"{prefix}.profiles"),
+        *_prefixed("profiles", ("read",), "group", f"{prefix}.erasures"),
         *_each("alerts", "read", "topic", _topics(kafka, (OPINIONS,))),
-        *_each("alerts", "write", "topic", _topics(kafka, (ALERTS_OPINION,))),
+        *_each("alerts", "write", "topic", _topics(kafka, (ALERTS_OPINION, TRENDS_OPINION))),
         *_prefixed("alerts", ("read", "write", "create"), "topic", changelogs),
         *_prefixed("alerts", ("read",), "group", f"{prefix}.alerts"),
+        *_each("notify", "read", "topic", _topics(kafka, (ALERTS_OPINION, ALERTS_CONTROL))),
+        *_each("notify", "write", "topic", _topics(kafka, (EVENTS_DEAD,))),
+        *_prefixed("notify", ("read",), "group", f"{prefix}.notify"),
+        *_prefixed("notify", ("read",), "group", f"{prefix}.feed-"),
         *(
             Acl(role="operator", operation=operation, resource="topic", name=name)
             for operation in _OPERATOR
             for name in every
         ),
-        *_each("operator", "write", "topic", _topics(kafka, INPUTS)),
+        *_each("operator", "write", "topic", _topics(kafka, (*INPUTS, ERASURES, EVENTS_DEAD, ALERTS_CONTROL))),
+        *_prefixed("operator", ("write", "describe"), "transactional-id", f"{prefix}.dead-replay"),
         *_prefixed("operator", ("describe", "describe-configs"), "topic", "__"),
         *_prefixed("operator", ("read",), "group", prefix),
         *_each("operator", "describe", "cluster", [CLUSTER]),
