@@ -9,7 +9,7 @@ and says in headers of which letter it is and how often it has been replayed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from typing import Any, Final
 
 import confluent_kafka
@@ -132,22 +132,17 @@ class _Transactions:
 
     def __init__(self, kafka: KafkaConfig) -> None:
         settings = transactional_config(kafka, f"{kafka.group_prefix}.dead-replay", int(DELIVERY_TIMEOUT_S * 1000))
-        # Without a callback the client raises fatal errors out of whatever serves it; ours come by report and by call.
-        self._producer = Producer({**settings, "error_cb": _ignore})
-        self._refused: list[confluent_kafka.KafkaError] = []
+        # No callbacks at all: the commit itself waits for every delivery and fails with it, and the client raises
+        # fatal errors out of whatever serves a callback.
+        self._producer = Producer(settings)
         self._call(lambda: self._producer.init_transactions(REQUEST_TIMEOUT_S * 3), 0)
 
     def run(self, records: Sequence[dict[str, Any]], done: int) -> None:
         """All of the records, or none. ``done`` letters were replayed before, for the error that may come."""
         self._call(self._producer.begin_transaction, done)
         for record in records:
-            self._call(lambda r=record: self._producer.produce(**r, on_delivery=self._delivered), done)  # type: ignore[misc]
-        left = self._producer.flush(DELIVERY_TIMEOUT_S)
-        if left or self._refused:
-            self._call(lambda: self._producer.abort_transaction(REQUEST_TIMEOUT_S), done)
-            cause = translate(self._refused[0], doing="replaying") if self._refused else "Kafka took too long"
-            raise KafkaError(f"{cause}. {done} letters were replayed before; run it again for the rest")
-        self._call(lambda: self._producer.commit_transaction(REQUEST_TIMEOUT_S * 3), done)
+            self._call(lambda r=record: self._producer.produce(**r), done)  # type: ignore[misc]
+        self._call(lambda: self._producer.commit_transaction(DELIVERY_TIMEOUT_S), done)
 
     def close(self) -> None:
         """Give up what is open; it never becomes visible to readers of committed records."""
@@ -162,24 +157,19 @@ class _Transactions:
                 cause = error.args[0]
                 if cause.retriable() and attempt < ATTEMPTS:
                     continue
-                if cause.code() in _FENCED:
+                if cause.code() in _FENCED or (cause.fatal() and "fenced" in cause.str()):
                     raise KafkaError(
                         f"another replay took over; {done} letters were replayed here. Run one at a time"
                     ) from error
+                if cause.txn_requires_abort():
+                    with suppress(KafkaException):  # the broker gives it up by itself, only later
+                        self._producer.abort_transaction(REQUEST_TIMEOUT_S)
                 raise KafkaError(
                     f"{translate(error, doing='replaying')}. {done} letters were replayed before, and perhaps the batch"
                     " under way: run it again, what was replayed is not replayed twice"
                 ) from error
             else:
                 return
-
-    def _delivered(self, error: confluent_kafka.KafkaError | None, _message: object) -> None:
-        if error is not None:
-            self._refused.append(error)
-
-
-def _ignore(_error: object) -> None:
-    """The call that it concerns says it too."""
 
 
 def _batches(messages: Iterable[Any], chosen: dict[tuple[int, int], Found]) -> Iterable[list[tuple[Found, DeadLetter]]]:
