@@ -62,9 +62,8 @@ class Acl(msgspec.Struct, frozen=True, kw_only=True):
 def acls(kafka: KafkaConfig) -> list[Acl]:
     """Every right of every role under this configuration.
 
-    The operator makes and checks topics, replays, follows, looks at groups, erases and mutes (`millrace topics`,
-    `doctor`, `status`, `replay`, `tail`, `dead`, `erase`, `mute`, `ack`). No role may alter a topic, or read what it has
-    no use for.
+    The operator makes and checks topics, replays, follows, silences, erases, and looks at groups; no other role may
+    alter a topic or read what it has no use for. Feeds read without a group, but their client asks for rights on one.
     """
     prefix = kafka.group_prefix
     changelogs = f"{prefix}.alerts-"
@@ -73,10 +72,12 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
         *_each("worker", "read", "topic", _topics(kafka, (*INPUTS, ERASURES))),
         *_each("worker", "write", "topic", _topics(kafka, _WORKER_WRITES)),
         *_prefixed("worker", ("read",), "group", f"{prefix}.worker"),
+        *_prefixed("worker", ("read",), "group", f"{prefix}.erasures"),
         *_prefixed("worker", ("write", "describe"), "transactional-id", f"{prefix}.worker"),
         *_each("profiles", "read", "topic", _topics(kafka, (*FOLDS.values(), *FEATURES.values(), ERASURES))),
         *_each("profiles", "write", "topic", _topics(kafka, (*FEATURES.values(), EVENTS_DEAD))),
         *_prefixed("profiles", ("read",), "group", f"{prefix}.profiles"),
+        *_prefixed("profiles", ("read",), "group", f"{prefix}.erasures"),
         *_each("alerts", "read", "topic", _topics(kafka, (OPINIONS,))),
         *_each("alerts", "write", "topic", _topics(kafka, (ALERTS_OPINION, TRENDS_OPINION))),
         *_prefixed("alerts", ("read", "write", "create"), "topic", changelogs),
@@ -84,12 +85,13 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
         *_each("notify", "read", "topic", _topics(kafka, (ALERTS_OPINION, ALERTS_CONTROL))),
         *_each("notify", "write", "topic", _topics(kafka, (EVENTS_DEAD,))),
         *_prefixed("notify", ("read",), "group", f"{prefix}.notify"),
+        *_prefixed("notify", ("read",), "group", f"{prefix}.feed-"),
         *(
             Acl(role="operator", operation=operation, resource="topic", name=name)
             for operation in _OPERATOR
             for name in every
         ),
-        *_each("operator", "write", "topic", _topics(kafka, (*INPUTS, ERASURES, ALERTS_CONTROL, EVENTS_DEAD))),
+        *_each("operator", "write", "topic", _topics(kafka, (*INPUTS, ERASURES, EVENTS_DEAD, ALERTS_CONTROL))),
         *_prefixed("operator", ("write", "describe"), "transactional-id", f"{prefix}.dead-replay"),
         *_prefixed("operator", ("describe", "describe-configs"), "topic", "__"),
         *_prefixed("operator", ("read",), "group", prefix),

@@ -39,7 +39,14 @@ from worker.errors import KafkaRefusedError
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 # Passwords that YAML would read as something else, and that a URL must escape.
-PASSWORDS = {"admin": "no", "worker": "0123", "profiles": "p@ss:w/rd#1", "alerts": "1e5", "operator": "true"}
+PASSWORDS = {
+    "admin": "no",
+    "worker": "0123",
+    "profiles": "p@ss:w/rd#1",
+    "alerts": "1e5",
+    "notify": "~",
+    "operator": "true",
+}
 
 
 class Site:
@@ -143,6 +150,8 @@ def test_all_roles_run_end_to_end_with_exactly_their_rights(site: Site, tmp_path
         assert examined.returncode == 0, examined.stdout
         found = {check["name"]: check["found"] for check in json.loads(examined.stdout)}
         assert "not visible" not in found["broker settings"]
+        erased = site.run("operator", "erase", "u1", "--yes", "--json")
+        assert json.loads(erased.stdout)["redis"] == "deleted", erased.stdout + erased.stderr
         followed = site.run("operator", "tail", "scores.sentiment", "--from-beginning", "--count", "3", "--json")
         assert len(followed.stdout.splitlines()) == 3, followed.stderr
     finally:

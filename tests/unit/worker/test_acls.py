@@ -32,22 +32,20 @@ def test_roles_read_what_they_consume_under_the_configured_names() -> None:
     assert names("worker", "read") == {"shop.clicks", "events.review", "events.service", "erasures"}
     assert names("profiles", "read") == {*FOLDS.values(), *FEATURES.values(), "erasures"}
     assert "opinions" in names("alerts", "read")
-    assert names("worker", "read", "group") == {"shop.worker"}
+    assert names("worker", "read", "group") == {"shop.worker", "shop.erasures"}
 
 
 def test_no_role_but_the_operator_may_touch_topics_themselves() -> None:
-    for role in ("worker", "profiles"):
+    for role in ("worker", "profiles", "notify"):
         assert {right.operation for right in acls(KAFKA) if right.role == role} <= {"read", "write", "describe"}
     created = [right for right in acls(KAFKA) if right.role == "alerts" and right.operation == "create"]
     assert [(right.name, right.prefixed) for right in created] == [("shop.alerts-", True)]
 
 
-def test_transactional_ids_are_the_workers_and_the_replays_own() -> None:
+def test_a_transactional_id_has_one_bearer() -> None:
     ids = [right for right in acls(KAFKA) if right.resource == "transactional-id"]
-    assert {(right.role, right.name, right.prefixed) for right in ids} == {
-        ("worker", "shop.worker", True),
-        ("operator", "shop.dead-replay", True),
-    }
+    bearers = {(right.role, right.name, right.prefixed) for right in ids}
+    assert bearers == {("worker", "shop.worker", True), ("operator", "shop.dead-replay", True)}
 
 
 def test_commands_are_those_of_kafkas_own_tool() -> None:
