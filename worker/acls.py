@@ -22,6 +22,7 @@ from confluent_kafka.admin import (
 
 from schemas.topics import (
     ALERTS_OPINION,
+    ERASURES,
     EVENTS_DEAD,
     FEATURES,
     FOLDS,
@@ -59,18 +60,19 @@ class Acl(msgspec.Struct, frozen=True, kw_only=True):
 def acls(kafka: KafkaConfig) -> list[Acl]:
     """Every right of every role under this configuration.
 
-    The operator makes and checks topics, replays, follows, and looks at groups (`millrace topics`, `doctor`,
-    `status`, `replay`, `tail`); no role may alter a topic or read what it has no use for.
+    The operator makes and checks topics, replays, follows, looks at groups, sends dead letters again and erases people
+    (`millrace topics`, `doctor`, `status`, `replay`, `tail`, `dead`, `erase`); no role may alter a topic or read what
+    it has no use for.
     """
     prefix = kafka.group_prefix
     changelogs = f"{prefix}.alerts-"
     every = _topics(kafka, TOPICS)
     return [
-        *_each("worker", "read", "topic", _topics(kafka, INPUTS)),
+        *_each("worker", "read", "topic", _topics(kafka, (*INPUTS, ERASURES))),
         *_each("worker", "write", "topic", _topics(kafka, _WORKER_WRITES)),
         *_prefixed("worker", ("read",), "group", f"{prefix}.worker"),
         *_prefixed("worker", ("write", "describe"), "transactional-id", f"{prefix}.worker"),
-        *_each("profiles", "read", "topic", _topics(kafka, (*FOLDS.values(), *FEATURES.values()))),
+        *_each("profiles", "read", "topic", _topics(kafka, (*FOLDS.values(), *FEATURES.values(), ERASURES))),
         *_each("profiles", "write", "topic", _topics(kafka, (*FEATURES.values(), EVENTS_DEAD))),
         *_prefixed("profiles", ("read",), "group", f"{prefix}.profiles"),
         *_each("alerts", "read", "topic", _topics(kafka, (OPINIONS,))),
@@ -82,7 +84,8 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
             for operation in _OPERATOR
             for name in every
         ),
-        *_each("operator", "write", "topic", _topics(kafka, INPUTS)),
+        *_each("operator", "write", "topic", _topics(kafka, (*INPUTS, EVENTS_DEAD, ERASURES))),
+        *_prefixed("operator", ("write", "describe"), "transactional-id", f"{prefix}.dead-replay"),
         *_prefixed("operator", ("describe", "describe-configs"), "topic", "__"),
         *_prefixed("operator", ("read",), "group", prefix),
         *_each("operator", "describe", "cluster", [CLUSTER]),

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from schemas.topics import FEATURES, FOLDS, INPUTS, TOPICS
+from schemas.topics import ERASURES, FEATURES, FOLDS, INPUTS, TOPICS
 from worker.acls import ROLES, acls, commands, principals_of
 from worker.config import KafkaConfig
 from worker.errors import ConfigError
@@ -24,13 +24,13 @@ def names(role: str, operation: str, resource: str = "topic") -> set[str]:
 def test_every_topic_has_one_who_may_write_it_and_input_topics_only_the_operator() -> None:
     writers = {kind: names(kind, "write") for kind in ROLES}
     assert set().union(*writers.values()) >= {KAFKA.topic(name) for name in TOPICS}
-    for name in INPUTS:
+    for name in (*INPUTS, ERASURES):
         assert [role for role in ROLES if KAFKA.topic(name) in writers[role]] == ["operator"]
 
 
 def test_roles_read_what_they_consume_under_the_configured_names() -> None:
-    assert names("worker", "read") == {"shop.clicks", "events.review", "events.service"}
-    assert names("profiles", "read") == {*FOLDS.values(), *FEATURES.values()}
+    assert names("worker", "read") == {"shop.clicks", "events.review", "events.service", "erasures"}
+    assert names("profiles", "read") == {*FOLDS.values(), *FEATURES.values(), "erasures"}
     assert "opinions" in names("alerts", "read")
     assert names("worker", "read", "group") == {"shop.worker"}
 
@@ -42,9 +42,12 @@ def test_no_role_but_the_operator_may_touch_topics_themselves() -> None:
     assert [(right.name, right.prefixed) for right in created] == [("shop.alerts-", True)]
 
 
-def test_transactional_ids_are_the_workers_own() -> None:
+def test_transactional_ids_are_the_workers_own_and_one_for_replays_of_letters() -> None:
     ids = [right for right in acls(KAFKA) if right.resource == "transactional-id"]
-    assert {(right.role, right.name, right.prefixed) for right in ids} == {("worker", "shop.worker", True)}
+    assert {(right.role, right.name, right.prefixed) for right in ids} == {
+        ("worker", "shop.worker", True),
+        ("operator", "shop.dead-replay", True),
+    }
 
 
 def test_commands_are_those_of_kafkas_own_tool() -> None:
