@@ -61,3 +61,9 @@ def redis_program() -> str:
     if program is None or found is None or int(found[1]) < 7:
         raise MissingError("Redis tests need redis-server 7 or later: apt-get install redis-server")
     return program
+
+
+def read_properties(path: Path) -> dict[str, str]:
+    """A Java properties file without continuation lines, as Kafka's are."""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import structlog
 
 from worker.metrics import NotifyMetrics
+from worker.notice import Notice
 from worker.outbox import Entry, Outbox, Settled
 from worker.senders import Sender
 
@@ -17,11 +19,14 @@ _log = structlog.get_logger(__name__)
 class Lane:
     """One sink. ``settled`` is for the owner to take; ``wake`` is to be set after a `put` and when it is to stop."""
 
-    def __init__(self, name: str, outbox: Outbox, sender: Sender, metrics: NotifyMetrics) -> None:
+    def __init__(
+        self, name: str, outbox: Outbox, sender: Sender, silenced: Callable[[Notice], bool], metrics: NotifyMetrics
+    ) -> None:
+        """``silenced``: whether nobody is to be told of this any more, asked before every attempt."""
         self.name, self.outbox = name, outbox
         self.wake = asyncio.Event()
         self.settled: list[Settled] = []
-        self._sender, self._metrics = sender, metrics
+        self._sender, self._silenced, self._metrics = sender, silenced, metrics
         self.stopping = False
 
     async def pump(self) -> None:
@@ -29,6 +34,9 @@ class Lane:
         while not self.stopping:
             self.wake.clear()
             entry = self.outbox.take(time.monotonic())
+            if entry is not None and self._silenced(entry.notice):
+                self.settled.append(self.outbox.withdraw())
+                continue
             if entry is not None:
                 await self._attempt(entry)
                 continue

@@ -106,7 +106,7 @@ class NotifyMetrics:
         )
         self.skipped = Counter(
             p + "skipped",
-            "Alerts nobody is told of: repeat, old, muted, acknowledged, unwanted.",
+            "Alerts nobody is told of: repeat, old, muted, acknowledged, unwanted, withdrawn.",
             ["reason"],
             registry=registry,
         )

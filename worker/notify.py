@@ -36,6 +36,7 @@ from worker.lane import Lane
 from worker.ledger import OffsetLedger, Ticket
 from worker.letters import DeadLetters
 from worker.metrics import NotifyMetrics
+from worker.notice import Notice
 from worker.observe import Observer
 from worker.outbox import Limits, Outbox, Settled
 from worker.senders import sender
@@ -187,7 +188,10 @@ class Notifier:
             latest_only=not (isinstance(sink, WebhookConfig) and sink.format == "json"),
         )
         outbox = Outbox(limits, random.Random())  # noqa: S311 jitter, not a secret
-        return Lane(name, outbox, sender(name, config, os.environ), self._metrics)
+        return Lane(name, outbox, sender(name, config, os.environ), self._silenced, self._metrics)
+
+    def _silenced(self, notice: Notice) -> bool:
+        return self._controls.silence(notice.alert, _now_ms()) is not None
 
     def _open(self, partitions: list[Partition]) -> None:
         self._ledger.assign(partitions)
@@ -230,8 +234,16 @@ class Notifier:
 
     def _settle_one(self, lane: Lane, settled: Settled) -> None:
         alert, pendings = settled.entry.notice.alert, settled.entry.handles
+        if settled.withdrawn:
+            self._metrics.skipped.labels("withdrawn").inc()
         if settled.failure is None:
-            _log.info("told", sink=lane.name, alert_id=alert.alert_id, status=alert.status, subject=alert.subject)
+            _log.info(
+                "withdrawn" if settled.withdrawn else "told",
+                sink=lane.name,
+                alert_id=alert.alert_id,
+                status=alert.status,
+                subject=alert.subject,
+            )
             for pending in pendings:
                 self._one_less(pending)
             return

@@ -46,10 +46,11 @@ class Entry(msgspec.Struct, eq=False):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """An entry that is over. ``failure`` says why it was given up; None when it was delivered."""
+    """An entry that is over: delivered, ``withdrawn``, or given up, for which ``failure`` says why."""
 
     entry: Entry
     failure: str | None = None
+    withdrawn: bool = False
 
 
 class Outbox:
@@ -88,7 +89,7 @@ class Outbox:
         self._waiting.append(Entry(notice, [handle], now_s))
 
     def take(self, now_s: float) -> Entry | None:
-        """The message to try now, if any. Every one taken must be answered before the next."""
+        """The message to try now, if any. Every one taken must be answered or withdrawn before the next."""
         if self.wait_s(now_s) != 0:
             return None
         self._under_way = entry = self._waiting.popleft()
@@ -117,6 +118,13 @@ class Outbox:
         self._not_before_s = now_s + self._backoff_s(verdict.retry_after_s)
         self._waiting.appendleft(entry)
         return self._give_up(verdict.detail, now_s)
+
+    def withdraw(self) -> Settled:
+        """What is under way was not tried after all: nobody is to be told of it any more."""
+        entry, self._under_way = self._under_way, None
+        if entry is None:
+            raise ValueError("nothing is under way")
+        return Settled(entry, withdrawn=True)
 
     def forget(self, gone: Callable[[Any], bool]) -> None:
         """Drop handles that are nobody's any more, and waiting messages without any left."""

@@ -17,108 +17,34 @@ hour does not make a burn. Blocks and hours that an alert stood in are left out 
 from __future__ import annotations
 
 from hashlib import blake2b
-from statistics import median
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-import msgspec
-
-from schemas.folds import FormatError
-from schemas.scores import Alert, AlertStatus, Level, Opinion
-from worker.baseline import ErrorRates, Expected, burn_step, expected_share, surge_score, volume_score
+from schemas.scores import Alert, AlertStatus, Opinion
+from worker import subject_state
+from worker.baseline import ErrorRates, Expected, surge_score, volume_score
+from worker.expectation import Lately, estimate, long_run
+from worker.hours import CLOSE_AFTER_MINUTES, close_hours
 from worker.rules import WINDOW_MINUTES_MAX, Kind, Matched, Rule
-from worker.season import MISSING, Season
-from worker.voices import Voices
+from worker.season import Season
+from worker.subject_state import BLOCK_MINUTES, BLOCKS, MILLIONTHS, MINUTE_MS, OpenAlert, Severity, SubjectState
 
-FORMAT_VERSION: Final = 2
-MINUTE_MS: Final = 60_000
-MILLIONTHS: Final = 1_000_000
-BLOCK_MINUTES: Final = 5
-BLOCKS: Final = 36
 LEAKED_ONE_IN: Final = 8
 """Of so many recognised copies, another one was edited beyond recognition (measured on edits of a word or two)."""
 GAP_MINUTES: Final = 8
 """Minutes before now that say nothing of lately, so that a surge is not compared with its own beginning."""
-COARSE_BLOCKS: Final = 24
-"""More blocks than these are joined by threes: enough of them are left to vote."""
-LEVEL_BLOCKS: Final = 12
-"""The blocks whose median is the level of lately."""
-BASELINE_VOLUME_MIN: Final = 20
-"""Opinions without which nothing is expected, so that nothing alarms."""
-CLOSE_AFTER_MINUTES: Final = 30
-PAST_WEIGHT_MAX: Final = 200.0
-"""Opinions that the long-run share counts for at most beside the blocks: it must not outvote lately."""
-LONG_RUN_WEIGHT_MAX: Final = 2000.0
-LONG_RUN_WEIGHT_MIN: Final = 100.0
-"""Opinions from which on the long-run share stands for itself."""
 NEGATIVE_MIN_MILLIONTHS: Final = 5 * MILLIONTHS
 SPREAD: Final = 3.0
 """Squared deviations of the long run's share below which no stretch is looked at: less than `SHARE_SIGMA` squared."""
 SHARE_SIGMA: Final = 2.0
 """A surge of volume must be one of share too, if less sure: more of everything is a promotion."""
-TREND_MAX: Final = 3.0
 NORMAL_MINUTES: Final = BLOCKS * BLOCK_MINUTES
 """An alert that has stood so long is the new normal; burns and drop-outs end by themselves."""
 SILENCE_MINUTES_MAX: Final = 24 * 60
 """A drop-out that has stood so long is an end."""
-BURN_FACTOR: Final = 1.8
-"""Odds of a negative that a slow burn is looked for at, over the expected ones."""
-BURN_STEPS_MIN: Final = 5
-"""Hours that a burn takes to reach its threshold at least."""
 WORSENING_FACTOR: Final = 1.5
 IMPROVING_FACTOR: Final = 0.6
 
-Severity = Literal["warning", "critical"]
 Counted = Literal["counted", "apart", "repeat", "late"]
-
-
-class OpenAlert(msgspec.Struct, array_like=True):
-    """An alert that is not resolved. What was expected of the share stays as it was at the opening."""
-
-    alert_id: str
-    rule: str
-    opened_at_ms: int
-    first_minute: int
-    expected: Expected
-    status: AlertStatus
-    severity: Severity
-    reported_score: float
-    reported_minute: int
-
-
-class _State(msgspec.Struct, array_like=True):
-    """What is kept of a subject. New fields go last, with a default: the previous release's bytes stay readable.
-
-    minutes   minute -> [negative mass in millionths, opinions, set apart]
-    blocks    block of five minutes -> [negative mass in millionths, opinions, 1 where an alert stood open]
-    marks     source topic/partition -> highest source offset counted
-    alerts    kind -> the alert that stands open; resolved: kind -> the minute the last one ended
-    """
-
-    level: Level = "item"
-    model_version: str = ""
-    touched_minute: int = 0
-    minutes: dict[int, list[int]] = {}
-    blocks: dict[int, list[int]] = {}
-    marks: dict[str, int] = {}
-    alerts: dict[Kind, OpenAlert] = {}
-    resolved: dict[Kind, int] = {}
-    next_hour: int = -1
-    burn: float = 0.0
-    burn_hour: int = -1
-    voices: Voices = msgspec.field(default_factory=Voices)
-
-
-class Lately(msgspec.Struct, frozen=True):
-    """What the blocks say: the share to expect, and the negative mass of a minute now and by season."""
-
-    expected: Expected
-    negative: float
-    trend: float
-
-
-_NOTHING: Final = [0, 0, 0]
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_State).decode
 
 
 class Subject:
@@ -127,13 +53,18 @@ class Subject:
     __slots__ = ("_forecast_of", "_lately", "_rates", "_season_due", "_state", "name", "rules", "season")
 
     def __init__(
-        self, name: str, rules: Matched, rates: ErrorRates, state: _State | None = None, season: Season | None = None
+        self,
+        name: str,
+        rules: Matched,
+        rates: ErrorRates,
+        state: SubjectState | None = None,
+        season: Season | None = None,
     ) -> None:
         self.name = name
         self.rules = rules
         self.season = season or Season()
         self._rates = rates
-        self._state = state or _State()
+        self._state = state or SubjectState()
         self._lately: tuple[int, Lately | None] | None = None
         self._season_due = False
         self._forecast_of: tuple[int, Lately | None, tuple[float, float]] = (-1, None, (-1.0, 1.0))
@@ -143,22 +74,14 @@ class Subject:
         cls, name: str, rules: Matched, rates: ErrorRates, data: bytes, season: bytes | None = None
     ) -> Subject:
         """Subject of the bytes of `to_bytes`, and its season's. Raises `FormatError` when they cannot be read."""
-        version = data[0] if data else None
-        if version == 1:
-            state, known = _first_release(data)
-        elif version == FORMAT_VERSION:
-            try:
-                state, known = _decode(memoryview(data)[1:]), None
-            except msgspec.MsgspecError as error:
-                raise FormatError(f"alert state: {error}") from error
-        else:
-            found = "nothing" if version is None else version
-            raise FormatError(f"alert state: format version {found}, this release reads 1 and {FORMAT_VERSION}")
-        return cls(name, rules, rates, state, Season.from_bytes(season) if season is not None else known)
+        state, known = subject_state.from_bytes(data)
+        subject = cls(name, rules, rates, state, Season.from_bytes(season) if season is not None else known)
+        subject._season_due = season is None and known is not None
+        return subject
 
     def to_bytes(self) -> bytes:
         """Format version, then msgpack. The season is apart: it changes once an hour, this with every opinion."""
-        return bytes([FORMAT_VERSION]) + _encode(self._state)
+        return subject_state.to_bytes(self._state)
 
     def take_season(self) -> bytes | None:
         """The season's bytes, where it has changed since the last call."""
@@ -285,43 +208,9 @@ class Subject:
         if state.next_hour < 0:
             state.next_hour = now_minute // 60
         elif now_minute >= 60 * state.next_hour + 60 + CLOSE_AFTER_MINUTES:
-            self._close_hours(now_minute)
+            close_hours(state, self.season, now_minute, self.rules.burn[0] if self.rules.burn else None)
+            self._season_due, self._lately = True, None
         state.touched_minute = now_minute
-
-    def _close_hours(self, now_minute: int) -> None:
-        state = self._state
-        last = (now_minute - CLOSE_AFTER_MINUTES) // 60 - 1
-        sums: dict[int, list[int]] = {}
-        for number, (negative, total, alarmed) in state.blocks.items():
-            held = sums.setdefault(number * BLOCK_MINUTES // 60, [0, 0, 0])
-            held[0], held[1], held[2] = held[0] + negative, held[1] + total, held[2] + alarmed
-        surge = state.alerts.get("surge")
-        for hour in sorted(each for each in {*sums, last} if state.next_hour <= each <= last):
-            negative, total, alarmed = sums.get(hour, [0, 0, 0])
-            self._burn(hour, negative / MILLIONTHS, total)
-            if alarmed or (surge is not None and surge.first_minute < 60 * hour + 60):
-                self.season.put(hour, MISSING, MISSING)
-            else:
-                self.season.put(hour, negative / MILLIONTHS, total)
-        state.next_hour = last + 1
-        self._season_due, self._lately = True, None
-        oldest = now_minute // BLOCK_MINUTES - BLOCKS
-        for number in [number for number in state.blocks if number < oldest]:
-            del state.blocks[number]
-
-    def _burn(self, hour: int, negative: float, total: int) -> None:
-        state = self._state
-        rule = self.rules.burn[0] if self.rules.burn else None
-        if rule is None or total == 0 or self.season.known_days < 3:
-            return
-        expected = self.season.share(24 * ((hour - 24) // 24))
-        if expected is None or expected.weight < LONG_RUN_WEIGHT_MIN:
-            return
-        cap = rule.threshold / BURN_STEPS_MIN
-        step = min(max(burn_step(negative, total, expected, BURN_FACTOR), -2 * cap), cap)
-        before, state.burn = state.burn, min(max(0.0, state.burn + step), 2 * rule.threshold)
-        if before == 0.0 and state.burn > 0.0:
-            state.burn_hour = hour
 
     # --- judging ------------------------------------------------------------------------------------------------
 
@@ -330,7 +219,7 @@ class Subject:
         elapsed = (watermark_ms % MINUTE_MS + 1) / MINUTE_MS - 1
         mass = total = apart = 0
         minute = now + 1
-        usual = self._long_run()
+        usual = long_run(self.season, self._state.next_hour)
         floor, spread = (usual.share, SPREAD * usual.share * (1 - usual.share)) if usual is not None else (0.0, 0.0)
         for rules in self.rules.scales:
             minute, elapsed = minute - 1, elapsed + 1
@@ -532,61 +421,8 @@ class Subject:
         # It changes when a block does, or when a late opinion enters one.
         newest = (now - GAP_MINUTES) // BLOCK_MINUTES - 1
         if self._lately is None or self._lately[0] != newest:
-            self._lately = (newest, self._estimate(newest))
+            self._lately = (newest, estimate(self._state, self.season, newest))
         return self._lately[1]
-
-    def _estimate(self, newest: int) -> Lately | None:
-        blocks = self._state.blocks
-        counts: list[tuple[float, int]] = []
-        level: list[tuple[float, int]] = []
-        for number in range(newest, newest - BLOCKS, -1):
-            mass, total, alarmed = blocks.get(number, _NOTHING)
-            if not alarmed:
-                if total:
-                    counts.append((mass / MILLIONTHS, total))
-                if newest - number < LEVEL_BLOCKS:
-                    level.append((mass / MILLIONTHS, total))
-        if len(counts) > COARSE_BLOCKS:
-            counts = [
-                (sum(each[0] for each in counts[i : i + 3]), sum(each[1] for each in counts[i : i + 3]))
-                for i in range(0, len(counts), 3)
-            ]
-        expected = self._expected(counts)
-        if expected is None:
-            return None
-        negative = median(each[0] for each in level) / BLOCK_MINUTES if level else 0.0
-        usual = self.season.forecast((newest + 1) * BLOCK_MINUTES - LEVEL_BLOCKS * BLOCK_MINUTES // 2)
-        trend = 1.0
-        if level and usual is not None and usual.total > 0:
-            came = sum(each[1] for each in level) / (len(level) * BLOCK_MINUTES)
-            trend = min(max(came / usual.total, 1.0), TREND_MAX)
-        return Lately(expected, negative, trend)
-
-    def _yesterday(self) -> int:
-        """The long run ends with the day before yesterday's last hour or yesterday's: a day before what is judged."""
-        return 24 * ((self._state.next_hour - 24) // 24)
-
-    def _long_run(self) -> Expected | None:
-        """The long run's share, where it is long enough to stand for itself."""
-        found = self.season.share(self._yesterday())
-        return found if found is not None and found.weight >= LONG_RUN_WEIGHT_MIN else None
-
-    def _expected(self, counts: list[tuple[float, int]]) -> Expected | None:
-        """The higher of lately's share and the long run's, where the long run is long enough to stand for itself."""
-        season, past = self.season, (0.0, 0.0)
-        long_run = season.share(self._yesterday())
-        if long_run is None and season.last_hour >= 0:
-            long_run = season.share(season.last_hour + 1)
-        if long_run is not None:
-            weight = min(long_run.weight, PAST_WEIGHT_MAX)
-            past = (long_run.share * weight, weight)
-        expected = expected_share(counts, past, BASELINE_VOLUME_MIN)
-        if expected is None or long_run is None:
-            return expected
-        if long_run.weight >= LONG_RUN_WEIGHT_MIN and long_run.share > expected.share:
-            weight = min(long_run.weight, LONG_RUN_WEIGHT_MAX)
-            return Expected(long_run.share, weight, expected.dispersion)
-        return expected
 
 
 def _window(rule: Rule | None) -> int:
@@ -603,41 +439,3 @@ def _less_leaked(mass: int, total: int, apart: int) -> tuple[float, int]:
 def alert_id(rule: str, subject: str, first_minute: int) -> str:
     """Id of the alert of a rule on a subject that opened with the window beginning at ``first_minute``."""
     return blake2b(f"{rule}\n{subject}\n{first_minute * MINUTE_MS}".encode(), digest_size=12).hexdigest()
-
-
-class _FirstState(msgspec.Struct, array_like=True):
-    """What format version 1 kept: see `_State`; ``ring`` had minutes, ``past`` a decayed sum of what had left them."""
-
-    level: Level
-    model_version: str
-    touched_minute: int
-    ring: dict[int, list[int]]
-    marks: dict[str, int]
-    past: list[float]
-    resolved_minute: int | None = None
-    alert: tuple[str, int, int, Expected, AlertStatus, Severity, float, int] | None = None
-
-
-def _first_release(data: bytes) -> tuple[_State, Season]:
-    try:
-        old = msgspec.msgpack.decode(memoryview(data)[1:], type=_FirstState)
-    except msgspec.MsgspecError as error:
-        raise FormatError(f"alert state: {error}") from error
-    state = _State(old.level, old.model_version, old.touched_minute, marks=old.marks)
-    for minute, (mass, total, alarmed) in sorted(old.ring.items()):
-        if minute > old.touched_minute - WINDOW_MINUTES_MAX:
-            state.minutes[minute] = [mass, total, 0]
-        block = state.blocks.setdefault(minute // BLOCK_MINUTES, [0, 0, 0])
-        block[0], block[1], block[2] = block[0] + mass, block[1] + total, max(block[2], alarmed)
-    season = Season()
-    if state.blocks:
-        state.next_hour = min(state.blocks) * BLOCK_MINUTES // 60
-        if old.past[1] >= 1:
-            season.put(state.next_hour - 1, old.past[0], old.past[1])
-    if old.resolved_minute is not None:
-        state.resolved["surge"] = old.resolved_minute
-    if old.alert is not None:
-        identity, *rest = old.alert
-        fields: list[Any] = [identity, "negative_share", *rest]
-        state.alerts["surge"] = OpenAlert(*fields)
-    return state, season

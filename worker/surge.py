@@ -19,7 +19,8 @@ from typing import Final
 from schemas.scores import Alert, Opinion
 from worker.baseline import ErrorRates
 from worker.rules import RuleBook
-from worker.subject import BLOCK_MINUTES, MINUTE_MS, Counted, Subject
+from worker.subject import Counted, Subject
+from worker.subject_state import BLOCK_MINUTES, MINUTE_MS
 
 MAX_SUBJECTS: Final = 20_000
 IDLE_MINUTES: Final = 3 * 24 * 60

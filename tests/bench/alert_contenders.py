@@ -22,7 +22,8 @@ from schemas.scores import Alert, Opinion, SourcePosition
 from tests.bench.alert_stream import MINUTE_MS, START_MINUTE, Stream, Texts
 from worker.baseline import ErrorRates
 from worker.rules import RuleBook
-from worker.subject import BLOCK_MINUTES, Subject
+from worker.subject import Subject
+from worker.subject_state import BLOCK_MINUTES
 from worker.verdict import Opened
 
 WINDOW, MIN_VOLUME, HOLD = 5, 10, 10

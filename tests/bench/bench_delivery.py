@@ -3,8 +3,8 @@
     python -m tests.bench.bench_delivery [--quick] [--repeats N] [--events N]
 
 The null model reads preloaded topics from one real Kafka broker and writes every output, once with either delivery at
-commits of 100 ms, the order changing from repeat to repeat. Last line: one JSON object with ``ratio`` (exactly once over
-at least once, the median of the repeats), its ``spread``, and the rates.
+commits of 100 ms, the order changing from repeat to repeat. Last line: one JSON object with ``ratio`` (exactly once
+over at least once, the median of the repeats), its ``spread``, and the rates.
 """
 
 from __future__ import annotations

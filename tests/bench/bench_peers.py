@@ -10,7 +10,7 @@ states, asks every head, and writes scores, opinions and folds.
 
   faust_one     one event at a time in a Faust agent
   faust_take    Faust's ``take`` of 256 within 0.2 s, then padded batches of 32
-  quixstreams   a batching sink of 256 (``commit_every``), then padded batches of 32
+  quixstreams   a sink that gathers to the checkpoint (``commit_every`` 256), then padded batches of 32
   infinity      a consumer in front of infinity's engine in its process, 512 texts under way, its batches of 32
   litserve      a consumer in front of a LitServe server, 512 requests under way, its batches of 64
   offline       no stream: Hugging Face over all texts sorted by length, the ceiling of padded work
@@ -129,7 +129,7 @@ def export(artifact: str, folder: Path) -> Path:
     }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text((resolve(artifact) / "tokenizer.json").read_text(encoding="utf-8"))
-    pieces = {"pad_token": ("[PAD]", "<pad>"), "unk_token": ("[UNK]", "<unk>")}
+    pieces = {"pad_token": ("[PAD]", "<pad>", "</s>"), "unk_token": ("[UNK]", "<unk>")}
     pieces |= {"cls_token": ("[CLS]", "<s>"), "sep_token": ("[SEP]", "</s>")}
     special = {role: next(p for p in names if scorer.codec.piece_id(p) is not None) for role, names in pieces.items()}
     tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest, **special}

@@ -13,14 +13,9 @@ folder; whatever happens to the tests, `Reaper` ends the servers.
 
 from __future__ import annotations
 
-import base64
-import itertools
-import shutil
 import signal
 import socket
-import subprocess
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -32,8 +27,9 @@ from confluent_kafka.admin import AdminClient
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 
-from tests.chaos.broker import CLUSTER_SETTINGS, FLAGS, HEAP, TEST_SETTINGS, Broker, Ports
+from tests.chaos.broker import FLAGS, HEAP, Broker, Ports
 from tests.chaos.disk import SmallDisk
+from tests.chaos.layout import Layout
 from tests.chaos.proxy import Proxy
 from tests.chaos.reaper import Reaper
 from tests.servers import free_ports, kafka_script
@@ -93,10 +89,10 @@ class KafkaCluster:
                 if disk is not None:
                     stack.callback(disk.close)
                 broker = self.brokers[node] = Broker(node, ports, folder, self._java, reaper, disk)
-                self._write_properties(broker)
                 stack.callback(broker.end)
                 self.proxy.add(str(node), ports.proxy, ports.client)
-            self._format()
+            layout = Layout(self._ports, self._protocol, self._settings)
+            layout.prepare(self.folder / "formatted", list(self.brokers.values()), self._java, self._scram)
             for broker in self.brokers.values():
                 broker.start()
             self._admin = AdminClient({"bootstrap.servers": self.direct, "socket.timeout.ms": 4000, "log_level": 0})
@@ -274,71 +270,6 @@ class KafkaCluster:
             yield tool
         finally:
             tool.close()
-
-    # -- setting up
-
-    def _write_properties(self, broker: Broker) -> None:
-        ports, copies = broker.ports, str(min(3, len(self._ports)))
-        voters = ",".join(f"{node}@127.0.0.1:{each.controller}" for node, each in self._ports.items())
-        own = {
-            "process.roles": "broker,controller",
-            "node.id": str(broker.node),
-            "listeners": f"CLIENT://127.0.0.1:{ports.client},INNER://127.0.0.1:{ports.inner},"
-            f"CONTROLLER://127.0.0.1:{ports.controller}",
-            "advertised.listeners": f"CLIENT://127.0.0.1:{ports.proxy},INNER://127.0.0.1:{ports.inner}",
-            "listener.security.protocol.map": f"CLIENT:{self._protocol},INNER:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "inter.broker.listener.name": "INNER",
-            "controller.listener.names": "CONTROLLER",
-            "controller.quorum.voters": voters,
-            "log.dirs": str(broker.data),
-            "metadata.log.dir": str(broker.metadata),
-        }
-        settings = {**_read_properties(CLUSTER_SETTINGS), **TEST_SETTINGS}
-        if len(self._ports) < 3:  # one broker can keep one copy
-            settings |= {key: copies for key in settings if key.endswith("replication.factor")}
-            settings |= {key: "1" for key in settings if key.endswith(("min.isr", "min.insync.replicas"))}
-        lines = {**settings, **own, **self._settings}
-        broker.properties.write_text("".join(f"{key}={value}\n" for key, value in lines.items()), encoding="utf-8")
-
-    def _format(self) -> None:
-        """Format one node's folders and copy them to the others: a Java process less for each."""
-        first = self.brokers[1]
-        template = self.folder / "formatted"
-        properties = template / "broker.properties"
-        template.mkdir()
-        text = first.properties.read_text(encoding="utf-8")
-        for name, where in (("data", first.data), ("metadata", first.metadata)):
-            text = text.replace(f"={where}\n", f"={template / name}\n")
-        properties.write_text(text, encoding="utf-8")
-        command = [*self._java, "kafka.tools.StorageTool", "format", "--config", str(properties)]
-        command += ["--cluster-id", CLUSTER_ID]
-        for user, password in self._scram.items():
-            command += ["--add-scram", f"SCRAM-SHA-512=[name={user},password={password}]"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
-        assert done.returncode == 0, f"formatting: {done.stdout}{done.stderr}"
-        for broker, name in itertools.product(self.brokers.values(), ("data", "metadata")):
-            target = getattr(broker, name)
-            if name == "data" and broker.disk is not None:
-                target = broker.disk.seen(target)
-            shutil.copytree(template / name, target, dirs_exist_ok=True)
-            meta = _read_properties(target / "meta.properties")
-            meta |= {"node.id": str(broker.node), "directory.id": _kafka_id()}
-            (target / "meta.properties").write_text("".join(f"{key}={value}\n" for key, value in meta.items()))
-
-
-CLUSTER_ID: Final = "MillraceTestsMillrace0"
-
-
-def _kafka_id() -> str:
-    """Kafka's form of a random UUID: 22 characters of URL-safe base64, not beginning with a dash."""
-    while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
-        pass
-    return text
-
-
-def _read_properties(path: Path) -> dict[str, str]:
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 def _slot(name: str, partitions: int) -> int:

@@ -216,6 +216,22 @@ def test_mutes_and_acknowledgements_hold_at_once_and_after_a_restart(kafka: Kafk
             wait_until(lambda: receiver.taken[-1] == "brand:lux resolved", "told again")
 
 
+def test_what_is_muted_while_it_waits_is_not_told_later(kafka: KafkaConfig) -> None:
+    answers = {"now": 500}
+    with Receiver(lambda _: answers["now"]) as receiver:
+        config = config_of(kafka, receiver.url)
+        with running(config):
+            publish(kafka, made("item:a"))
+            wait_until(lambda: bool(receiver.got), "tried")
+            mute(kafka, "item:a", 3600)
+            wait_until(lambda: finished(config), "withdrawn")
+            answers["now"] = 200
+            publish(kafka, made("item:b"))
+            wait_until(lambda: bool(receiver.taken), "the other told")
+        assert receiver.taken == ["item:b opened"]
+    assert letters(kafka) == []
+
+
 def test_reading_waits_for_a_sink_that_is_behind(kafka: KafkaConfig) -> None:
     released = threading.Event()
     with Receiver(lambda number: 200 if released.is_set() or number == 0 else 503) as receiver:

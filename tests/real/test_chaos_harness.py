@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,7 +20,7 @@ from tests.chaos.cluster import KafkaCluster
 from tests.chaos.disk import refusal
 from tests.chaos.proxy import Proxy
 from tests.chaos.redis_pair import RedisPair
-from tests.servers import free_ports, or_skip
+from tests.servers import free_ports, or_skip, redis_program
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 TOPIC = "t"
@@ -202,3 +205,37 @@ def test_redis_fails_over_to_the_present_and_to_the_past(pair: RedisPair) -> Non
             client.get("b")
         pair.start(pair.primary)
         assert client.ping()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.chaos.redis_pair import RedisPair
+pair = RedisPair(Path(sys.argv[1])).__enter__()
+pair.pause(pair.replica)
+print(*(process.pid for process in pair._processes.values()), pair.proxy._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_nothing_outlives_tests_that_are_killed(tmp_path: Path) -> None:
+    """Not even a paused server, which takes no other signal."""
+    with or_skip():
+        redis_program()
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "redis")]
+    killed = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    left = [int(word) for word in killed.stdout.split()]
+    assert len(left) == 3
+    deadline = time.monotonic() + 20
+    while any(map(runs, left)):
+        assert time.monotonic() < deadline, f"still there: {[pid for pid in left if runs(pid)]}"
+        time.sleep(0.05)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and is no corpse that nobody buried."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except FileNotFoundError:
+        return False

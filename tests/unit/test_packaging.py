@@ -14,7 +14,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = {
     *("demo", "test", "check", "kafka", "schemas", "lock", "help", "clean"),
-    *("bench-worker", "bench-shared", "bench-rebuild", "simulate", "kills", "chaos", "fuzz", "starter", "starter-gpu"),
+    *("bench-worker", "bench-limit", "bench-peers", "bench-delivery", "bench-shared", "bench-alerts", "bench-rebuild"),
+    *("simulate", "kills", "chaos", "fuzz", "starter", "starter-gpu"),
 }
 
 

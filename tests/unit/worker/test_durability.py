@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import read_properties
 from worker.config import Config, KafkaConfig, WorkerConfig
 from worker.durability import _brokers, broker_rules, topic_faults
 
@@ -14,10 +15,9 @@ CONFIG = Config(kafka=KafkaConfig(group_protocol="consumer"))
 
 
 def shipped() -> dict[str, str]:
-    lines = (line.strip() for line in SHIPPED.read_text(encoding="utf-8").splitlines())
     # What Kafka has where the file says nothing.
     defaults = {"transaction.max.timeout.ms": "900000"}
-    return {**defaults, **dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))}
+    return {**defaults, **read_properties(SHIPPED)}
 
 
 @pytest.mark.parametrize("rule", broker_rules(CONFIG, 3), ids=lambda rule: rule.key)

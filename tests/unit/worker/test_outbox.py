@@ -138,6 +138,21 @@ def test_handles_of_lost_partitions_are_dropped_with_messages_that_have_no_other
     assert entry.handles == ["mine"]
 
 
+def test_what_is_withdrawn_is_over_and_holds_nothing_against_the_sink() -> None:
+    box = outbox()
+    box.put(notice(made("item:0")), 0, 0.0)
+    box.put(notice(made("item:1")), 1, 0.0)
+    box.take(0.0)
+    settled = box.withdraw()
+    assert (settled.entry.handles, settled.withdrawn, settled.failure) == ([0], True, None)
+    entry = box.take(0.0)
+    assert entry is not None
+    assert entry.handles == [1]
+    box.answer(DELIVERED, 0.0)
+    with pytest.raises(ValueError, match="under way"):
+        box.withdraw()
+
+
 def test_it_says_when_it_is_full() -> None:
     box = outbox(queue_max=2)
     box.put(notice(), 0, 0.0)

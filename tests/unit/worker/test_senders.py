@@ -311,6 +311,14 @@ def test_mail_over_starttls_with_login(authority: trustme.CA, ca_file: str) -> N
     assert len(box.kept) == 1
 
 
+def test_mail_over_tls_from_the_first_byte(authority: trustme.CA, ca_file: str) -> None:
+    box = Postbox()
+    with postbox(box, ssl_context=server_context(authority)) as port:
+        assert send(mail_to(port, security="tls", ca_file=ca_file)) == Verdict("delivered")
+        assert send(mail_to(port, security="tls")).detail.startswith("TLS: ")
+    assert len(box.kept) == 1
+
+
 def test_a_server_without_starttls_gets_neither_password_nor_text() -> None:
     box = Postbox()
     with postbox(box) as port:

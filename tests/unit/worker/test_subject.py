@@ -12,7 +12,8 @@ from schemas.scores import Alert
 from tests.opinions import MINUTE_MS, START_MS, opinion
 from worker.baseline import ErrorRates, volume_score
 from worker.rules import RuleBook, shipped
-from worker.subject import MILLIONTHS, SILENCE_MINUTES_MAX, Subject
+from worker.subject import SILENCE_MINUTES_MAX, Subject
+from worker.subject_state import MILLIONTHS
 from worker.surge import DEAF_MINUTES, SurgeDetector
 
 DAY = 1440

@@ -16,7 +16,8 @@ from tests.opinions import MINUTE_MS, START_MS, burst_on_lamp, detect, opinion, 
 from worker import surge
 from worker.baseline import ErrorRates, Expected, expected_share, surge_score
 from worker.rules import WINDOW_MINUTES_MAX, Matched, RuleBook, shipped
-from worker.subject import BLOCK_MINUTES, BLOCKS, NORMAL_MINUTES, Subject, alert_id
+from worker.subject import NORMAL_MINUTES, Subject, alert_id
+from worker.subject_state import BLOCK_MINUTES, BLOCKS
 from worker.surge import SEASON_PREFIX, SurgeDetector
 
 RULES = shipped().match("item:lamp")

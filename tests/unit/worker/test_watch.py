@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ from schemas.scores import Opinion
 from schemas.topics import ALERTS_OPINION
 from tests.opinions import burst_on_lamp, opinion, stream
 from worker import watch as watch_module
-from worker.config import Config, KafkaConfig
+from worker.config import AlertsConfig, Config, KafkaConfig
 from worker.errors import ConfigError, KafkaError, TopicError
 from worker.faust_app import broker_urls, credentials
 from worker.metrics import AlertsMetrics
@@ -162,7 +163,39 @@ def test_other_positions_are_refused(data: bytes) -> None:
 
 def test_position_bytes_of_the_first_release_stay_readable() -> None:
     assert Position.from_bytes(bytes.fromhex("019232cd0400")) == Position(50, 1024)
-    assert Position(50, 1024).to_bytes() == bytes.fromhex("019232cd0400")
+    # Written down: the next release must read it.
+    assert Position(50, 1024, 7).to_bytes() == bytes.fromhex("019332cd040007")
+
+
+def test_changed_rules_are_taken_up_while_it_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    deaf = "rules:\n  - {name: deaf, metric: negative_share, threshold: 1000}\n"
+    file.write_text(deaf)
+    config = Config(alerts=AlertsConfig(rules=str(file)))
+    clock = [1000.0]
+    monkeypatch.setattr(watch_module.time, "monotonic", lambda: clock[0])
+
+    def statuses(change: bytes | None) -> list[str]:
+        async def scenario() -> list[bytes | None]:
+            file.write_text(deaf)
+            watch, producer = OpinionWatch(config, AlertsMetrics(CollectorRegistry())), HeldProducer()
+            watch.app = SimpleNamespace(producer=producer, started=True, rebalancing=False)
+            watch.open([0])
+            opinions = stream(60, 10, burst_on_lamp)
+            for offset, each in enumerate(opinions):
+                if offset == 300 and change is not None:
+                    file.write_bytes(change)
+                    clock[0] += watch_module.RULES_INTERVAL_S
+                watch.reload_rules()
+                await watch.feed(record(offset, each))
+            await watch.write()
+            return [value for topic, _, value, _ in producer.sent if topic == ALERTS_OPINION]
+
+        return [msgspec.json.decode(value or b"")["status"] for value in asyncio.run(scenario())]
+
+    assert statuses(None) == []
+    assert statuses(deaf.replace("1000", "5").encode())[0] == "opened"
+    assert statuses(b"rules: nonsense") == []
 
 
 def test_brokers_and_credentials_are_passed_on() -> None:
