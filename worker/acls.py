@@ -21,6 +21,7 @@ from confluent_kafka.admin import (
 )
 
 from schemas.topics import (
+    ALERTS_CONTROL,
     ALERTS_OPINION,
     ERASURES,
     EVENTS_DEAD,
@@ -32,6 +33,7 @@ from schemas.topics import (
     SCORES_INTENT,
     SCORES_SENTIMENT,
     TOPICS,
+    TRENDS_OPINION,
 )
 from worker.admin import admin_client
 from worker.clients import REQUEST_TIMEOUT_S, translate
@@ -75,8 +77,8 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
         *_each("profiles", "read", "topic", _topics(kafka, (*FOLDS.values(), *FEATURES.values(), ERASURES))),
         *_each("profiles", "write", "topic", _topics(kafka, (*FEATURES.values(), EVENTS_DEAD))),
         *_prefixed("profiles", ("read",), "group", f"{prefix}.profiles"),
-        *_each("alerts", "read", "topic", _topics(kafka, (OPINIONS,))),
-        *_each("alerts", "write", "topic", _topics(kafka, (ALERTS_OPINION,))),
+        *_each("alerts", "read", "topic", _topics(kafka, (OPINIONS, TRENDS_OPINION))),
+        *_each("alerts", "write", "topic", _topics(kafka, (ALERTS_OPINION, TRENDS_OPINION))),
         *_prefixed("alerts", ("read", "write", "create"), "topic", changelogs),
         *_prefixed("alerts", ("read",), "group", f"{prefix}.alerts"),
         *(
@@ -84,7 +86,7 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
             for operation in _OPERATOR
             for name in every
         ),
-        *_each("operator", "write", "topic", _topics(kafka, (*INPUTS, EVENTS_DEAD, ERASURES))),
+        *_each("operator", "write", "topic", _topics(kafka, (*INPUTS, EVENTS_DEAD, ERASURES, ALERTS_CONTROL))),
         *_prefixed("operator", ("write", "describe"), "transactional-id", f"{prefix}.dead-replay"),
         *_prefixed("operator", ("describe", "describe-configs"), "topic", "__"),
         *_prefixed("operator", ("read",), "group", prefix),
