@@ -9,7 +9,7 @@ BODY := $(VENV)/.body
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kafka bench-worker bench-limit bench-peers bench-delivery bench-shared bench-alerts bench-rebuild
+.PHONY: help demo test check kafka bench-worker bench-latency bench-three bench-scale bench-memory bench-limit bench-peers bench-delivery bench-shared bench-alerts bench-rebuild
 .PHONY: simulate kills chaos fuzz starter starter-gpu schemas lock clean
 
 help: ## This list
@@ -32,6 +32,18 @@ kafka: ## Apache Kafka on 127.0.0.1:9092, fetched by Maven; Ctrl-C stops it (ARG
 
 bench-worker: $(READY) ## Events per second of the worker and how busy the encoder is; one JSON line last
 	$(PY) tests/bench/bench_worker.py $(ARGS)
+
+bench-latency: $(READY) ## Event to score per lane from 10 % to 150 % of capacity, by stage; ARGS=--quick
+	$(PY) tests/bench/bench_latency.py $(ARGS)
+
+bench-three: $(READY) ## One shared encoder against three separate ones: events per second and memory
+	$(PY) tests/bench/bench_three.py $(ARGS)
+
+bench-scale: $(READY) ## 1, 2, 4, 8 worker processes on a device that sleeps, against the capacity model
+	$(PY) tests/bench/bench_scale.py $(ARGS)
+
+bench-memory: $(READY) ## Is memory flat over ten million events (hours)? ARGS="--events 300000" for minutes
+	$(PY) tests/bench/bench_memory.py $(ARGS)
 
 bench-limit: $(READY) ## Tokens per second of the encoder against its matrix products alone; one JSON line last
 	$(PY) tests/bench/bench_limit.py $(ARGS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from worker.emit import OutMessage
 from worker.errors import KafkaError
@@ -30,7 +30,7 @@ class MemorySource:
         self.committed: Offsets = {}
         self.history: list[Offsets] = []
         self.position: dict[Partition, int] = {}
-        self.paused = False
+        self.paused: set[str] = set()
         self.fail_commits = 0
         self.asked: list[int] = []
         self._assign: list[Partition] = list(logs)
@@ -63,20 +63,21 @@ class MemorySource:
             self.position[partition] = self.committed.get(partition, 0)
             polled.assigned.append(partition)
         self._assign = []
-        if not self.paused:
-            for partition, position in self.position.items():
+        for partition, position in self.position.items():
+            if partition[0] not in self.paused:
                 room = max_records - len(polled.records)
-                for offset, value in list(enumerate(self.logs[partition]))[position : position + room]:
+                for offset, value in enumerate(self.logs[partition][position : position + room], position):
                     polled.records.append(Record(*partition, offset, 0, b"k", value))
                     self.position[partition] = offset + 1
         return polled
 
-    def pause(self) -> int:
-        was, self.paused = self.paused, True
-        return 0 if was else len(self.position)
+    def pause(self, topics: Container[str] | None = None) -> int:
+        fresh = {topic for topic, _ in self.position if topics is None or topic in topics} - self.paused
+        self.paused |= fresh
+        return sum(topic in fresh for topic, _ in self.position)
 
-    def resume(self) -> None:
-        self.paused = False
+    def resume(self, topics: Container[str] | None = None) -> None:
+        self.paused = {topic for topic in self.paused if topics is not None and topic not in topics}
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         failed = self.fail_commits > 0

@@ -21,12 +21,14 @@ SLOT_OVERHEAD_BYTES: Final = 400
 class Slot(msgspec.Struct, eq=False, gc=False):
     """One text on its way to a vector: first nothing, then ``prepared``, then encoded.
 
+    due     tokens that nobody has taken to the encoder yet: 0 before it is prepared, and once a batch carries it
     row     float32 [hidden] encoded row, what the heads read
     vector  float32 [64] unit vector of the user-state space
     """
 
     text: str
     prepared: Prepared | None = None
+    due: int = 0
     row: Floats | None = None
     vector: Floats | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import logging
 import signal
@@ -16,8 +17,9 @@ from worker.cli_alerts import alerts
 from worker.cli_base import CONTEXT, FILE, Commands, common, json_option
 from worker.cli_model import MODEL_COMMANDS
 from worker.cli_notify import NOTIFY_COMMANDS
+from worker.cli_plan import plan
 from worker.cli_safety import SAFETY_COMMANDS
-from worker.errors import MillraceError
+from worker.errors import DeviceError, MillraceError
 
 if TYPE_CHECKING:
     from worker.config import Config
@@ -68,6 +70,7 @@ def demo(config: Config, events: int | None, exit_: bool, rate: float | None, js
     sys.exit(run_demo(config, events=events, exit_=exit_, json_=json_, rate=rate))
 
 
+EXIT_GRACE_S = 20
 Role = Literal["worker", "profiles", "alerts", "notify"]
 _ROLES: dict[Role, str] = {
     "worker": "worker.pipeline",
@@ -96,6 +99,10 @@ def run_role(config: Config, role: Role) -> None:
     try:
         # Imported with the handlers in place: torch takes seconds, and a signal may come in them.
         importlib.import_module(_ROLES[role]).run(config, stop)
+    except DeviceError:
+        # A driver that hangs may keep the interpreter from ending, and the supervisor from starting anew.
+        faulthandler.dump_traceback_later(EXIT_GRACE_S, exit=True)
+        raise
     except Exception as error:
         if not isinstance(error, MillraceError):
             logging.getLogger(__name__).exception("%s ended on a defect", role)
@@ -354,6 +361,7 @@ def notify(config: Config) -> None:
     run_role(config, "notify")
 
 
+main.add_command(plan)
 for _command in (*NOTIFY_COMMANDS, *SAFETY_COMMANDS, *MODEL_COMMANDS):
     main.add_command(_command)
 

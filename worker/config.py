@@ -16,12 +16,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 
-from schemas.topics import FOLD_SHARDS, TOPICS
+from schemas.topics import FOLD_SHARDS, INPUTS, TOPICS
 from worker.environment import entries
 from worker.errors import ConfigError
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
+Lane = Literal["service", "click", "review"]
 GroupProtocol = Literal["cooperative", "consumer", "eager"]
 
 
@@ -44,6 +45,8 @@ class KafkaConfig(Section, frozen=True, kw_only=True):
     embedded: bool = False
     # A shop's own topic names, by the contract's: {events.click: shop.clicks}. Unnamed ones keep the contract's.
     topics: dict[str, str] = {}
+    # Topics scored at low priority, by what they carry: {shop.clicks.2025: events.click}.
+    backfill: dict[str, str] = {}
     options: dict[str, str | int | float | bool] = {}
 
     def topic(self, contract_name: str) -> str:
@@ -89,8 +92,8 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
 
     max_batch_tokens: Positive = 8192
     max_batch_units: Positive = 256
-    queue_tokens_high: Positive = 65536
-    queue_tokens_low: Positive = 32768
+    queue_tokens_high: Positive = 131072
+    queue_tokens_low: Positive = 65536
     poll_records: Positive = 2000
     # exactly_once: outputs and offsets in one transaction. The embedded broker has none: there it is at_least_once.
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
@@ -99,6 +102,7 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
     transaction_timeout_ms: Positive = 10_000
     commit_interval_ms: Positive = 100
     drain_timeout_ms: Positive = 10_000
+    device_timeout_ms: Positive = 60_000
     objectives: ObjectivesConfig = ObjectivesConfig()
     # CPU objectives are this many times the GPU's.
     cpu_objective_factor: PositiveFloat = 5.0
@@ -108,6 +112,13 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
     excerpt_chars: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 160
     # The lexicon of what reviews are about: shipped, none, or a YAML file.
     aspects: str = "shipped"
+
+    def objectives_s(self, *, on_gpu: bool) -> dict[Lane, float]:
+        """Per lane, seconds from event read to the end of its encoder pass; up to one interval is for the commit."""
+        factor, commit_s = (1.0 if on_gpu else self.cpu_objective_factor) / 1000, self.commit_interval_ms / 1000
+        goals = self.objectives
+        wanted: dict[Lane, int] = {"service": goals.service_ms, "click": goals.click_ms, "review": goals.review_ms}
+        return {lane: max(ms * factor - commit_s, ms * factor / 2) for lane, ms in wanted.items()}
 
 
 class ProfilesConfig(Section, frozen=True, kw_only=True):
@@ -247,6 +258,12 @@ def _checked(config: Config) -> Config:
         raise ConfigError(f"kafka.topics names {', '.join(sorted(unknown))}; the contract has {', '.join(TOPICS)}")
     if len(set(config.kafka.topics.values())) < len(config.kafka.topics):
         raise ConfigError("kafka.topics gives two topics of the contract the same name")
+    if wrong := sorted(set(config.kafka.backfill.values()) - set(INPUTS)):
+        raise ConfigError(f"kafka.backfill: {', '.join(wrong)} is none of {', '.join(INPUTS)}")
+    if taken := sorted({config.kafka.topic(name) for name in TOPICS} & config.kafka.backfill.keys()):
+        raise ConfigError(
+            f"kafka.backfill names {', '.join(taken)}, which is used already: backfill needs topics apart"
+        )
     seen = (config.alerts.p_negative_of_negatives, config.alerts.p_negative_of_others)
     if (seen[0] is None) != (seen[1] is None):
         raise ConfigError("alerts.p_negative_of_negatives and alerts.p_negative_of_others go together: set both")

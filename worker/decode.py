@@ -16,11 +16,13 @@ from schemas.dead import DeadLetter, Reason
 from schemas.events import FUTURE_LIMIT_MS, ClickEvent, Event, ReviewEvent, ServiceEvent
 from schemas.scores import SourcePosition
 from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE, MAX_EVENT_BYTES
+from worker.config import Lane
 from worker.source import Record
 
-Lane = Literal["service", "click", "review"]
 LANES: Final[dict[str, Lane]] = {EVENTS_SERVICE: "service", EVENTS_CLICK: "click", EVENTS_REVIEW: "review"}
 """Contract topic to lane."""
+BACKFILL: Final = "backfill"
+"""The lane in which events of any kind wait that are replayed at low priority; it has topics of its own."""
 
 _TYPES: Final[dict[Lane, Any]] = {"service": ServiceEvent, "click": ClickEvent, "review": ReviewEvent}
 _IDS: Final = ("event_id", "user_id", "item_id", "impression_id", "conversation_id")

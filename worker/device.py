@@ -1,16 +1,21 @@
 """Two stages beside the main loop: the next batch's states are read while the current one is on the encoder.
 
 Each stage is a thread; batches in flight are bounded, so the queues between are too. Nothing is decided here.
+
+A batch that is not back within the time-out hangs: a driver that stopped answering cannot be interrupted from
+within, so the device is given up with a `DeviceError`, and with it the process.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from worker.batcher import Batch
+from worker.errors import DeviceError
 from worker.score import BatchScorer, Fetched, Scored
 
 DEPTH: Final = 2
@@ -37,7 +42,8 @@ class Device(Protocol):
         ...
 
     def collect(self, timeout_s: float) -> list[Scored]:
-        """What is finished; waits at most this long for the first. Raises what a stage raised."""
+        """What is finished; waits at most this long for the first. Raises what a stage raised, and `DeviceError` when
+        the oldest batch in flight has been waited for too long."""
         ...
 
     def close(self) -> None:
@@ -74,7 +80,11 @@ class InlineDevice:
 class ThreadedDevice:
     """`Device` on two threads."""
 
-    def __init__(self, scorer: BatchScorer) -> None:
+    def __init__(
+        self, scorer: BatchScorer, timeout_s: float = 60.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._timeout_s, self._clock = timeout_s, clock
+        self._waited_since_s = clock()
         # in_flight never exceeds DEPTH, so no put ever waits.
         self._batches: queue.Queue[Batch] = queue.Queue(DEPTH)
         self._fetched: queue.Queue[Fetched] = queue.Queue(DEPTH)
@@ -97,6 +107,8 @@ class ThreadedDevice:
         return self._in_flight < DEPTH
 
     def submit(self, batch: Batch) -> None:
+        if not self._in_flight:
+            self._waited_since_s = self._clock()
         self._in_flight += 1
         self._batches.put_nowait(batch)
 
@@ -113,6 +125,13 @@ class ThreadedDevice:
                 done.append(result)
         except queue.Empty:
             pass
+        if done:
+            self._waited_since_s = self._clock()
+        elif self._in_flight and (waited_s := self._clock() - self._waited_since_s) > self._timeout_s:
+            raise DeviceError(
+                f"the device has not answered for {waited_s:.0f} s (worker.device_timeout_ms): it hangs. This process"
+                " ends, others take its partitions; if it happens again, restart the device or the machine"
+            )
         return done
 
     def close(self) -> None:

@@ -14,12 +14,13 @@ from typing import Any, Final
 
 from worker.batcher import Batcher
 from worker.config import WorkerConfig
-from worker.decode import LANES
+from worker.decode import BACKFILL, LANES
 from worker.device import Device
 from worker.emit import Emitter, FoldBuffer, Outcome, OutMessage, dead
 from worker.intake import Intake
 from worker.ledger import OffsetLedger
 from worker.metrics import WorkerMetrics
+from worker.regulator import Regulator
 from worker.score import Failure, Scored
 from worker.sink import Sink
 from worker.source import Offsets, Partition, Polled, Source
@@ -28,7 +29,7 @@ IDLE_WAIT_S: Final = 0.05
 """How long an idle loop waits for a record before it looks at the clock again."""
 BUSY_WAIT_S: Final = 0.002
 """The same while something is on the device or on its way out."""
-POLL_EVERY_S: Final = 0.1
+POLL_EVERY_S: Final = 0.02
 """With enough waiting for the device the source is asked no more often than this: reading more would only pile up."""
 LEAD_S: Final = 0.005
 """How long before the device is free the next batch leaves, so that its states are there in time."""
@@ -50,6 +51,7 @@ class Engine:
         batcher: Batcher,
         emitter: Emitter,
         folds: FoldBuffer,
+        regulator: Regulator,
         config: WorkerConfig,
         metrics: WorkerMetrics,
         clock: Callable[[], float] = time.monotonic,
@@ -57,13 +59,15 @@ class Engine:
     ) -> None:
         self._source, self._sink, self._device = source, sink, device
         self._intake, self._batcher, self._emitter, self._folds = intake, batcher, emitter, folds
+        self._regulator = regulator
         self._config, self._metrics, self._clock, self._wall_ms = config, metrics, clock, wall_ms
         self._ledger: OffsetLedger[Outcome] = OffsetLedger()
         self._latency: dict[str, Callable[[float], None]] = {
-            lane: metrics.latency_seconds.labels(lane).observe for lane in LANES.values()
+            lane: metrics.latency_seconds.labels(lane).observe for lane in (*LANES.values(), BACKFILL)
         }
         self._free_at_s = self._seal_at_s = self._polled_at_s = self._stepped_at_s = clock()
-        self._more = self._paused = self._recommit = self._commits_fail = False
+        self._more = self._recommit = self._commits_fail = False
+        self._paused: frozenset[str] = frozenset()
         self._withdrawn = False
         self._rewinding: set[Partition] = set()  # held, but not read until the sink has taken back what it had of them
 
@@ -99,7 +103,7 @@ class Engine:
         oldest_s = self._oldest_s(now)
         details = {
             "load": self._ledger.load,
-            "paused": self._paused,
+            "paused": sorted(self._paused),
             "partitions": len(self._ledger.partitions),
             "oldest_unfinished_s": round(oldest_s, 3),
             "loop_stood_s": round(stood_s, 3),
@@ -114,10 +118,12 @@ class Engine:
 
     def _read(self, wait_s: float) -> None:
         now = self._clock()
-        if len(self._batcher) >= 2 * self._config.max_batch_units and now - self._polled_at_s < POLL_EVERY_S:
+        batch_units = self._batcher.batch_units
+        if self._batcher.live >= 2 * batch_units and now - self._polled_at_s < POLL_EVERY_S:
             self._more = False
             return
-        polled = self._source.poll(self._config.poll_records, wait_s, self._hand_over)
+        count = min(self._config.poll_records, batch_units)
+        polled = self._source.poll(count, wait_s, self._hand_over)
         self._polled_at_s = now = self._clock()
         self._more = len(polled.records) > 0
         self._answered(polled)
@@ -174,7 +180,7 @@ class Engine:
                 self._ledger.finish(unit.ticket, self._emitter.emit(unit, result, now_ms))
                 if type(result) is Failure:
                     self._intake.forget([unit])
-            self._batcher.cost.observe(scored.batch.tokens, scored.total_s)
+            self._batcher.learn(scored.batch.tokens, scored.total_s, scored.out_of_memory)
             self._metrics.encode_seconds.observe(scored.total_s)
             self._metrics.encoder_busy_seconds.inc(scored.encode_s)
         if done and not self._device.in_flight:
@@ -242,15 +248,16 @@ class Engine:
             self._commits_fail = True
 
     def _regulate(self) -> None:
-        load = self._ledger.load
-        full = self._sink.full
-        if load > self._config.queue_tokens_high or full:
-            if self._source.pause():
-                _log.info("paused: %d tokens unfinished, output %s", load, "full" if full else "flows")
-            self._paused = True
-        elif self._paused and load < self._config.queue_tokens_low:
-            self._source.resume()
-            self._paused = False
+        load, blocked = self._ledger.load, self._sink.full
+        budget = self._batcher.budget_tokens
+        paused = self._regulator.paused(
+            self._batcher.loads, self._batcher.tokens, load, blocked, budget, self._batcher.cost.seconds(budget)
+        )
+        if self._paused - paused:
+            self._source.resume(self._paused - paused)
+        if paused and self._source.pause(paused):
+            _log.info("paused %s: %d tokens unfinished, blocked: %s", ", ".join(sorted(paused)), load, blocked)
+        self._paused = paused
 
     def _hand_over(self, partitions: list[Partition]) -> None:
         """Called while polling: partitions move to another worker. What is still queued of them it reads again."""
@@ -282,7 +289,7 @@ class Engine:
 
     def _measure(self, now: float) -> None:
         self._metrics.oldest_unfinished_seconds.set(self._oldest_s(now))
-        self._metrics.paused_partitions.set(len(self._ledger.partitions) if self._paused else 0)
+        self._metrics.paused_partitions.set(sum(topic in self._paused for topic, _ in self._ledger.partitions))
         for lane, tokens in self._batcher.tokens.items():
             self._metrics.queue_tokens.labels(lane).set(tokens)
         hits, misses = self._intake.cache_counts()

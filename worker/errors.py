@@ -10,6 +10,7 @@ MillraceError               said to people in one line; the exit code is ``exit_
 │   └── FenceMovedError     another writer owns the shard now
 ├── StoreRefusedError       (4) Redis refuses our password, rights or certificate: waiting does not help
 ├── ModelLoadError          (5) the artifact is missing, damaged, or of a newer format
+├── DeviceError             (5) the device hangs, or has no memory for even one text
 └── InputError              (6) a file given on the command line cannot be used
 """
 
@@ -66,6 +67,12 @@ class StoreRefusedError(MillraceError):
 
 class ModelLoadError(MillraceError):
     """The artifact cannot be used."""
+
+    exit_code = 5
+
+
+class DeviceError(MillraceError):
+    """The device cannot be worked with. The process ends, so that its partitions move and a supervisor starts anew."""
 
     exit_code = 5
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, cast
 
 from model.scoring import Prepared, Scorer
@@ -11,7 +11,8 @@ from schemas.dead import DeadLetter
 from schemas.events import ClickEvent, Event, ReviewEvent, ServiceEvent
 from worker.batcher import Unit
 from worker.cache import Slot, VectorCache
-from worker.decode import Decoder, Lane, dead_letter
+from worker.config import Lane
+from worker.decode import BACKFILL, Decoder, dead_letter
 from worker.emit import Outcome
 from worker.erasures import NOBODY, Erasures
 from worker.ledger import OffsetLedger, Ticket
@@ -25,6 +26,9 @@ BYTES_PER_LOAD: Final = 64
 class Intake:
     """Turns what a poll brought into units for the batcher and dead letters.
 
+    ``lanes`` maps topics to lanes; those of ``backfill`` wait in a lane of their own, whatever they carry. A lane is a
+    matter of the topic, never of the event: output leaves in source order, so an urgent event behind a backfilled one
+    in the same partition would wait for it.
     What people who asked to be forgotten did before their cut-off comes out as nothing at all: it is finished at once.
     """
 
@@ -35,8 +39,10 @@ class Intake:
         cache: VectorCache,
         erasures: Erasures = NOBODY,
         count_forgotten: Callable[[], None] = lambda: None,
+        backfill: Collection[str] = (),
     ) -> None:
         self._lanes = lanes
+        self._waits_in: dict[str, str] = {topic: BACKFILL if topic in backfill else lanes[topic] for topic in lanes}
         self._decode = Decoder(lanes).decode
         self._prepare = scorer.prepare
         self._cache = cache
@@ -52,7 +58,8 @@ class Intake:
         fresh: list[Slot] = []
         for record in records:
             lane = self._lanes[record.topic]
-            ticket = ledger.begin((record.topic, record.partition), record.offset, lane, now_s)
+            where = self._waits_in[record.topic]
+            ticket = ledger.begin((record.topic, record.partition), record.offset, where, now_s)
             if ticket is None:
                 continue
             event = self._decode(record, now_ms)
@@ -74,7 +81,7 @@ class Intake:
 
     def count(self, records: Sequence[Record]) -> dict[str, int]:
         """Records by the contract's topic name."""
-        return {f"events.{self._lanes[topic]}": n for topic, n in Counter(r.topic for r in records).items()}
+        return Counter(f"events.{self._lanes[record.topic]}" for record in records)
 
     def keep(self, encoded: Sequence[Slot]) -> None:
         """Texts that are now encoded: the next events with them need no encoder."""
@@ -122,7 +129,7 @@ class Intake:
     ) -> list[Unit]:
         empty: list[Slot] = []
         for slot, prepared in zip(fresh, self._prepare([slot.text for slot in fresh]), strict=True):
-            slot.prepared = prepared
+            slot.prepared, slot.due = prepared, prepared.tokens
             if prepared.tokens <= self._empty_tokens:
                 empty.append(slot)
         new = iter(fresh)

@@ -17,8 +17,9 @@ from worker.admin import partition_counts, topic_ids
 from worker.batcher import Batcher
 from worker.cache import VectorCache
 from worker.clients import transactional_config
-from worker.config import Config, KafkaConfig
-from worker.decode import LANES, Lane
+from worker.config import Config, KafkaConfig, Lane
+from worker.cost import CostModel
+from worker.decode import BACKFILL, LANES
 from worker.device import Device, ThreadedDevice
 from worker.emit import Emitter, FoldBuffer
 from worker.engine import Engine
@@ -29,6 +30,7 @@ from worker.intake import Intake
 from worker.metrics import WorkerMetrics
 from worker.models import click_head, load_model, on_gpu
 from worker.observe import Observer
+from worker.regulator import Regulator
 from worker.routing import Routing, load_routing
 from worker.score import BatchScorer, Reader
 from worker.sink import KafkaSink, Sink
@@ -38,6 +40,8 @@ from worker.state_reader import StateReader
 from worker.transaction import Session, TransactionalSink
 
 GC_THRESHOLD: Final = (50_000, 20, 100)
+FIRST_GUESS_S: Final = {False: 5e-4, True: 5e-5}
+"""Seconds a token, on CPU and on a GPU, until measured. Slow rather than quick: a first batch too large takes long."""
 
 
 def run(config: Config, stop: threading.Event, registry: CollectorRegistry | None = None) -> None:
@@ -58,14 +62,14 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
         gc.set_threshold(*GC_THRESHOLD)
         reader = StateReader(config, scorer.space, lambda result, n: metrics.state_reads.labels(result).inc(n))
         stack.callback(reader.close)
-        device = ThreadedDevice(batch_scorer(config, scorer, routing, reader))
+        device = ThreadedDevice(batch_scorer(config, scorer, routing, reader), config.worker.device_timeout_ms / 1000)
         stack.callback(device.close)
         erasures = stack.enter_context(closing(ErasureFeed(config.kafka, "worker")))  # before the first event
         group = f"{config.kafka.group_prefix}.worker"
         slot = Slot(config.worker.slot, group)
         stack.callback(slot.close)
         instance = slot.name if config.kafka.static_members else None
-        source = KafkaSource(config.kafka, topic_ids(config.kafka, _lanes(config.kafka)), group, instance)
+        source = KafkaSource(config.kafka, topic_ids(config.kafka, lanes_of(config.kafka)), group, instance)
         stack.callback(source.close)
         sink = open_sink(config, f"{group}.{slot.name}", source, metrics)
         stack.callback(sink.close, config.worker.drain_timeout_ms / 1000)
@@ -107,22 +111,24 @@ def build(
 ) -> Engine:
     """An engine of the configuration between the given edges; ``clock`` and ``wall_ms`` as for `Engine`."""
     kafka, worker = config.kafka, config.worker
-    lanes = _lanes(kafka)
-    factor = (1.0 if on_gpu(scorer) else worker.cpu_objective_factor) / 1000
-    goals = worker.objectives
-    objectives_ms: dict[Lane, int] = {"service": goals.service_ms, "click": goals.click_ms, "review": goals.review_ms}
-    # What is scored waits up to one interval to be committed.
-    commit_s = worker.commit_interval_ms / 1000
-    objectives_s = {lane: max(ms * factor - commit_s, ms * factor / 2) for lane, ms in objectives_ms.items()}
+    lanes = lanes_of(kafka)
+    gpu = on_gpu(scorer)
+    objectives_s = worker.objectives_s(on_gpu=gpu)
     cache = VectorCache(scorer.version, config.model.vector_cache_mb << 20)
     return Engine(
         source,
         sink,
         device,
-        Intake(lanes, scorer, cache, erasures, metrics.forgotten.inc),
-        Batcher(objectives_s, worker.max_batch_tokens, worker.max_batch_units),
+        Intake(lanes, scorer, cache, erasures, metrics.forgotten.inc, kafka.backfill),
+        Batcher(objectives_s, worker.max_batch_tokens, worker.max_batch_units, CostModel(b_s=FIRST_GUESS_S[gpu])),
         Emitter(scorer.version, routing, worker),
         FoldBuffer(scorer.space, kafka.fold_shards, topic_ids(kafka, lanes)),
+        Regulator(
+            {topic: BACKFILL if topic in kafka.backfill else lane for topic, lane in lanes.items()},
+            objectives_s,
+            worker.queue_tokens_high,
+            worker.queue_tokens_low,
+        ),
         worker,
         metrics,
         **clocks,
@@ -132,7 +138,8 @@ def build(
 def check_topics(kafka: KafkaConfig) -> None:
     """Raises `TopicError` when a topic is missing or folds are not split into ``kafka.fold_shards`` partitions."""
     outputs = (SCORES_CTR, SCORES_SENTIMENT, SCORES_INTENT, OPINIONS, EVENTS_DEAD)
-    counts = partition_counts(kafka, [kafka.topic(name) for name in (*INPUTS, *outputs, *FOLDS.values())])
+    names = [*(kafka.topic(name) for name in (*INPUTS, *outputs, *FOLDS.values())), *kafka.backfill]
+    counts = partition_counts(kafka, names)
     for name in FOLDS.values():
         if (found := counts[kafka.topic(name)]) != kafka.fold_shards:
             raise TopicError(
@@ -147,5 +154,7 @@ def batch_scorer(config: Config, scorer: Scorer, routing: Routing, reader: Reade
     return BatchScorer(scorer, head, head.features, reader, config.profiles.scales_s, routing.heads)
 
 
-def _lanes(kafka: KafkaConfig) -> dict[str, Lane]:
-    return {kafka.topic(contract): lane for contract, lane in LANES.items()}
+def lanes_of(kafka: KafkaConfig) -> dict[str, Lane]:
+    """Topics to read, those for backfill too, and which kind of event each carries."""
+    live = {kafka.topic(contract): lane for contract, lane in LANES.items()}
+    return live | {topic: LANES[contract] for topic, contract in kafka.backfill.items()}

@@ -1,7 +1,8 @@
 """A batch of events to results: states fetched, texts encoded once, every head answered for all its events together.
 
 An exception of the model, or a score that is not a number, costs one event and not its neighbours: the failing
-batch is halved until the culprit is alone.
+batch is halved until the culprit is alone. Memory that is full is no event's fault: the batch is encoded in halves
+and says so, and where not even one text or event fits, the device is given up.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.clicks.context import title_context
-from model.scoring import Floats, Scorer
+from model.scoring import Floats, Prepared, Scorer
 from model.state import States
 from schemas.events import ClickEvent
 from schemas.folds import F16, VECTOR_SIZE
@@ -25,6 +26,8 @@ from schemas.scores import RankedCandidate, StateSource
 from schemas.states import State
 from worker.batcher import Batch, Unit
 from worker.cache import Slot
+from worker.errors import DeviceError
+from worker.memory import free_memory, out_of_memory
 
 TOP_INTENTS: Final = 4
 DECIMALS: Final = 6
@@ -101,16 +104,34 @@ class Fetched(msgspec.Struct, eq=False):
     users: dict[str, State | None]
     items: dict[str, State | None]
     source: StateSource
+    fetch_s: float = 0.0
 
 
 class Scored(msgspec.Struct, eq=False):
-    """Results in the order of the batch's units; slots newly encoded; seconds in the encoder, and of it all."""
+    """Results in the order of the batch's units, and slots newly encoded.
+
+    Seconds: ``encode_s`` in the encoder, ``total_s`` with the heads, ``fetch_s`` for the states before.
+    ``out_of_memory``: it did not fit in one pass.
+    """
 
     batch: Batch
     results: list[Result]
     encoded: list[Slot]
     encode_s: float
     total_s: float
+    fetch_s: float = 0.0
+    out_of_memory: bool = False
+
+
+class _Progress:
+    """What comes of a batch while it is worked on."""
+
+    __slots__ = ("encode_s", "encoded", "out_of_memory")
+
+    def __init__(self) -> None:
+        self.encoded: list[Slot] = []
+        self.encode_s = 0.0
+        self.out_of_memory = False
 
 
 class BatchScorer:
@@ -149,34 +170,49 @@ class BatchScorer:
                 for candidate in event.candidates:
                     items[candidate.item_id] = None
         source: StateSource = "known"
+        start = self._clock()
         if users or items:
             user_states, item_states, source = self._reader.read(list(users), list(items))
             users = dict(zip(users, user_states, strict=True))
             items = dict(zip(items, item_states, strict=True))
-        return Fetched(batch, users, items, source)
+        return Fetched(batch, users, items, source, self._clock() - start)
 
     def compute(self, fetched: Fetched) -> Scored:
-        """Encode what is not encoded yet, ask the heads."""
+        """Encode what is not encoded yet, ask the heads. Raises `DeviceError` when nothing fits into its memory."""
         start = self._clock()
-        encoded: list[Slot] = []
-        seconds = [0.0]
-        results = self._bisect(fetched, fetched.batch.units, encoded, seconds)
-        return Scored(fetched.batch, results, encoded, seconds[0], self._clock() - start)
+        progress = _Progress()
+        results = self._bisect(fetched, fetched.batch.units, progress)
+        total_s = self._clock() - start
+        return Scored(
+            fetched.batch,
+            results,
+            progress.encoded,
+            progress.encode_s,
+            total_s,
+            fetched.fetch_s,
+            progress.out_of_memory,
+        )
 
-    def _bisect(self, fetched: Fetched, units: list[Unit], encoded: list[Slot], seconds: list[float]) -> list[Result]:
+    def _bisect(self, fetched: Fetched, units: list[Unit], progress: _Progress) -> list[Result]:
         try:
-            return self._score(fetched, units, encoded, seconds)
-        except Exception as error:  # noqa: BLE001 a model may raise anything; whatever it is costs one event
+            return self._score(fetched, units, progress)
+        except DeviceError:
+            raise
+        except Exception as error:
+            full = out_of_memory(error)
             if len(units) == 1:
+                if full:
+                    raise _does_not_fit("one event") from error
                 _log.warning("the model failed on one event: %s", type(error).__name__)
                 return [Failure(f"the model raised {type(error).__name__}")]
-            half = len(units) // 2
-            return self._bisect(fetched, units[:half], encoded, seconds) + self._bisect(
-                fetched, units[half:], encoded, seconds
-            )
+        if full:
+            progress.out_of_memory = True
+            free_memory()
+        half = len(units) // 2
+        return self._bisect(fetched, units[:half], progress) + self._bisect(fetched, units[half:], progress)
 
-    def _score(self, fetched: Fetched, units: list[Unit], encoded: list[Slot], seconds: list[float]) -> list[Result]:
-        encoded += self._encode(units, seconds)
+    def _score(self, fetched: Fetched, units: list[Unit], progress: _Progress) -> list[Result]:
+        self._encode(units, progress)
         results: dict[int, Result] = {}
         for lane, score in (("service", self._services), ("review", self._reviews)):
             chosen = [i for i, unit in enumerate(units) if unit.lane == lane]
@@ -187,20 +223,34 @@ class BatchScorer:
             results.update(zip(chosen, self._clicks(fetched, [units[i] for i in chosen]), strict=True))
         return [results[i] for i in range(len(units))]
 
-    def _encode(self, units: list[Unit], seconds: list[float]) -> list[Slot]:
+    def _encode(self, units: list[Unit], progress: _Progress) -> None:
         todo = list({id(s): s for unit in units for s in unit.texts if s is not None and s.row is None}.values())
         if not todo:
-            return []
+            return
         start = self._clock()
-        rows = self._scorer.encode([slot.prepared for slot in todo])  # type: ignore[misc]
-        seconds[0] += self._clock() - start
+        rows = self._rows([cast("Prepared", slot.prepared) for slot in todo], progress)
+        progress.encode_s += self._clock() - start
         vectors = self._scorer.vectors(rows)
         # Rows that are no numbers fill their slots too: their events fail below, but they are not kept for others.
         good = _finite(rows, vectors)
         for slot, row, vector in zip(todo, rows, vectors, strict=True):
             # Copies: a view would keep the whole batch's matrix alive as long as one text of it is cached.
             slot.row, slot.vector = row.copy(), vector.copy()
-        return [slot for slot, fine in zip(todo, good, strict=True) if fine]
+        progress.encoded += [slot for slot, fine in zip(todo, good, strict=True) if fine]
+
+    def _rows(self, prepared: list[Prepared], progress: _Progress) -> Floats:
+        """Encoded rows, in as many passes as the memory of the device asks for."""
+        try:
+            return self._scorer.encode(prepared)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            if len(prepared) == 1:
+                raise _does_not_fit(f"one text of {prepared[0].tokens} tokens") from error
+        progress.out_of_memory = True
+        free_memory()
+        half = len(prepared) // 2
+        return np.concatenate([self._rows(prepared[:half], progress), self._rows(prepared[half:], progress)])
 
     def _reviews(self, slots: list[Slot]) -> list[Result]:
         rows = np.stack([cast("Floats", slot.row) for slot in slots])
@@ -308,6 +358,12 @@ class _ClickRows:
 _NOT_A_NUMBER: Final = "a score is not a number"
 _ZERO: Final = np.zeros(VECTOR_SIZE, np.float32)
 _NO_FLOATS: Final = np.zeros(0, np.float32)
+
+
+def _does_not_fit(what: str) -> DeviceError:
+    return DeviceError(
+        f"the device has no memory left for {what}: see what else uses it (nvidia-smi, free) or take a smaller model"
+    )
 
 
 def _click_result(fetched: Fetched, event: ClickEvent, vector: F16 | None) -> ClickResult:

@@ -7,7 +7,7 @@ them over, inside the poll. It is passed to ``poll`` as a function.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 import confluent_kafka
@@ -63,12 +63,12 @@ class Source(Protocol):
         """At most ``max_records``, as soon as there is one. ``hand_over`` is called for partitions being revoked."""
         ...
 
-    def pause(self) -> int:
-        """Fetch nothing more of any partition; how many were paused that were not before."""
+    def pause(self, topics: Container[str] | None = None) -> int:
+        """Fetch nothing more of these topics (None: of any); how many partitions were paused that were not before."""
         ...
 
-    def resume(self) -> None:
-        """Fetch again."""
+    def resume(self, topics: Container[str] | None = None) -> None:
+        """Fetch these again (None: all)."""
         ...
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
@@ -136,17 +136,18 @@ class KafkaSource:
         self._polled.records = self._records(messages)
         return self._polled
 
-    def pause(self) -> int:
-        fresh = self._held - self._paused
+    def pause(self, topics: Container[str] | None = None) -> int:
+        fresh = {p for p in self._held - self._paused if topics is None or p[0] in topics}
         if fresh:
             self._consumer.pause([TopicPartition(*partition) for partition in fresh])
             self._paused |= fresh
         return len(fresh)
 
-    def resume(self) -> None:
-        if self._paused:
-            self._consumer.resume([TopicPartition(*partition) for partition in self._paused])
-            self._paused.clear()
+    def resume(self, topics: Container[str] | None = None) -> None:
+        again = {partition for partition in self._paused if topics is None or partition[0] in topics}
+        if again:
+            self._consumer.resume([TopicPartition(*partition) for partition in again])
+            self._paused -= again
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         try:

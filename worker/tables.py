@@ -17,6 +17,7 @@ from rich.text import Text
 from worker.admin import TopicReport
 from worker.check import Check
 from worker.one_text import Answer
+from worker.plan import Plan
 from worker.silencing import Silences
 from worker.status import Status
 from worker.tail import Line, clock, summary
@@ -135,6 +136,19 @@ def figures_table(figures: dict[str, Any]) -> Table:
     table = Table("figure", "value")
     for name, value in figures.items():
         table.add_row(name, f"{value:.4f}" if isinstance(value, float) else Text(str(value)))
+    return table
+
+
+def plan_table(plan: Plan) -> Table:
+    """What is needed, one line each."""
+    table = Table("what", "how much")
+    table.add_row(
+        "workers", f"{plan.workers}, used at {plan.use:.0%} of {plan.capacity_events_per_second:g} events/s each"
+    )
+    table.add_row("partitions of each events topic", str(plan.partitions))
+    table.add_row("p99, produced to committed", f"{plan.p99_ms:g} ms (batches of {plan.batch_ms:g} ms)")
+    table.add_row("memory of a worker", f"{plan.worker_memory_mb} MB")
+    table.add_row("memory of Redis", f"{plan.redis_mb} MB")
     return table
 
 

@@ -24,7 +24,8 @@ import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 from prometheus_client import CollectorRegistry
 
-from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE, INPUTS, TOPICS
+from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE, INPUTS, SCORES_CTR, TOPICS
+from worker.clients import consumer_config, producer_config
 from worker.config import Config
 from worker.embedded import EmbeddedBroker, EmbeddedRedis, embedded_config
 from worker.pipeline import run
@@ -151,6 +152,34 @@ def measure(artifact: str, count: int, seconds: float, unique: bool = False, pro
             process.join(10)
 
 
+def client_rate(count: int) -> float:
+    """Messages a second of the client library alone: the same topics read, each record produced to a topic as it is.
+
+    What the worker's own work costs beside its client is told by the ratio to this, on any machine.
+    """
+    here, there = mp.Pipe()
+    process = mp.Process(target=serve_broker, args=(count, 1, False, there), daemon=True)
+    process.start()
+    bootstrap, _ = here.recv()
+    kafka = embedded_config(bootstrap, "redis://127.0.0.1:1/0").kafka
+    consumer, producer = Consumer(consumer_config(kafka, "bench-client")), Producer(producer_config(kafka))
+    consumer.subscribe(list(INPUTS))
+    done, start = 0, 0.0
+    while done < count * 0.9:
+        for message in consumer.consume(1000, 0.1):
+            producer.produce(SCORES_CTR, message.value(), message.key())
+            done += 1
+        producer.poll(0)
+        if not start and done > 5000:
+            start, before = time.monotonic(), done
+    producer.flush()
+    rate = (done - before) / (time.monotonic() - start)
+    consumer.close()
+    here.send("stop")
+    process.join(10)
+    return rate
+
+
 def committed_rate(config: Config, count: int, seconds: float, profile: bool = False) -> dict[str, Any]:
     """As `measure`, of a worker with this configuration; ``count`` events end it early, a tenth of them warm it up."""
     meter, stop, profiler = Meter(), threading.Event(), cProfile.Profile()
@@ -191,6 +220,7 @@ def committed_rate(config: Config, count: int, seconds: float, profile: bool = F
     hits, misses = meter.value("cache_hits_total"), meter.value("cache_misses_total")
     return {
         "events_per_second": round((end[1] - start[1]) / wall, 1),
+        "outputs_per_second": round(sum(meter.outputs().values()) / max(end[1], 1) * (end[1] - start[1]) / wall, 1),
         "encoder_busy": round((end[2] - start[2]) / wall, 3),
         "cpu_us_per_event": round(1e6 * (end[3] - start[3]) / max(end[1] - start[1], 1), 1),
         "cpu_cores": round((end[3] - start[3]) / wall, 2),
@@ -209,9 +239,16 @@ def main() -> None:
     args = parser.parse_args()
     mp.set_start_method("spawn")
     seconds = args.seconds or (6.0 if args.quick else 20.0)
+    client = client_rate(100_000)
     null = measure("null", 150_000 if args.quick else 400_000, seconds, profile=args.profile)
+    client = (client + client_rate(100_000)) / 2  # before and after: the machine may not be ours alone
     print("null model, mixed stream:", json.dumps(null))
-    result: dict[str, Any] = {"null_events_per_second": null["events_per_second"]}
+    result: dict[str, Any] = {
+        "null_events_per_second": null["events_per_second"],
+        "null_outputs_per_second": null["outputs_per_second"],
+        "client_messages_per_second": round(client, 1),
+        "null_fraction_of_client": round(null["events_per_second"] / client, 3),
+    }
     if args.artifact != "null":
         mixed = measure(args.artifact, 60_000, seconds, profile=args.profile)
         print(f"{args.artifact}, mixed stream:", json.dumps(mixed))

@@ -57,7 +57,7 @@ def test_the_commands_are_those_of_the_design() -> None:
     assert set(COMMANDS) == {
         *("demo", "worker", "profiles", "alerts", "alerts backtest", "alerts tune"),
         *("topics create", "topics describe", "topics acls", "replay", "tail"),
-        *("status", "score", "doctor", "evaluate"),
+        *("status", "score", "doctor", "evaluate", "plan"),
         *("dead list", "dead show", "dead replay", "erase"),
         *("notify", "mute", "ack", "trend"),
         *("train", "tune", "export", "report", "explain", "active", "label"),
@@ -107,6 +107,8 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         (["status", "--set", "kafka.bootstrp=x"], 2, "bootstrp"),
         (["status", "--set", "worker.max_batch_tokens=many"], 2, "max_batch_tokens"),
         (["worker", "--set", "kafka.topics={events.clicks: a}"], 2, "events.clicks"),
+        (["worker", "--set", "kafka.backfill={old: scores.ctr}"], 2, "scores.ctr"),
+        (["worker", "--set", "kafka.backfill={events.click: events.click}"], 2, "apart"),
         (["notify", "--set", "notify.sinks={a: {kind: webhook, format: slack, url: 'https://x/T'}}"], 2, "a.url"),
         (["notify", "--set", "notify.sinks={a: {kind: webhook, url: 'https://x', secret: plain}}"], 2, "secret"),
         (["notify", "--set", "notify.sinks={a: {kind: fax}}"], 2, "fax"),

@@ -196,28 +196,20 @@ def test_lost_partitions_commit_nothing_and_their_late_results_are_dropped() -> 
     assert [o for _, _, o in run.outcomes()][-30:] == list(range(30))
 
 
-def test_above_the_high_mark_reading_pauses_and_resumes_below_the_low() -> None:
-    run = Setting(
-        {(REVIEWS, 0): texts(600)},
-        max_batch_units=4,
-        max_batch_tokens=50,
-        queue_tokens_high=400,
-        queue_tokens_low=100,
-        poll_records=100,
-    )
-    paused = 0
-    highest = 0
-    for _ in range(2000):
-        run.clock.now += 0.05
-        run.engine.step()
+def test_a_lane_with_enough_waiting_is_read_no_more_and_again_when_it_is_worked_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logs = {(REVIEWS, 0): texts(600), (CLICKS, 0): clicks(3)}
+    run = Setting(logs, max_batch_units=4, max_batch_tokens=50, queue_tokens_high=400, queue_tokens_low=100)
+    with monkeypatch.context() as jam:
+        jam.setattr(InlineDevice, "has_room", False)
+        run.steps(200)
         load = run.engine.health()[1]["load"]
-        highest = max(highest, load)
-        paused += run.source.paused
-        if run.source.paused and run.metric("paused_partitions"):
-            assert run.metric("paused_partitions") == 1
-    assert paused > 0
-    assert highest < 400 + 100 * 10, "more than one poll beyond the high mark"
-    assert run.source.committed == {(REVIEWS, 0): 600}
+        assert run.source.paused == {REVIEWS}, "clicks are read on"
+        assert run.metric("paused_partitions") == 1
+        assert 0.15 * 400 < load < 0.15 * 400 + 100, "more than one poll beyond the lane's share"
+    run.steps(1000)
+    assert run.source.committed == {(REVIEWS, 0): 600, (CLICKS, 0): 3}
     assert not run.source.paused
 
 
@@ -237,9 +229,11 @@ def test_a_full_client_queue_pauses_reading_and_is_unwell() -> None:
     assert run.source.committed == {(REVIEWS, 0): 600}
 
 
-def test_finish_scores_and_commits_what_was_read() -> None:
-    run = Setting({(CLICKS, 0): clicks(30), (SERVICE, 0): texts(30)}, max_batch_units=4, poll_records=1000)
-    run.engine.step()
+def test_finish_scores_and_commits_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Setting({(CLICKS, 0): clicks(30), (SERVICE, 0): texts(30)}, max_batch_units=4)
+    with monkeypatch.context() as jam:
+        jam.setattr(InlineDevice, "has_room", False)
+        run.steps(60)
     run.engine.finish()
     assert run.source.committed == {(CLICKS, 0): 30, (SERVICE, 0): 30}
     assert len(run.outcomes()) == 60

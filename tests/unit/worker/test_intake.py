@@ -8,7 +8,8 @@ import pytest
 from model.null import NullScorer
 from schemas.dead import DeadLetter
 from worker.cache import VectorCache
-from worker.decode import LANES
+from worker.config import Lane
+from worker.decode import BACKFILL, LANES
 from worker.erasures import Erasures
 from worker.intake import BYTES_PER_LOAD, Intake
 from worker.ledger import OffsetLedger
@@ -91,6 +92,19 @@ def test_what_is_forgotten_is_encoded_by_the_next() -> None:
     units, _, _, cache = admit({"text": "a"})
     Intake(LANES, NullScorer(), cache).forget(units)
     assert cache.pending == 0
+
+
+def test_backfill_waits_in_a_lane_of_its_own_and_is_what_its_topic_carries() -> None:
+    topics: dict[str, Lane] = {"events.review": "review", "reviews.2024": "review"}
+    ledger: OffsetLedger[Any] = OffsetLedger()
+    ledger.assign((topic, 0) for topic in topics)
+    value = json.dumps({"event_id": "e", "event_time_ms": 1, "text": "good"}).encode()
+    records = [Record(topic, 0, 0, 0, None, value) for topic in topics]
+    intake = Intake(topics, NullScorer(), VectorCache("v", 1000), backfill={"reviews.2024": "events.review"})
+    units, _ = intake.admit(records, ledger, 0.0, NOW_MS)
+    assert [(unit.lane, unit.ticket.lane) for unit in units] == [("review", "review"), ("review", BACKFILL)]
+    assert units[0].texts == units[1].texts, "the text is encoded once"
+    assert intake.count(records) == {"events.review": 2}
 
 
 def forgetting(*records: Record) -> tuple[list[Any], list[Any], int, int]:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from model.null import NullScorer
 from model.scoring import Floats, Prepared
@@ -14,7 +15,8 @@ from schemas.scores import StateSource
 from schemas.states import State
 from worker.batcher import Batch, Unit
 from worker.cache import VectorCache
-from worker.decode import Lane
+from worker.config import Lane
+from worker.errors import DeviceError
 from worker.intake import Intake
 from worker.ledger import OffsetLedger
 from worker.score import BatchScorer, ClickResult, Failure, NoStates, ReviewResult, Scored, ServiceResult
@@ -26,14 +28,17 @@ NOW_MS = 1_700_000_000_000
 
 
 class CountingScorer(NullScorer):
-    """Counts encoded texts; raises on, or gives NaN for, texts of a chosen number of tokens."""
+    """Counts encoded texts; raises on, or gives NaN for, texts of a chosen number of tokens; has room for so many."""
 
-    def __init__(self, raise_on: int = -1, nan_on: int = -1) -> None:
+    def __init__(self, raise_on: int = -1, nan_on: int = -1, room: int = 10**9, says: Exception | None = None) -> None:
         super().__init__()
         self.encoded = 0
-        self.raise_on, self.nan_on = raise_on, nan_on
+        self.raise_on, self.nan_on, self.room = raise_on, nan_on, room
+        self.says = says or MemoryError()
 
     def encode(self, prepared: Sequence[Prepared]) -> Floats:
+        if sum(text.tokens for text in prepared) > self.room:
+            raise self.says
         if any(text.tokens == self.raise_on for text in prepared):
             raise ValueError("poison")
         self.encoded += len(prepared)
@@ -283,3 +288,61 @@ def test_the_first_head_that_is_sure_decides() -> None:
     both = intents(Unsure(intent_shop=1.1, intent_banking=1.1), ["intent.shop", "intent.banking"])
     assert both.out_of_scope
     assert both.intents[0][0] in NullScorer.labels["intent.shop"]
+
+
+FULL = {
+    "python": MemoryError(),
+    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "cpu": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+}
+
+
+@pytest.mark.parametrize("says", FULL.values(), ids=FULL)
+def test_a_batch_that_does_not_fit_is_encoded_in_parts_and_says_so(says: Exception) -> None:
+    events = [review("abcd" * n) for n in range(1, 12)]
+    scorer = CountingScorer(room=20, says=says)
+    done = score(scorer, units_of(scorer, *events))
+    assert done.out_of_memory
+    assert (scorer.encoded, len(done.encoded)) == (11, 11)
+    roomy = CountingScorer()
+    whole = score(roomy, units_of(roomy, *events))
+    assert not whole.out_of_memory
+    assert msgspec.json.encode(list(map(astuple, done.results))) == msgspec.json.encode(
+        list(map(astuple, whole.results))
+    )
+
+
+def test_one_event_with_many_texts_is_encoded_in_parts_too() -> None:
+    scorer = CountingScorer(room=20)
+    candidates = [Candidate(item_id=f"i{n}", title="abcd" * n) for n in range(1, 12)]
+    done = score(scorer, units_of(scorer, click(user_id="u", candidates=candidates)))
+    assert done.out_of_memory
+    assert len(done.encoded) == 11
+
+
+def test_a_device_without_room_for_one_text_is_given_up_and_no_event_is_blamed() -> None:
+    scorer = CountingScorer(room=3)
+    with pytest.raises(DeviceError, match="one text of 7 tokens"):
+        score(scorer, units_of(scorer, review("fine"), review("abcd" * 7)))
+
+
+def test_heads_without_room_are_asked_in_parts_and_for_one_event_the_device_is_given_up() -> None:
+    def crowded(limit: int) -> Any:
+        def features(users: Any, items: Any, vectors: Floats, times: Any, contexts: Any) -> Floats:
+            if len(contexts) > limit:
+                raise MemoryError
+            return np.full((len(contexts), 1), 0.5, np.float32)
+
+        return features
+
+    scorer = NullScorer()
+    events = [click(item_id=f"i{n}") for n in range(8)]
+    done = score(scorer, units_of(scorer, *events), features=crowded(2))
+    assert done.out_of_memory
+    assert [type(r) for r in done.results] == [ClickResult] * 8
+    with pytest.raises(DeviceError, match="one event"):
+        score(scorer, units_of(scorer, *events), features=crowded(0))
+
+
+def astuple(result: Any) -> Any:
+    return result.sentiment, result.category, result.category_confidence, result.vector.tobytes().hex()

@@ -1,0 +1,214 @@
+"""Event to score against load: p50, p95, p99 per lane from a tenth of capacity to half beyond it, and where time goes.
+
+    python tests/bench/bench_latency.py [--quick] [--artifact starter] [--real]
+
+Capacity is measured first, on preloaded topics. Then events are produced on a fixed schedule, whatever becomes of
+them (open loop), and every score is timed when a consumer has it, from when its event was due. Between loads the
+worker works off what is left. The waterfall gives mean milliseconds of the stages: read (produced to taken in), queue,
+fetch (states), encode, heads, emit (scored to written), commit (written to readable). At the last load, above
+capacity, events wait in Kafka, which is ``read``; then comes half of capacity once more: ``recovered``.
+``p99_over_bound`` at 0.7 is the p99 over three full batches plus the commit interval; ``predicted_p99_ms`` is what
+`worker.plan` says. Last line: one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from itertools import chain, count
+from typing import Any
+
+import msgspec
+from bench_worker import events
+from confluent_kafka import Consumer, Producer
+from rig import STAGES, WorkerProcess, embedded_servers, picture, real_servers
+
+from schemas.topics import SCORES_CTR, SCORES_INTENT, SCORES_SENTIMENT
+from worker.config import Config
+from worker.plan import Costs, Demand, p99_ms
+
+LANE = {SCORES_CTR: "click", SCORES_INTENT: "service", SCORES_SENTIMENT: "review"}
+LOADS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.5, 2.0)
+QUICK_LOADS = (0.1, 0.4, 0.7, 1.0, 1.5, 2.0)
+RECOVERED = 0.5
+DRAIN_S = 180.0
+ALL_STAGES = ("read", *STAGES, "emit", "commit")
+
+
+class Shop:
+    """Produces on schedule and reads scores, in one loop; all times are of this machine's clock."""
+
+    def __init__(self, config: Config) -> None:
+        self._producer = Producer({"bootstrap.servers": config.kafka.bootstrap, "linger.ms": 0})
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": config.kafka.bootstrap,
+                "group.id": "bench-latency",
+                "auto.offset.reset": "earliest",
+                "isolation.level": "read_committed",
+                "fetch.wait.max.ms": 5,
+            }
+        )
+        self._consumer.subscribe(list(LANE))
+        self._events = chain.from_iterable(events(20_000, seed, unique=False) for seed in count(3))
+        self._numbered = 0
+        self.produced = self.scored = 0
+        self.taken: dict[str, list[float]] = defaultdict(list)
+        self.emit_ms = self.commit_ms = 0.0
+
+    def produce(self, due_ms: float) -> None:
+        """The next event, dated when it was due."""
+        topic, key, value = next(self._events)
+        self._numbered += 1
+        fields = json.loads(value)
+        fields["event_time_ms"] = int(due_ms)
+        self._producer.produce(topic, json.dumps(fields, ensure_ascii=False).encode(), key)
+        self.produced += 1
+
+    def read(self, wait_s: float) -> None:
+        """Time the scores that are there."""
+        self._producer.poll(0)
+        for message in self._consumer.consume(500, wait_s):
+            if message.error() is not None:
+                continue
+            now_ms, score = time.time() * 1e3, json.loads(message.value())
+            self.scored += 1
+            self.taken[LANE[message.topic()]].append(now_ms - score["event_time_ms"])
+            written_ms = message.timestamp()[1]
+            self.emit_ms += max(written_ms - score["process_time_ms"], 0)
+            self.commit_ms += max(now_ms - written_ms, 0)
+
+    def offer(self, rate: float, seconds: float) -> None:
+        """An open loop: so many events a second, evenly spaced, for so long; then until all are scored."""
+        self.produced = self.scored = 0
+        self.taken.clear()
+        self.emit_ms = self.commit_ms = 0.0
+        start, sent = time.time(), 0
+        while (now := time.time()) < start + seconds:
+            while sent < (now - start) * rate:
+                self.produce((start + sent / rate) * 1e3)
+                sent += 1
+            self.read(min(0.002, 0.5 / rate))
+        deadline = time.monotonic() + DRAIN_S
+        while self.scored < self.produced:
+            self.read(0.05)
+            if time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"{self.produced - self.scored} events were not scored {DRAIN_S:.0f} s after the last"
+                )
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def capacity(config: Config, seconds: float, preload: int) -> tuple[float, float, float]:
+    """Events a second at saturation; seconds of a full batch; CPU microseconds of an event outside of the encoder."""
+    kafka = msgspec.structs.replace(config.kafka, group_prefix="capacity")
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 50})
+    for topic, key, value in events(preload, 2, unique=False):
+        producer.produce(topic, value, key)
+        producer.poll(0)
+    producer.flush()
+    worker = WorkerProcess(msgspec.structs.replace(config, kafka=kafka))
+    try:
+        while worker.ask()["committed"] < 0.1 * preload:
+            time.sleep(0.1)
+        before, start = worker.ask(), time.monotonic()
+        while (after := worker.ask())["committed"] < 0.95 * preload and time.monotonic() < start + seconds:
+            time.sleep(0.05)
+        taken = time.monotonic() - start
+    finally:
+        worker.close()
+    done = after["committed"] - before["committed"]
+    return done / taken, (after["busy_s"] - before["busy_s"]) / done, taken
+
+
+def quantile(values: list[float], q: float) -> float:
+    return round(sorted(values)[min(int(q * len(values)), len(values) - 1)], 1) if values else float("nan")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer loads, 8 s each")
+    parser.add_argument("--artifact", default="starter", help="starter, a folder, or null")
+    parser.add_argument("--real", action="store_true", help="a real Kafka (Java and Maven) instead of the embedded one")
+    args = parser.parse_args()
+    loads, seconds = (QUICK_LOADS, 8.0) if args.quick else (LOADS, 30.0)
+    rows: list[dict[str, Any]] = []
+    model = {"artifact": args.artifact}
+    preload = 40_000 if args.artifact == "null" else 3000
+    with real_servers(12, model=model) if args.real else embedded_servers(model=model) as config:
+        rate, encode_s, _ = capacity(config, seconds, preload)
+        print(f"capacity {rate:.1f} events/s, {1e6 * encode_s:.0f} us of encoder an event", flush=True)
+    with real_servers(12, model=model) if args.real else embedded_servers(model=model) as config:
+        worker, shop = WorkerProcess(config), Shop(config)
+        try:
+            shop.offer(max(5.0, 0.2 * rate), 5.0)  # warm: the model's first batches, the cost model, the cache
+            for load in loads:
+                before = worker.ask()
+                shop.offer(load * rate, seconds)
+                after = worker.ask()
+                rows.append(_row(load, load * rate, shop, before, after))
+                print(json.dumps(rows[-1]), flush=True)
+            before = worker.ask()
+            shop.offer(RECOVERED * rate, seconds)
+            recovered = _row(RECOVERED, RECOVERED * rate, shop, before, worker.ask())
+        finally:
+            shop.close()
+            worker.close()
+    tightest_s = min(config.worker.objectives_s(on_gpu=False).values())
+    bound_ms = 3 * 1e3 * tightest_s / 2 + config.worker.commit_interval_ms
+    at_70 = next((row for row in rows if row["load"] == 0.7), None)
+    demand = Demand(events_per_second=1, p99_ms=1, tokens=1.0, repeated=0.0)
+    costs = Costs(batch_ms=10.0, token_us=1e6 * encode_s, event_us=1.0)
+    for row in rows:
+        predicted = p99_ms(demand, costs, config, row["events_per_second"])
+        row["predicted_p99_ms"] = round(predicted, 1) if predicted < 1e6 else None
+
+    def draw(plt: Any) -> None:
+        _, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+        for lane in LANE.values():
+            for q, style in (("p50", ":"), ("p99", "-")):
+                left.plot([row["load"] for row in rows], [row[lane][q] for row in rows], style, label=f"{lane} {q}")
+        left.set(xlabel="load, of capacity", ylabel="event to score, ms", yscale="log")
+        left.legend(fontsize=8)
+        bottom = [0.0] * len(rows)
+        for stage in ALL_STAGES:
+            heights = [row["stages_ms"][stage] for row in rows]
+            right.bar([str(row["load"]) for row in rows], heights, bottom=bottom, label=stage)
+            bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+        right.set(xlabel="load, of capacity", ylabel="mean ms by stage", yscale="symlog")
+        right.legend(fontsize=8)
+
+    print(
+        json.dumps(
+            {
+                "capacity_events_per_second": round(rate, 1),
+                "loads": rows,
+                "recovered": recovered,
+                "full_batch_ms": round(1e3 * tightest_s / 2, 1),
+                "p99_over_bound": at_70 and round(max(at_70[lane]["p99"] for lane in LANE.values()) / bound_ms, 3),
+                "picture": picture("latency", draw),
+            }
+        )
+    )
+
+
+def _row(load: float, rate: float, shop: Shop, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    events = max(after["scored"] - before["scored"], 1)
+    stages = {stage: 1e3 * (after["stages"][stage] - before["stages"][stage]) / events for stage in STAGES}
+    stages |= {"emit": shop.emit_ms / shop.scored, "commit": shop.commit_ms / shop.scored}
+    total = sum(map(sum, shop.taken.values())) / shop.scored
+    stages["read"] = max(total - sum(stages.values()), 0.0)
+    row: dict[str, Any] = {"load": load, "events_per_second": round(rate, 1)}
+    for lane, taken in shop.taken.items():
+        row[lane] = {name: quantile(taken, q) for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
+    row["rss_mb"] = round(after["memory_mb"]["rss"], 1)
+    row["stages_ms"] = {stage: round(stages[stage], 2) for stage in ALL_STAGES}
+    return row
+
+
+if __name__ == "__main__":
+    main()
