@@ -69,8 +69,8 @@ PENDING: Final = (
 )
 NOTES: Final = [
     "events, scores and folds that the worker wrote before it saw the erasure expire with their topics",
-    "alerts remembers the latest authors and texts of a subject for an hour of its opinions, in its own changelog; alerts"
-    " may quote masked excerpts of reviews, without their authors, and expire with their topic",
+    "alerts remembers the latest authors and texts of a subject for an hour of its opinions, in its own changelog;"
+    " alerts may quote masked excerpts of reviews, without their authors, and expire with their topic",
     "Redis's own snapshots, Kafka's copies elsewhere, files and trained models are not ours to reach",
 ]
 
