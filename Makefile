@@ -9,7 +9,8 @@ BODY := $(VENV)/.body
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kafka bench-worker bench-latency bench-three bench-scale bench-memory bench-limit bench-peers bench-delivery bench-shared bench-alerts bench-rebuild
+.PHONY: help demo test check kafka bench-worker bench-latency bench-three bench-scale bench-memory
+.PHONY: bench-limit bench-peers bench-delivery bench-shared bench-alerts bench-rebuild
 .PHONY: simulate kills chaos fuzz starter starter-gpu schemas lock clean
 
 help: ## This list

@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = {
     *("demo", "test", "check", "kafka", "schemas", "lock", "help", "clean"),
+    *("bench-latency", "bench-three", "bench-scale", "bench-memory"),
     *("bench-worker", "bench-limit", "bench-peers", "bench-delivery", "bench-shared", "bench-alerts", "bench-rebuild"),
     *("simulate", "kills", "chaos", "fuzz", "starter", "starter-gpu"),
 }
