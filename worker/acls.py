@@ -78,7 +78,7 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
         *_each("profiles", "write", "topic", _topics(kafka, (*FEATURES.values(), EVENTS_DEAD))),
         *_prefixed("profiles", ("read",), "group", f"{prefix}.profiles"),
         *_prefixed("profiles", ("read",), "group", f"{prefix}.erasures"),
-        *_each("alerts", "read", "topic", _topics(kafka, (OPINIONS,))),
+        *_each("alerts", "read", "topic", _topics(kafka, (OPINIONS, TRENDS_OPINION))),
         *_each("alerts", "write", "topic", _topics(kafka, (ALERTS_OPINION, TRENDS_OPINION))),
         *_prefixed("alerts", ("read", "write", "create"), "topic", changelogs),
         *_prefixed("alerts", ("read",), "group", f"{prefix}.alerts"),

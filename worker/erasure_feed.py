@@ -27,12 +27,12 @@ _log = logging.getLogger(__name__)
 
 
 class ErasureFeed:
-    """Fills `known`. Making one reads the topic to its end.
+    """Fills `known`. Making one reads the topic to its end. The ``role`` is who reads it, by its rights.
 
     Raises `TopicError` where the topic is missing, `KafkaError` when it cannot be read or holds what is no erasure.
     """
 
-    def __init__(self, kafka: KafkaConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, kafka: KafkaConfig, role: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.known = Erasures()
         self._topic, self._clock = kafka.topic(ERASURES), clock
         partition_counts(kafka, [self._topic])
@@ -41,7 +41,9 @@ class ErasureFeed:
         self._next_offset = 0
         self._at_end = self._fresh = False
         self._poll_at_s = 0.0
-        self._consumer = Consumer(consumer_config(kafka, f"{kafka.group_prefix}.erasures", enable_partition_eof=True))
+        self._consumer = Consumer(
+            consumer_config(kafka, f"{kafka.group_prefix}.{role}.erasures", enable_partition_eof=True)
+        )
         try:
             self._consumer.assign([TopicPartition(self._topic, ERASURES_PARTITION, OFFSET_BEGINNING)])
             self._read_until(lambda: self._at_end)

@@ -64,7 +64,7 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
         stack.callback(reader.close)
         device = ThreadedDevice(batch_scorer(config, scorer, routing, reader), config.worker.device_timeout_ms / 1000)
         stack.callback(device.close)
-        erasures = stack.enter_context(closing(ErasureFeed(config.kafka)))  # before the first event
+        erasures = stack.enter_context(closing(ErasureFeed(config.kafka, "worker")))  # before the first event
         group = f"{config.kafka.group_prefix}.worker"
         slot = Slot(config.worker.slot, group)
         stack.callback(slot.close)

@@ -89,7 +89,7 @@ class Profiles:
         metrics.redis_up.set(1)
         self._store = StateStore(config.redis, space)
         self._features = Features(config.kafka, space)
-        self._erasures = ErasureFeed(config.kafka)  # before the first fold
+        self._erasures = ErasureFeed(config.kafka, "profiles")  # before the first fold
         self._forgetting = Forgetting(self._erasures, self._store, config.kafka.fold_shards, metrics)
         self._stream = FoldStream(config.kafka, self._on_assigned, self._on_revoked, self._forget)
         self._opener = ShardOpener(self._store, self._features, self._stream, self._erasures.known, metrics)

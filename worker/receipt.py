@@ -24,8 +24,8 @@ NEVER_MS: Final = 2**62
 _NAMES_NOBODY: Final = {
     FOLDS_ITEM: "items, vectors and positions; no person",
     FEATURES_ITEM: "sums over many people; no person",
+    ALERTS_CONTROL: "what operators muted and acknowledged; no customer",
     TRENDS_OPINION: "counts of many people; no person",
-    ALERTS_CONTROL: "what operators muted; no customer",
 }
 
 What = Literal["deleted", "expires", "kept", "pending", "names nobody"]
@@ -69,6 +69,8 @@ PENDING: Final = (
 )
 NOTES: Final = [
     "events, scores and folds that the worker wrote before it saw the erasure expire with their topics",
+    "alerts remembers the latest authors and texts of a subject for an hour of its opinions, in its own changelog;"
+    " alerts may quote masked excerpts of reviews, without their authors, and expire with their topic",
     "Redis's own snapshots, Kafka's copies elsewhere, files and trained models are not ours to reach",
 ]
 

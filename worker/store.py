@@ -182,6 +182,7 @@ class StateStore:
         try:
             return call()
         except (ValueError, TypeError, redis.exceptions.InvalidResponse) as error:
+            self._check_refusal(error, doing)
             # Such as a length that is no number: the client's parser trusts what comes. The connection is closed by it.
             raise StoreError(
                 f"Redis at {self._where} answers nonsense while {doing} ({type(error).__name__}). Check that redis.url"

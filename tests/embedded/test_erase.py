@@ -242,7 +242,7 @@ def test_an_erasure_is_carried_out_once_and_published_after_a_crash_in_between(c
 
 def test_erasures_are_loaded_before_anything_else_and_what_is_none_stops_the_role(config: Config) -> None:
     with pytest.raises(TopicError, match=r"erasures.*millrace topics create"):
-        ErasureFeed(config.kafka)
+        ErasureFeed(config.kafka, "worker")
     create_topics(config.kafka)
     producer = Producer({"bootstrap.servers": config.kafka.bootstrap})
     topic = config.kafka.topic(ERASURES)
@@ -252,7 +252,7 @@ def test_erasures_are_loaded_before_anything_else_and_what_is_none_stops_the_rol
     producer.produce(topic, b'{"user_id": "u8", "cutoff_ms": 1}', b"u8", 0)
     producer.flush(20)
     now = [0.0]
-    feed = ErasureFeed(config.kafka, lambda: now[0])
+    feed = ErasureFeed(config.kafka, "worker", lambda: now[0])
     assert len(feed.known) == 2999
     assert not feed.known.cover("u7", 0)
     assert feed.known.cover("u8", 8), "an earlier cut-off does not take the later one back"
@@ -270,10 +270,10 @@ def test_erasures_are_loaded_before_anything_else_and_what_is_none_stops_the_rol
     producer.produce(topic, b"who wrote this", b"x", 0)
     producer.flush(20)
     with pytest.raises(KafkaError, match=r"erasures.* offset 3003: erasure"):
-        ErasureFeed(config.kafka)
+        ErasureFeed(config.kafka, "worker")
     producer.produce(topic, None, b"x", 0)
     producer.flush(20)
-    ErasureFeed(config.kafka).close()
+    ErasureFeed(config.kafka, "worker").close()
 
 
 @pytest.mark.parametrize("user", ["", "x" * 257, "\x00fence"])

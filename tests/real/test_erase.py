@@ -60,7 +60,7 @@ def test_offsets_set_back_to_the_beginning_bring_nobody_back(config: Config, gro
     assert 14 * DAY_MS < within_ms < 14.1 * DAY_MS
     assert COMPACTION_LAG_MS < told["features.user"]["gone_by_ms"] - receipt["cutoff_ms"] < 7.1 * DAY_MS
     assert {name for name, each in told.items() if each["what"] == "names nobody"} == {
-        *("folds.item", "features.item", "alerts.opinion"),
+        *("folds.item", "features.item", "alerts.control", "trends.opinion"),
     }
 
     consumer = Consumer(

@@ -154,6 +154,16 @@ def test_all_roles_run_end_to_end_with_exactly_their_rights(site: Site, tmp_path
         assert json.loads(erased.stdout)["redis"] == "deleted", erased.stdout + erased.stderr
         followed = site.run("operator", "tail", "scores.sentiment", "--from-beginning", "--count", "3", "--json")
         assert len(followed.stdout.splitlines()) == 3, followed.stderr
+        broken = Producer({"bootstrap.servers": direct})
+        broken.produce("events.review", b"not json", b"u3")
+        assert broken.flush(30) == 0
+        until(lambda: sum(1 for _ in read_all(direct, "events.dead")) == 1, "a dead letter", roles)
+        replayed = site.run("operator", "dead", "replay", "--all", "--json")
+        assert replayed.returncode == 0, replayed.stderr
+        assert json.loads(replayed.stdout)["replayed"] == 1
+        erased = site.run("operator", "erase", "u3", "--yes", "--json")
+        assert erased.returncode == 0, erased.stdout + erased.stderr
+        assert json.loads(erased.stdout)["redis"] == "deleted"
     finally:
         for role in roles:
             if role.process.poll() is None:

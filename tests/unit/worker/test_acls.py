@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from schemas.topics import FEATURES, FOLDS, INPUTS, TOPICS
+from schemas.topics import ERASURES, FEATURES, FOLDS, INPUTS, TOPICS
 from worker.acls import ROLES, acls, commands, principals_of
 from worker.config import KafkaConfig
 from worker.errors import ConfigError
@@ -24,7 +24,7 @@ def names(role: str, operation: str, resource: str = "topic") -> set[str]:
 def test_every_topic_has_one_who_may_write_it_and_input_topics_only_the_operator() -> None:
     writers = {kind: names(kind, "write") for kind in ROLES}
     assert set().union(*writers.values()) >= {KAFKA.topic(name) for name in TOPICS}
-    for name in INPUTS:
+    for name in (*INPUTS, ERASURES):
         assert [role for role in ROLES if KAFKA.topic(name) in writers[role]] == ["operator"]
 
 
