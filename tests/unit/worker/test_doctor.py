@@ -66,8 +66,8 @@ def test_a_library_of_the_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch
 def test_a_sink_whose_secret_is_missing_is_found_without_sending(monkeypatch: pytest.MonkeyPatch) -> None:
     sinks = {"chat": WebhookConfig(url="env:NO_SUCH_URL", format="feishu")}
     config = Config(kafka=NOWHERE.kafka, redis=NOWHERE.redis, model=NOWHERE.model, notify=NotifyConfig(sinks=sinks))
-    for name in ("_kafka", "_topics", "_redis", "_model"):
-        monkeypatch.setattr(doctor, name, lambda section: [])
+    for name in ("_kafka", "_topics", "_durability", "_redis", "_model"):
+        monkeypatch.setattr(doctor, name, lambda *_, **__: [])
     missing = doctor.examine(config)[-1]
     assert (missing.name, missing.well) == ("notify", False)
     assert "NO_SUCH_URL" in missing.found
