@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = {
     *("demo", "test", "check", "kafka", "schemas", "lock", "help", "clean"),
-    *("bench-worker", "bench-shared", "starter", "starter-gpu"),
+    *("bench-worker", "bench-limit", "bench-peers", "bench-shared", "starter", "starter-gpu"),
 }
 
 
