@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 OUTPUT = "peer.scores"
@@ -236,8 +237,8 @@ def litserve(args: argparse.Namespace, meter: Meter) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, __file__, "litserve_server", "--model", args.model, "--threads", str(args.threads)]
-    server = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL)
+    command = [sys.executable, str(Path(__file__).with_name("peers_litserve.py")), args.model]
+    server = subprocess.Popen([*command, str(args.threads), str(port)], stdout=subprocess.DEVNULL)
 
     async def main() -> None:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
@@ -259,35 +260,6 @@ def litserve(args: argparse.Namespace, meter: Meter) -> None:
             await _pump(args, meter, encode)
 
     asyncio.run(main())
-
-
-def litserve_server(args: argparse.Namespace) -> None:
-    import litserve as ls
-
-    class Api(ls.LitAPI):
-        def setup(self, device: str) -> None:
-            import torch
-
-            torch.set_num_threads(args.threads)
-            self._model = HuggingFace(args.model)
-
-        def decode_request(self, request: dict[str, str]) -> str:
-            return request["text"]
-
-        def batch(self, inputs: list[str]) -> list[str]:
-            return list(inputs)
-
-        def predict(self, texts: list[str]) -> list[Any]:
-            return self._model.encode(texts)
-
-        def unbatch(self, output: list[Any]) -> list[Any]:
-            return output
-
-        def encode_response(self, output: Any) -> dict[str, Any]:
-            return {"row": output.tolist()}
-
-    server = ls.LitServer(Api(max_batch_size=2 * BATCH, batch_timeout=0.05), accelerator="cpu", timeout=120)
-    server.run(host="127.0.0.1", port=args.port, generate_client_file=False, log_level="error")
 
 
 async def _pump(args: argparse.Namespace, meter: Meter, encode: Any) -> None:
@@ -327,23 +299,19 @@ CONTENDERS = {f.__name__: f for f in (faust_one, faust_take, quixstreams, infini
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("contender", choices=[*CONTENDERS, "litserve_server"])
+    parser.add_argument("contender", choices=CONTENDERS)
     parser.add_argument("--bootstrap")
     parser.add_argument("--topics", default="")
     parser.add_argument("--model", required=True)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--texts", type=int, default=2000, help="of the offline pass")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--port", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
     import torch
 
     torch.set_num_threads(args.threads)
-    if args.contender == "litserve_server":
-        litserve_server(args)
-    else:
-        CONTENDERS[args.contender](args, Meter(args.seconds))
+    CONTENDERS[args.contender](args, Meter(args.seconds))
 
 
 if __name__ == "__main__":
