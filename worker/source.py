@@ -139,14 +139,14 @@ class KafkaSource:
     def pause(self, topics: Container[str] | None = None) -> int:
         fresh = {p for p in self._held - self._paused if topics is None or p[0] in topics}
         if fresh:
-            self._consumer.pause([TopicPartition(*partition) for partition in fresh])
+            self._consumer.pause([TopicPartition(*partition) for partition in sorted(fresh)])
             self._paused |= fresh
         return len(fresh)
 
     def resume(self, topics: Container[str] | None = None) -> None:
         again = {partition for partition in self._paused if topics is None or partition[0] in topics}
         if again:
-            self._consumer.resume([TopicPartition(*partition) for partition in again])
+            self._consumer.resume([TopicPartition(*partition) for partition in sorted(again)])
             self._paused -= again
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:

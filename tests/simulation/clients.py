@@ -5,7 +5,7 @@ Faults are asked for at every call by name; what the answer means is said at eac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,13 +201,13 @@ class SimSource:
         self._advance(0.0 if polled.records else timeout_s)
         return polled
 
-    def pause(self) -> int:
-        fresh = set(self._position) - self._paused
+    def pause(self, topics: Container[str] | None = None) -> int:
+        fresh = {p for p in set(self._position) - self._paused if topics is None or p[0] in topics}
         self._paused |= fresh
         return len(fresh)
 
-    def resume(self) -> None:
-        self._paused.clear()
+    def resume(self, topics: Container[str] | None = None) -> None:
+        self._paused = {p for p in self._paused if topics is not None and p[0] not in topics}
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         raise AssertionError("offsets are committed in the transaction and nowhere else")
