@@ -142,11 +142,14 @@ class Season:
 
     def _share(self, before_hour: int) -> Expected | None:
         days: list[tuple[float, int]] = []
-        end = before_hour
+        if self.last_hour < 0:
+            return None
+        end = min(before_hour, self.last_hour + 1)
         # Two days short of the ring, so that no hour is overwritten while an estimate from it stands.
-        while end > self.first_hour and len(days) < DAYS - 2:
+        first = max(self.first_hour, self.last_hour - HOURS + 1, end - 24 * (DAYS - 2))
+        while end > first:
             negative = total = 0.0
-            for hour in range(max(end - 24, self.first_hour, self.last_hour - HOURS + 1), min(end, self.last_hour + 1)):
+            for hour in range(max(end - 24, first), end):
                 held = self._total[hour % HOURS]
                 if held > 0:
                     negative += self._negative[hour % HOURS]
