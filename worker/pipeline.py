@@ -66,12 +66,18 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
         stack.callback(device.close)
         erasures = stack.enter_context(closing(ErasureFeed(config.kafka, "worker")))  # before the first event
         group = f"{config.kafka.group_prefix}.worker"
-        slot = Slot(config.worker.slot, group)
-        stack.callback(slot.close)
-        instance = slot.name if config.kafka.static_members else None
+        transactional = config.worker.delivery == "exactly_once" and not config.kafka.embedded
+        name = ""
+        if transactional or config.kafka.static_members:
+            slot = Slot(config.worker.slot, group)
+            stack.callback(slot.close)
+            name = slot.name
+        instance = name if config.kafka.static_members else None
         source = KafkaSource(config.kafka, topic_ids(config.kafka, lanes_of(config.kafka)), group, instance)
         stack.callback(source.close)
-        sink = open_sink(config, f"{group}.{slot.name}", source, metrics)
+        sink: Sink = (
+            transactional_sink(config, f"{group}.{name}", source, metrics) if transactional else KafkaSink(config.kafka)
+        )
         stack.callback(sink.close, config.worker.drain_timeout_ms / 1000)
         engine = build(config, scorer, routing, source, sink, device, metrics, erasures.known)
         stack.enter_context(Observer(config.observe, registry, engine.health))
@@ -81,10 +87,10 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
         engine.finish()
 
 
-def open_sink(config: Config, transactional_id: str, source: KafkaSource, metrics: WorkerMetrics) -> Sink:
-    """The sink of the configured delivery. Raises `KafkaError` when transactions cannot be opened."""
-    if config.worker.delivery == "at_least_once" or config.kafka.embedded:
-        return KafkaSink(config.kafka)
+def transactional_sink(
+    config: Config, transactional_id: str, source: KafkaSource, metrics: WorkerMetrics
+) -> TransactionalSink:
+    """The sink of exactly once. Raises `KafkaError` when transactions cannot be opened."""
     timeout_ms = config.worker.transaction_timeout_ms
     settings = transactional_config(config.kafka, transactional_id, timeout_ms)
     session = Session(
