@@ -222,7 +222,7 @@ class Batcher:
 
     def _select(self, start_s: float, budget: int) -> tuple[list[Unit], int]:
         window, late = self._window(start_s, budget)
-        if late or sum([unit.tokens for unit in window]) <= budget:
+        if late or sum([unit.due() for unit in window]) <= budget:
             return self._fill(window, window, [], budget)
         urgent_until = start_s + 2 * self.cost.seconds(budget)
         first: list[Unit] = []
