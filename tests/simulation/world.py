@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import numpy as np
@@ -26,6 +27,7 @@ from schemas.dead import HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC
 from schemas.folds import decode_block
 from tests.simulation.clients import SimProducer, SimSource
 from tests.simulation.cluster import TRANSACTION_TIMEOUT_S, Cluster
+from worker import logs
 from worker.config import Config, KafkaConfig, WorkerConfig
 from worker.device import InlineDevice
 from worker.errors import MillraceError
@@ -416,4 +418,6 @@ def _of(scored: list[tuple[str, int, int]], partition: Partition) -> list[int]:
 
 def simulate(seed: int, faults: Sequence[Fault] | None = None) -> Outcome:
     """Run a seed, with its own faults or with those given."""
-    return World(seed, faults_of(seed) if faults is None else faults).run()
+    # Else the key of pseudonyms, and with it every opinion's author, would be another in every process.
+    with patch.object(logs, "_key", lambda: b"simulation"):
+        return World(seed, faults_of(seed) if faults is None else faults).run()
