@@ -18,7 +18,7 @@ from model.scoring import Floats, Ints
 
 CHUNK_TOKENS_MAX = 2048
 """Tokens of one sub-batch. Measured 384 wide on a busy machine, 512 to 4,096 cost the same within noise (643 to 695 us
-of CPU a token); this many keep the buffers of two threads within 60 MB."""
+of CPU a token); this many keep the buffers of two threads within 75 MB."""
 
 
 class CpuEncoder:

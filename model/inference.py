@@ -50,7 +50,7 @@ class Workspace:
     def take(self, tokens: int) -> dict[str, Tensor]:
         """The first ``tokens`` rows of each buffer."""
         if not self._buffers or len(self._buffers["x"]) < tokens:
-            rows = 1 << max(tokens - 1, 1).bit_length()
+            rows = -(-tokens // 256) * 256
             self._buffers = {name: torch.empty(rows, width) for name, width in self._widths.items()}
         return {name: buffer[:tokens] for name, buffer in self._buffers.items()}
 
