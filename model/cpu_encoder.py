@@ -17,7 +17,8 @@ from model.packing import even_chunks, pack
 from model.scoring import Floats, Ints
 
 CHUNK_TOKENS_MAX = 2048
-"""Tokens of one sub-batch. Measured on 384 wide: 512 cost 5 % more, 4,096 as much as 2,048 and twice the memory."""
+"""Tokens of one sub-batch. Measured 384 wide on a busy machine, 512 to 4,096 cost the same within noise (643 to 695 us
+of CPU a token); this many keep the buffers of two threads within 75 MB."""
 
 
 class CpuEncoder:

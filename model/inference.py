@@ -1,12 +1,11 @@
-"""The packed encoder as it is served on CPU: no gradients, no allocation in the layers, one product for Q, K and V.
+"""The packed encoder as it is served on CPU: no gradients, buffers used again, one product for Q, K and V.
 
-Same weights and same answers as ``PackedEncoder``, which is what is trained. Every intermediate lives in a buffer that
-is used again, so that a sub-batch's data stays in cache; what is element-wise works in place.
+Same weights and same answers as ``PackedEncoder``, which is what is trained. What is element-wise works in place.
 
-Tried and lost, per layer and token on AVX2: weights packed once for MKL (as fast), oneDNN with the activation fused
-(19 to 22 us against 17.5 for product and activation), attention as two batched products around a softmax (as fast).
-int8: oneDNN's products took 0.57 of the time, but with a scale a token (so that answers do not depend on neighbours)
-the whole pass took 0.9 of it, for rows 12 % off (lowest cosine 0.977).
+Tried and lost on AVX2, 384 wide: weights packed once for MKL (as fast); oneDNN with the activation fused (21.8 to 24.0
+us a token against 17.5 to 19.4); attention as two batched products around a softmax (as fast); int8. Of that, oneDNN's
+products took 0.55 of the time, but with a scale a token (so that answers do not depend on neighbours) the whole pass
+took 0.87 to 0.96 of it, for rows 12 % off (lowest cosine 0.977).
 """
 
 import math
@@ -51,7 +50,7 @@ class Workspace:
     def take(self, tokens: int) -> dict[str, Tensor]:
         """The first ``tokens`` rows of each buffer."""
         if not self._buffers or len(self._buffers["x"]) < tokens:
-            rows = 1 << max(tokens - 1, 1).bit_length()
+            rows = -(-tokens // 256) * 256
             self._buffers = {name: torch.empty(rows, width) for name, width in self._widths.items()}
         return {name: buffer[:tokens] for name, buffer in self._buffers.items()}
 

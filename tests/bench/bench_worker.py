@@ -180,6 +180,17 @@ def client_rate(count: int) -> float:
     return rate
 
 
+def _commits(meter: Meter, stop: threading.Event, failures: list[BaseException]) -> Iterator[tuple[float, float]]:
+    """When and how much, each time more is committed: a window that cuts a batch would count it all or not at all."""
+    deadline, seen = time.monotonic() + TIMEOUT_S, 0.0
+    while not failures and time.monotonic() < deadline:
+        now, done = time.monotonic(), meter.committed()
+        if done != seen:
+            seen = done
+            yield now, done
+        stop.wait(0.01)
+
+
 def committed_rate(config: Config, count: int, seconds: float, profile: bool = False) -> dict[str, Any]:
     """As `measure`, of a worker with this configuration; ``count`` events end it early, a tenth of them warm it up."""
     meter, stop, profiler = Meter(), threading.Event(), cProfile.Profile()
@@ -197,17 +208,15 @@ def committed_rate(config: Config, count: int, seconds: float, profile: bool = F
 
     thread = threading.Thread(target=work)
     thread.start()
-    deadline = time.monotonic() + TIMEOUT_S
     warm = min(count * 0.1, 20_000)
     start = end = None
-    while not failures and time.monotonic() < deadline:
-        now, done = time.monotonic(), meter.committed()
-        if start is None and done >= warm:
-            start = (now, done, meter.value("encoder_busy_seconds_total"), time.process_time())
-        if start is not None and (done >= count or now - start[0] >= seconds):
-            end = (now, done, meter.value("encoder_busy_seconds_total"), time.process_time())
+    for now, done in _commits(meter, stop, failures):
+        so_far = (now, done, meter.value("encoder_busy_seconds_total"), time.process_time())
+        if start is None:
+            start = so_far if done >= warm else None
+        elif done >= count or now - start[0] >= seconds:
+            end = so_far
             break
-        stop.wait(0.01)
     stop.set()
     thread.join(60)
     if failures:
