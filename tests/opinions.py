@@ -106,8 +106,11 @@ def read(config: Config, contract: str, *, isolation: str = "read_committed") ->
         while len(at_end) < count:
             message = consumer.poll(WAIT_S)
             assert message is not None, f"{topic}: no answer in {WAIT_S} s"
-            if message.error():
+            error = message.error()
+            if error is not None and error.code() == KafkaError._PARTITION_EOF:
                 at_end.add(message.partition())
+            elif error is not None:
+                assert error.retriable() or error.code() in _NOT_YET, error
             else:
                 values[message.partition()].append(message.value())
         return values

@@ -147,7 +147,8 @@ class _Transactions:
     def close(self) -> None:
         """Give up what is open; it never becomes visible to readers of committed records."""
         self._producer.purge()
-        self._producer.flush(1.0)
+        with suppress(KafkaException):  # a fatal error, told already by the call that met it
+            self._producer.flush(1.0)
 
     def _call(self, call: Callable[[], object], done: int) -> None:
         for attempt in range(1, ATTEMPTS + 1):

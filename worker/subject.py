@@ -307,8 +307,10 @@ class Subject:
             return (0.0 if over else alert.reported_score), alert.severity
         if kind == "burn":
             return self._state.burn, alert.severity
-        negative, total = self._mass(now, rule.window_minutes)
-        minutes = rule.window_minutes - 1 + (watermark_ms % MINUTE_MS + 1) / MINUTE_MS
+        # Of the window only what has come since the alert's first minute: the calm before would end it at once.
+        window = min(rule.window_minutes, now - alert.first_minute + 1)
+        negative, total = self._mass(now, window)
+        minutes = window - 1 + (watermark_ms % MINUTE_MS + 1) / MINUTE_MS
         score = self._score(rule, negative, total, minutes, now, alert.expected)
         return score, self._severity(rule, score, negative, total, alert.expected)
 

@@ -97,7 +97,7 @@ class TransactionalSink:
     def poll(self, timeout_s: float = 0.0) -> list[Answer]:
         answers: list[Answer] = []
         if self._call is None:
-            self._session.serve(timeout_s if self._sealed is not None else 0.0)
+            self._serve(timeout_s if self._sealed is not None else 0.0)
         elif self._call.done() or self._await(self._call, timeout_s):
             answers = self._ended(self._call.result())
         self._advance()
@@ -118,6 +118,13 @@ class TransactionalSink:
         self._executor.shutdown(wait=True)
         if (error := closing.exception()) is not None:
             _log.warning("the open transaction was left to time out at the broker: %s", error)
+
+    def _serve(self, timeout_s: float) -> None:
+        try:
+            self._session.serve(timeout_s)
+        except KafkaException as error:
+            # The client raises fatal errors (such as having been fenced) out of whatever serves its callbacks.
+            self._call = self._executor.submit(self._session.roll_back, error.args[0])
 
     def _ended(self, committed: bool) -> list[Answer]:
         self._call = None
@@ -210,7 +217,7 @@ class Session:
         return True
 
     def serve(self, timeout_s: float) -> None:
-        """Serve the client's callbacks."""
+        """Serve the client's callbacks. Raises librdkafka's exception when the producer is past use."""
         self._producer.poll(timeout_s)
 
     def commit(self, offsets: Offsets, membership: object) -> bool:
@@ -253,9 +260,9 @@ class Session:
         if not self._begun or self._producer is None:
             return False
         deadline = self._clock() + self._timeout_s
-        while self._sent and not self._reported and self._clock() < deadline:
-            self._producer.poll(0.05)
         try:
+            while self._sent and not self._reported and self._clock() < deadline:
+                self._producer.poll(0.05)
             self._patiently(lambda: self._producer.abort_transaction(self._timeout_s))
         except KafkaException as error:
             self._renew(error.args[0])

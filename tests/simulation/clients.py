@@ -76,10 +76,12 @@ class SimProducer:
             self._flush()
 
     def poll(self, timeout_s: float) -> int:
-        if self._queue and not self._abortable:
+        if self._began and not self._abortable:
             try:
                 self._flush()
-            except KafkaException:
+            except KafkaException as error:
+                if error.args[0].fatal():
+                    raise  # the client raises fatal errors out of whatever serves its callbacks
                 self._abortable = True  # told by the next call, as the client does
         self._advance(timeout_s)
         return 0
@@ -136,6 +138,8 @@ class SimProducer:
         return self._cluster.ids[self._name]
 
     def _flush(self) -> None:
+        if self._began and self._id().epoch != self._epoch:
+            raise failure(KafkaError._FENCED, "fenced by a newer producer or the broker's time-out", fatal=True)
         for record, on_delivery in self._queue:
             self._cluster.append(self._cluster.transaction(self._name, self._epoch, begin=True), record)
             if on_delivery is not None:
