@@ -11,7 +11,7 @@ from tests.simulation.mutants import MUTANTS, broken
 from tests.simulation.world import Fault, faults_of, simulate
 
 SEEDS = 1000
-MUTANT_SEEDS = 400
+MUTANT_SEEDS = 1000
 """Enough for the rarest: a fault at the right moment of two workers' turns."""
 
 

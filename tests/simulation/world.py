@@ -141,7 +141,7 @@ class SimDevice(InlineDevice):
         self._world = world
 
     def collect(self, timeout_s: float) -> list[Scored]:
-        if self._world.rng.random() < 0.4:
+        if self._world.rng.random() < 0.7:
             self._world.advance(timeout_s)
             return []
         return super().collect(timeout_s)
