@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing, suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
-import confluent_kafka
 import msgspec
+from confluent_kafka import KafkaError as ClientError
 from confluent_kafka import KafkaException, Producer
 
 from schemas.dead import HEADER_REPLAY_COUNT, HEADER_REPLAY_OF, HEADER_TOMBSTONE, DeadLetter
@@ -30,7 +30,7 @@ BATCH_BYTES: Final = 8 * 1024 * 1024
 DELIVERY_TIMEOUT_S: Final = 30.0
 ATTEMPTS: Final = 5
 _BY_KEY: Final = -1
-_FENCED: Final = frozenset({confluent_kafka.KafkaError._FENCED, confluent_kafka.KafkaError.INVALID_PRODUCER_EPOCH})
+_FENCED: Final = frozenset({ClientError._FENCED, ClientError.INVALID_PRODUCER_EPOCH})
 _MARKS: Final = frozenset({HEADER_REPLAY_OF, HEADER_REPLAY_COUNT})
 
 
@@ -150,12 +150,21 @@ class _Transactions:
         with suppress(KafkaException):  # a fatal error, told already by the call that met it
             self._producer.flush(1.0)
 
+    def _why(self, error: ClientError) -> ClientError:
+        """What made a producer unusable: calls after that say only that it is, the client's own poll says why."""
+        if error.code() == ClientError._FATAL:
+            try:
+                self._producer.poll(0)
+            except KafkaException as fatal:
+                return cast("ClientError", fatal.args[0])
+        return error
+
     def _call(self, call: Callable[[], object], done: int) -> None:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 call()
             except KafkaException as error:
-                cause = error.args[0]
+                cause = self._why(error.args[0])
                 if cause.retriable() and attempt < ATTEMPTS:
                     continue
                 if cause.code() in _FENCED or (cause.fatal() and "fenced" in cause.str()):
