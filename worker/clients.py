@@ -32,6 +32,8 @@ NO_RIGHT = frozenset(
 """The broker knows us and says no: final, also for a role that runs."""
 REFUSED = NO_RIGHT | {_code._AUTHENTICATION, _code.SASL_AUTHENTICATION_FAILED, _code._SSL}
 """Password, certificate or rights: final at the start. Later a broken handshake may be a broken connection."""
+FENCED = frozenset({_code._FENCED, _code.PRODUCER_FENCED, _code.INVALID_PRODUCER_EPOCH})
+"""Another producer has our transactional id now, or the broker ended our transaction: this one is past use."""
 _NO_LEADER = frozenset({_code.NOT_LEADER_FOR_PARTITION, _code.LEADER_NOT_AVAILABLE, _code._UNKNOWN_PARTITION})
 _OFFSET_LOST = frozenset({_code.OFFSET_OUT_OF_RANGE, _code._AUTO_OFFSET_RESET})
 

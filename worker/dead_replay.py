@@ -19,7 +19,7 @@ from confluent_kafka import KafkaException, Producer
 from schemas.dead import HEADER_REPLAY_COUNT, HEADER_REPLAY_OF, HEADER_TOMBSTONE, DeadLetter
 from schemas.topics import EVENTS_DEAD
 from worker.admin import partition_counts
-from worker.clients import REQUEST_TIMEOUT_S, transactional_config, translate
+from worker.clients import FENCED, REQUEST_TIMEOUT_S, transactional_config, translate
 from worker.config import KafkaConfig
 from worker.dead_letters import Filter, Found, Letters, Search, letter_of, replays_of
 from worker.errors import InputError, KafkaError
@@ -30,7 +30,6 @@ BATCH_BYTES: Final = 8 * 1024 * 1024
 DELIVERY_TIMEOUT_S: Final = 30.0
 ATTEMPTS: Final = 5
 _BY_KEY: Final = -1
-_FENCED: Final = frozenset({ClientError._FENCED, ClientError.INVALID_PRODUCER_EPOCH})
 _MARKS: Final = frozenset({HEADER_REPLAY_OF, HEADER_REPLAY_COUNT})
 
 
@@ -167,7 +166,7 @@ class _Transactions:
                 cause = self._why(error.args[0])
                 if cause.retriable() and attempt < ATTEMPTS:
                     continue
-                if cause.code() in _FENCED or (cause.fatal() and "fenced" in cause.str()):
+                if cause.code() in FENCED or (cause.fatal() and "fenced" in cause.str()):
                     raise KafkaError(
                         f"another replay took over; {done} letters were replayed here. Run one at a time"
                     ) from error

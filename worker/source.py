@@ -172,11 +172,8 @@ class KafkaSource:
         except KafkaException as error:
             raise translate(error, doing="asking where to read again") from error
         # Taken and given anew rather than sought: a seek is refused while the client still looks for its offset.
-        if self._eager:
-            self._consumer.assign(start)
-        else:
-            self._consumer.incremental_unassign(again)
-            self._consumer.incremental_assign(start)
+        self._unassign(again)
+        self._assign(start)
         self._paused.difference_update((p.topic, p.partition) for p in again)
 
     def position(self, partition: Partition, offset: int) -> TopicPartition:
@@ -243,10 +240,7 @@ class KafkaSource:
             # Raised by `poll`: on its way through the client it would lose its type, and be nobody's to catch.
             self._failure = error
             return
-        if self._eager:
-            consumer.assign(start)
-        else:
-            consumer.incremental_assign(start)
+        self._assign(start)
         fresh = [(p.topic, p.partition) for p in partitions]
         self._held.update(fresh)
         self._moved_in_poll.update(p for p in fresh if p in self._polled.lost)
@@ -293,6 +287,12 @@ class KafkaSource:
         _log.warning("assignment lost: %s", gone)
         self._forget(gone)
         self._unassign(partitions)
+
+    def _assign(self, partitions: list[TopicPartition]) -> None:
+        if self._eager:
+            self._consumer.assign(partitions)
+        else:
+            self._consumer.incremental_assign(partitions)
 
     def _unassign(self, partitions: list[TopicPartition]) -> None:
         if self._eager:

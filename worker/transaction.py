@@ -27,7 +27,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError as ClientError
 from confluent_kafka import KafkaException, TopicPartition
 
-from worker.clients import translate
+from worker.clients import FENCED, translate
 from worker.emit import OutMessage
 from worker.errors import KafkaError
 from worker.sink import ANY_PARTITION, Answer
@@ -43,7 +43,6 @@ RENEWALS_WITHIN_S: Final = 60.0
 """More new producers than that because others took our transactional id: two workers share a slot."""
 
 _log = logging.getLogger(__name__)
-_FENCED: Final = frozenset({ClientError._FENCED, ClientError.PRODUCER_FENCED, ClientError.INVALID_PRODUCER_EPOCH})
 _PURGED: Final = frozenset({ClientError._PURGE_QUEUE, ClientError._PURGE_INFLIGHT, ClientError._MSG_TIMED_OUT})
 
 
@@ -308,7 +307,7 @@ class Session:
         self.last_error = error.str()
         _log.warning("transactional producer renewed after: %s", error.str())
         now = self._clock()
-        if error.code() in _FENCED or error.fatal():
+        if error.code() in FENCED or error.fatal():
             if len(self._renewals) == RENEWALS_MAX and now - self._renewals[0] < RENEWALS_WITHIN_S:
                 raise KafkaError(
                     f"another process keeps taking our transactional id ({error.str()}): give each worker its own"
