@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas.scores import Alert, Opinion, SourcePosition
 from schemas.topics import ALERTS_OPINION, OPINIONS
+from tests import roles
+from tests.roles import WAIT_S
 from worker.alerts import run
 from worker.clients import consumer_config
 from worker.config import Config
@@ -22,7 +22,6 @@ from worker.surge import SurgeDetector
 
 MINUTE_MS = 60_000
 START_MS = 29_000_000 * MINUTE_MS  # some day in February 2025, on a minute
-WAIT_S = 60.0
 
 _NOT_YET = frozenset(
     {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE}
@@ -157,38 +156,5 @@ def counted_to_the_end(config: Config) -> bool:
         consumer.close()
 
 
-class Role:
-    """The alerts role in a thread; ``stop`` ends it and raises what it raised."""
-
-    def __init__(self, config: Config) -> None:
-        self._stop = threading.Event()
-        self._error: list[BaseException] = []
-        self._thread = threading.Thread(target=self._run, args=(config,))
-        self._thread.start()
-
-    def _run(self, config: Config) -> None:
-        try:
-            run(config, self._stop)
-        except BaseException as error:  # noqa: BLE001 raised again in stop, on the test's thread
-            self._error.append(error)
-
-    @property
-    def ended(self) -> bool:
-        return not self._thread.is_alive()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(WAIT_S)
-        assert not self._thread.is_alive(), "the role did not stop"
-        if self._error:
-            raise self._error[0]
-
-
-@contextmanager
-def running(config: Config) -> Iterator[Any]:
-    """The alerts role while the context is open."""
-    role = Role(config)
-    try:
-        yield role
-    finally:
-        role.stop()
+Role = partial(roles.Role, run)
+running = partial(roles.running, run)

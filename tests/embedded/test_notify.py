@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -17,6 +17,7 @@ from confluent_kafka import Producer
 from schemas.dead import HEADER_DETAIL, HEADER_REASON, HEADER_SINK
 from schemas.scores import Alert
 from schemas.topics import ALERTS_CONTROL, ALERTS_OPINION, EVENTS_DEAD
+from tests import roles
 from tests.alerts_made import made
 from tests.opinions import WAIT_S, wait_until
 from worker.admin import create_topics
@@ -67,36 +68,8 @@ class Receiver:
         self._server.server_close()
 
 
-class Role:
-    """The role in a thread; ``stop`` ends it and raises what it raised."""
-
-    def __init__(self, config: Config) -> None:
-        self._stop = threading.Event()
-        self._error: list[BaseException] = []
-        self._thread = threading.Thread(target=self._run, args=(config,))
-        self._thread.start()
-
-    def _run(self, config: Config) -> None:
-        try:
-            run(config, self._stop)
-        except BaseException as error:  # noqa: BLE001 raised again in stop, on the test's thread
-            self._error.append(error)
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(WAIT_S)
-        assert not self._thread.is_alive(), "the role did not stop"
-        if self._error:
-            raise self._error[0]
-
-
-@contextmanager
-def running(config: Config) -> Iterator[None]:
-    role = Role(config)
-    try:
-        yield
-    finally:
-        role.stop()
+Role = partial(roles.Role, run)
+running = partial(roles.running, run)
 
 
 @pytest.fixture

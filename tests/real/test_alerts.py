@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 
 from schemas.scores import Alert
 from schemas.topics import ALERTS_OPINION, OPINIONS
+from tests import roles
 from tests.opinions import (
     MINUTE_MS,
     WAIT_S,
@@ -62,16 +60,7 @@ def config(kafka_config: dict[str, Any], tmp_path: Path) -> Config:
     return config
 
 
-@contextmanager
-def process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The role in a process of its own, killed at the end."""
-    with (folder / "role.out").open("ab") as log:
-        role = subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder / "config.json")], stdout=log, stderr=log)
-    try:
-        yield role
-    finally:
-        role.kill()
-        role.wait(WAIT_S)
+process = partial(roles.process, PROGRAM)
 
 
 def test_a_burst_opens_one_alert_which_resolves(config: Config) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import msgspec
 import pytest
 
 from schemas.topics import ALERTS_CONTROL, ALERTS_OPINION, EVENTS_DEAD
+from tests import roles
 from tests.alerts_made import made
 from tests.embedded.test_notify import Receiver, finished, publish
 from tests.opinions import WAIT_S, wait_until
@@ -44,16 +42,7 @@ def config_of(kafka: dict[str, Any], url: str, folder: Path) -> Config:
     return config
 
 
-@contextmanager
-def process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The role in a process of its own, killed at the end."""
-    with (folder / "role.out").open("ab") as log:
-        role = subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder / "config.json")], stdout=log, stderr=log)
-    try:
-        yield role
-    finally:
-        role.kill()
-        role.wait(WAIT_S)
+process = partial(roles.process, PROGRAM)
 
 
 def test_a_kill_loses_no_message_and_repeats_bear_the_same_id(kafka_config: dict[str, Any], tmp_path: Path) -> None:
