@@ -16,8 +16,8 @@ from __future__ import annotations
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -170,10 +170,9 @@ class KafkaCluster:
         target = to if to is not None else next(iter(others), None)
         assert target in found.replicas, f"{topic}/{partition}: {target} is none of the copies {found.replicas}"
         order = [target, *(node for node in found.replicas if node != target)]
-        with self._tool() as tool:
-            answer = tool.alter_partition_reassignments({TopicPartition(topic, partition): order})
-            assert not any(answer.values()), f"{topic}/{partition} to {target}: {answer}"
-            tool.elect_leaders(0, {topic: [partition]})
+        answer = self._ask(lambda tool: tool.alter_partition_reassignments({TopicPartition(topic, partition): order}))
+        assert not any(answer.values()), f"{topic}/{partition} to {target}: {answer}"
+        self._ask(lambda tool: tool.elect_leaders(0, {topic: [partition]}))
         self._until(lambda: self.leader(topic, partition) == target, f"{topic}/{partition} led by {target}")
         return target
 
@@ -195,8 +194,8 @@ class KafkaCluster:
 
     def controller(self) -> int:
         """The active controller."""
-        with self._tool() as tool:
-            return int(tool.describe_metadata_quorum()["topics"][0]["partitions"][0]["leader_id"])
+        quorum = self._ask(lambda tool: tool.describe_metadata_quorum())
+        return int(quorum["topics"][0]["partitions"][0]["leader_id"])
 
     # -- waiting
 
@@ -255,21 +254,22 @@ class KafkaCluster:
     def _tails(self) -> str:
         return "\n".join(f"broker {node}: {broker.tail()}" for node, broker in self.brokers.items())
 
-    @contextmanager
-    def _tool(self) -> Iterator[KafkaAdminClient]:
-        # Kafka's own admin requests that librdkafka does not have. Made anew each time: leaders and controllers move.
+    def _ask(self, request: Callable[[KafkaAdminClient], Any]) -> Any:
+        """One of Kafka's admin requests that librdkafka does not have; all of those used here may be repeated.
+
+        The client is made anew for each try: it finds its controller once, and controllers and brokers come and go.
+        """
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
         while True:
             try:
-                tool = KafkaAdminClient(bootstrap_servers=self.direct.split(","), request_timeout_ms=10_000)
-                break
+                with closing(
+                    KafkaAdminClient(bootstrap_servers=self.direct.split(","), request_timeout_ms=10_000)
+                ) as tool:
+                    return request(tool)
             except kafka.errors.KafkaError:
                 if time.monotonic() > deadline:
                     raise
-        try:
-            yield tool
-        finally:
-            tool.close()
+            time.sleep(0.1)
 
 
 def _slot(name: str, partitions: int) -> int:

@@ -75,11 +75,12 @@ class Route:
 
     def reset(self) -> int:
         """Reset every open connection; how many there were."""
-        cut = len(self._writers)
-        for writer in list(self._writers):
+        # Taken out at once: their tasks end later, and until then another call would count them again.
+        cut, self._writers = self._writers, set()
+        for writer in cut:
             _reset(writer)
-        self.resets += cut
-        return cut
+        self.resets += len(cut)
+        return len(cut)
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
