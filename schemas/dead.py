@@ -3,7 +3,8 @@
 The value is the original bytes, the key the source position (the topic is compacted by it). A record without
 a value would be a deletion there, so a tombstone's letter has an empty value and ``millrace-null: 1``; a record
 too large for the dead-letter topic keeps its position only and says ``millrace-truncated: 1``. The record's own
-headers come along under ``millrace-source-header:``, so that a replay (`worker.dead_replay`) gives back what came.
+headers come along under ``millrace-source-header:``, so that a replay (`worker.tools.dead_replay`) gives back what
+came.
 """
 
 from __future__ import annotations

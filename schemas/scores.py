@@ -110,7 +110,7 @@ class Opinion(Score, frozen=True, kw_only=True, omit_defaults=True):
     ``text_hash`` tells exact copies of one text from many voices without carrying the text, ``text_print`` (a 64-bit
     simhash in hexadecimal; empty for short texts) near-copies too; ``author`` is the user's keyed pseudonym.
     ``related`` are the other subjects at which the same review counts. ``excerpt`` is the beginning of the text, masked
-    (`worker.masking`); empty where the configuration keeps texts out (``worker.excerpt_chars: 0``).
+    (`worker.privacy.masking`); empty where the configuration keeps texts out (``worker.excerpt_chars: 0``).
     """
 
     subject: str

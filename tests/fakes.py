@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
 
-from worker.emit import OutMessage
 from worker.errors import KafkaError
-from worker.sink import Answer
-from worker.source import Offsets, Partition, Polled, Record
+from worker.kafka.records import Offsets, OutMessage, Partition, Record
+from worker.kafka.sink import Answer
+from worker.kafka.source import Polled
 
 
 class Clock:
@@ -23,7 +23,7 @@ class Clock:
 
 
 class MemorySource:
-    """`worker.source.Source` over lists of values. Assignment, revocation and failures are set by the test."""
+    """`worker.kafka.source.Source` over lists of values. Assignment, revocation and failures are set by the test."""
 
     def __init__(self, logs: Mapping[Partition, list[bytes | None]]) -> None:
         self.logs = dict(logs)
@@ -100,7 +100,7 @@ class MemorySource:
 
 
 class MemorySink:
-    """`worker.sink.Sink` that acknowledges at once, unless ``hold``; takes only ``room`` messages while that is set."""
+    """A `Sink` that acknowledges at once, unless ``hold``; takes only ``room`` messages while that is set."""
 
     def __init__(self) -> None:
         self.messages: list[OutMessage] = []

@@ -25,9 +25,9 @@ from schemas.redis_keys import fence_key, state_key
 from schemas.shards import shard_of
 from schemas.states import FENCE_RECORD_KEY, State, decode_fence, decode_state
 from schemas.topics import FEATURES, FOLDS
-from worker.clients import producer_config
 from worker.config import Config
-from worker.profiles import run
+from worker.kafka.clients import producer_config
+from worker.profiles.role import run
 
 SPACE = NullScorer.space
 SOURCES = ("id-of-events.click", "id-of-events.review")
@@ -266,7 +266,7 @@ class Process:
 
     def __init__(self, config: Config) -> None:
         code = (
-            "import sys, threading, msgspec; from worker.config import Config; from worker.profiles import run;"
+            "import sys, threading, msgspec; from worker.config import Config; from worker.profiles.role import run;"
             "run(msgspec.json.decode(sys.argv[1].encode(), type=Config), threading.Event())"
         )
         self.process = subprocess.Popen(

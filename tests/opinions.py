@@ -14,11 +14,11 @@ from schemas.scores import Alert, Opinion, SourcePosition
 from schemas.topics import ALERTS_OPINION, OPINIONS
 from tests import roles
 from tests.roles import WAIT_S
-from worker.alerts import run
-from worker.clients import consumer_config
+from worker.alerts.role import run
+from worker.alerts.rules import RuleBook, shipped
+from worker.alerts.surge import SurgeDetector
 from worker.config import Config
-from worker.rules import RuleBook, shipped
-from worker.surge import SurgeDetector
+from worker.kafka.clients import consumer_config
 
 MINUTE_MS = 60_000
 START_MS = 29_000_000 * MINUTE_MS  # some day in February 2025, on a minute

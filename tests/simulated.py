@@ -16,16 +16,16 @@ from prometheus_client import CollectorRegistry
 
 from model.null import NullScorer
 from tests.fakes import Clock, MemorySink, MemorySource
-from worker.batcher import Batch
 from worker.config import Config, KafkaConfig, WorkerConfig
-from worker.cost import CostModel
-from worker.decode import LANES
-from worker.device import DEPTH
+from worker.kafka.records import Partition
 from worker.metrics import WorkerMetrics
-from worker.pipeline import build
-from worker.routing import load_routing
-from worker.score import BatchScorer, NoStates, Scored
-from worker.source import Partition
+from worker.scoring.batcher import Batch
+from worker.scoring.cost import CostModel
+from worker.scoring.decode import LANES
+from worker.scoring.device import DEPTH
+from worker.scoring.pipeline import build
+from worker.scoring.routing import load_routing
+from worker.scoring.score import BatchScorer, NoStates, Scored
 
 NOW_MS = 1_700_000_000_000
 TEXT = {"click": "title", "review": "text", "service": "text"}
@@ -42,7 +42,7 @@ class FlatHead:
 
 
 class SimulatedDevice:
-    """`worker.device.Device`: the null model's results, after as long as ``cost`` says. Waiting moves the clock."""
+    """A `Device`: the null model's results, after as long as ``cost`` says. Waiting moves the clock."""
 
     def __init__(self, scorer: BatchScorer, cost: CostModel, clock: Clock) -> None:
         self._scorer, self._cost, self._clock = scorer, cost, clock

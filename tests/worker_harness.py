@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from schemas.topics import INPUTS
 from worker.config import Config, KafkaConfig
-from worker.pipeline import run
+from worker.scoring.pipeline import run
 
 DEADLINE_S = 90.0
 

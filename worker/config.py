@@ -135,7 +135,7 @@ class ProfilesConfig(Section, frozen=True, kw_only=True):
 class AlertsConfig(Section, frozen=True, kw_only=True):
     """The role that watches opinions. When an alert opens is in the rules file."""
 
-    # A YAML file, read again when it changes; empty is the one that comes with Millrace (worker/rules.yaml).
+    # A YAML file, read again when it changes; empty is the one that comes with Millrace (worker/alerts/rules.yaml).
     rules: str = ""
     # The model's mean p(negative) on truly negative texts, and on all others: shares are told with it undone. Left
     # out, they are the artifact's; `millrace evaluate --task sentiment` measures them on rows of one's own.

@@ -20,11 +20,11 @@ from scipy.signal import lfilter
 
 from schemas.scores import Alert, Opinion, SourcePosition
 from tests.bench.alert_stream import MINUTE_MS, START_MINUTE, Stream, Texts
-from worker.baseline import ErrorRates
-from worker.rules import RuleBook
-from worker.subject import Subject
-from worker.subject_state import BLOCK_MINUTES
-from worker.verdict import Opened
+from worker.alerts.baseline import ErrorRates
+from worker.alerts.rules import RuleBook
+from worker.alerts.subject import Subject
+from worker.alerts.subject_state import BLOCK_MINUTES
+from worker.alerts.verdict import Opened
 
 WINDOW, MIN_VOLUME, HOLD = 5, 10, 10
 DAY, HALF_LIFE = 1440, 60

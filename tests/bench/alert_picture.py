@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worker.verdict import Verdict
+from worker.alerts.verdict import Verdict
 
 LEAST = 0.01
 """Where zero false alarms are drawn on the logarithmic axis."""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from model.artifact import STARTER
 from model.scoring import load_scorer
-from worker.fingerprint import fingerprint
+from worker.privacy.fingerprint import fingerprint
 
 SOURCES = ("reviews_zh", "weibo_emotion", "finance_tone_en")
 NEGATIVE = {"negative", "angry", "sad", "fear"}

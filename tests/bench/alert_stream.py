@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.bench.alert_pool import Pool
-from worker.fingerprint import fingerprint
-from worker.verdict import Truth
+from worker.alerts.verdict import Truth
+from worker.privacy.fingerprint import fingerprint
 
 MINUTE_MS = 60_000
 DAY = 1440

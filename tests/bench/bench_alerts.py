@@ -30,9 +30,9 @@ from tests.bench.alert_contenders import BASELINES, millrace, openings
 from tests.bench.alert_picture import draw
 from tests.bench.alert_pool import Pool, load_pools
 from tests.bench.alert_stream import Injection, stream_of
-from worker.baseline import ErrorRates
-from worker.rules import RuleBook, RulesFile
-from worker.verdict import Opened, Truth, Verdict, verdict
+from worker.alerts.baseline import ErrorRates
+from worker.alerts.rules import RuleBook, RulesFile
+from worker.alerts.verdict import Opened, Truth, Verdict, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("MILLRACE_DATA", ROOT.parent / "shared" / "data"))

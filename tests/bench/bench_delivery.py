@@ -24,9 +24,9 @@ from confluent_kafka import Producer
 from tests.bench.bench_worker import Meter, events
 from tests.chaos.cluster import KafkaCluster
 from tests.chaos.kills import fresh_config
-from worker.admin import create_topics
 from worker.config import Config
-from worker.pipeline import run
+from worker.kafka.admin import create_topics
+from worker.scoring.pipeline import run
 
 TIMEOUT_S = 300.0
 

@@ -8,7 +8,7 @@ worker works off what is left. The waterfall gives mean milliseconds of the stag
 fetch (states), encode, heads, emit (scored to written), commit (written to readable). At the last load, above
 capacity, events wait in Kafka, which is ``read``; then comes half of capacity once more: ``recovered``.
 ``p99_over_bound`` at 0.7 is the p99 over three full batches plus the commit interval; ``predicted_p99_ms`` is what
-`worker.plan` says. Last line: one JSON object.
+`worker.tools.plan` says. Last line: one JSON object.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rig import STAGES, WorkerProcess, embedded_servers, picture, real_servers
 
 from schemas.topics import SCORES_CTR, SCORES_INTENT, SCORES_SENTIMENT
 from worker.config import Config
-from worker.plan import Costs, Demand, p99_ms
+from worker.tools.plan import Costs, Demand, p99_ms
 
 LANE = {SCORES_CTR: "click", SCORES_INTENT: "service", SCORES_SENTIMENT: "review"}
 LOADS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.5, 2.0)

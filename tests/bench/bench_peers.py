@@ -50,7 +50,7 @@ from model.artifact import resolve
 from model.encoder import PackedEncoder
 from model.torch_scorer import TorchScorer
 from schemas.topics import INPUTS
-from worker.embedded import EmbeddedRedis, embedded_config
+from worker.demo.embedded import EmbeddedRedis, embedded_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ("faust_one", "faust_take", "quixstreams", "infinity", "litserve", "offline")

@@ -31,14 +31,14 @@ from schemas.redis_keys import state_key
 from schemas.shards import shard_of
 from schemas.states import Fence, decode_state, encode_fence
 from tests.real.conftest import SCRIPT, free_ports, kafka_answers, redis_answers, server
-from worker.admin import create_topics
 from worker.config import Config
-from worker.erasures import Erasures
-from worker.features import Features
-from worker.foldstream import FoldStream
+from worker.kafka.admin import create_topics
 from worker.metrics import ProfilesMetrics
-from worker.shard import ShardOpener
-from worker.store import StateStore
+from worker.privacy.erasures import Erasures
+from worker.profiles.features import Features
+from worker.profiles.foldstream import FoldStream
+from worker.profiles.shard import ShardOpener
+from worker.redis.store import StateStore
 
 SPACE = "bench"
 BATCH = 5000

@@ -5,7 +5,8 @@
 1, 2, 4 and 8 worker processes, one group, one broker (real Kafka where Java and Maven are, else the embedded one with
 four partitions a topic), each reading the same preloaded topics in a group of its own; twice over, interleaved. A
 device that takes 40 ms a batch and 1 ms a token leaves most of a small machine to Kafka and to us. ``efficiency`` is
-the rate over the count times the rate of one; ``predicted`` is what `worker.plan` says of one worker, times the count.
+the rate over the count times the rate of one; ``predicted`` is what `worker.tools.plan` says of one worker, times the
+count.
 Last line: one JSON object.
 """
 
@@ -25,7 +26,7 @@ from rig import START_TIMEOUT_S, WorkerProcess, embedded_servers, picture, real_
 
 from model.null import NullScorer
 from worker.config import Config
-from worker.plan import Costs, Demand, saturated_rate
+from worker.tools.plan import Costs, Demand, saturated_rate
 
 SLEEP = (40.0, 1000.0)
 """Milliseconds a batch, microseconds a token."""

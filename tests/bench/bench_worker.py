@@ -25,10 +25,10 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE, INPUTS, SCORES_CTR, TOPICS
-from worker.clients import consumer_config, producer_config
 from worker.config import Config
-from worker.embedded import EmbeddedBroker, EmbeddedRedis, embedded_config
-from worker.pipeline import run
+from worker.demo.embedded import EmbeddedBroker, EmbeddedRedis, embedded_config
+from worker.kafka.clients import consumer_config, producer_config
+from worker.scoring.pipeline import run
 
 MIX = {EVENTS_CLICK: 0.6, EVENTS_REVIEW: 0.2, EVENTS_SERVICE: 0.2}
 ITEMS, USERS = 2000, 5000

@@ -18,12 +18,12 @@ from prometheus_client import CollectorRegistry
 from model.null import NullScorer
 from model.scoring import Floats, Prepared
 from schemas.topics import INPUTS, TOPICS
-from worker.admin import admin_client
-from worker.batcher import Batch
 from worker.config import Config
-from worker.device import ThreadedDevice
-from worker.embedded import EmbeddedBroker, EmbeddedRedis, embedded_config
-from worker.score import BatchScorer, Scored
+from worker.demo.embedded import EmbeddedBroker, EmbeddedRedis, embedded_config
+from worker.kafka.admin import admin_client
+from worker.scoring.batcher import Batch
+from worker.scoring.device import ThreadedDevice
+from worker.scoring.score import BatchScorer, Scored
 
 START_TIMEOUT_S = 240.0
 STAGES = ("queue", "fetch", "encode", "heads")
@@ -78,7 +78,7 @@ class ProbedDevice(ThreadedDevice):
 
 
 def _work(config: dict[str, Any], sleeping: tuple[float, float] | None, pipe: Any) -> None:
-    from worker import pipeline
+    from worker.scoring import pipeline
 
     registry, stop, failures = CollectorRegistry(), threading.Event(), list[str]()
 
@@ -89,9 +89,9 @@ def _work(config: dict[str, Any], sleeping: tuple[float, float] | None, pipe: An
             failures.append(repr(error))
 
     with ExitStack() as stack:
-        stack.enter_context(patch("worker.pipeline.ThreadedDevice", ProbedDevice))
+        stack.enter_context(patch("worker.scoring.pipeline.ThreadedDevice", ProbedDevice))
         if sleeping is not None:
-            stack.enter_context(patch("worker.pipeline.load_model", lambda *_: SleepingScorer(*sleeping)))
+            stack.enter_context(patch("worker.scoring.pipeline.load_model", lambda *_: SleepingScorer(*sleeping)))
         thread = threading.Thread(target=run)
         thread.start()
         while pipe.recv() != "stop":
@@ -179,8 +179,8 @@ def real_servers(partitions: int, **sections: Any) -> Iterator[Config]:
     from confluent_kafka.admin import NewTopic
 
     from tests.real.conftest import SCRIPT, kafka_answers, server
-    from worker.admin import create_topics
-    from worker.embedded import free_ports
+    from worker.demo.embedded import free_ports
+    from worker.kafka.admin import create_topics
 
     port, controller = free_ports(2)
     bootstrap = f"127.0.0.1:{port}"

@@ -15,8 +15,8 @@ from schemas.dead import HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC
 from schemas.folds import decode_block
 from schemas.topics import EVENTS_CLICK, EVENTS_DEAD, FOLDS, INPUTS, OPINIONS
 from tests.real.proof import SCORES, read_all
-from worker.admin import topic_ids
 from worker.config import KafkaConfig
+from worker.kafka.admin import topic_ids
 
 Place = tuple[str, int, int]
 EXAMPLES_MAX: Final = 5

@@ -20,7 +20,7 @@ import msgspec
 from worker.config import Config
 
 _context = mp.get_context("forkserver")
-_context.set_forkserver_preload(["tests.chaos.fleet", "worker.pipeline", "worker.profiles", "worker.logs"])
+_context.set_forkserver_preload(["tests.chaos.fleet", "worker.scoring.pipeline", "worker.profiles.role", "worker.logs"])
 STOP_TIMEOUT_S: Final = 60.0
 
 
@@ -77,7 +77,9 @@ def _serve(role: str, settings: bytes, log: str, crash: tuple[str, int] | None) 
     config = msgspec.json.decode(settings, type=Config)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    from worker import logs, pipeline, profiles
+    from worker import logs
+    from worker.profiles import role as profiles
+    from worker.scoring import pipeline
 
     logs.configure(config.observe)
     if crash is not None:
@@ -123,10 +125,10 @@ def _method(module: str, owner: str, name: str, *, before: bool = False) -> Call
 
 
 def _call(name: str, *, before: bool) -> Callable[[Callable[[], None]], None]:
-    """Before or after a call of the transactional producer, which is made by `worker.pipeline`."""
+    """Before or after a call of the transactional producer, which is made by `worker.scoring.pipeline`."""
 
     def install(die: Callable[[], None]) -> None:
-        from worker import pipeline
+        from worker.scoring import pipeline
 
         class Dying(pipeline.Producer):  # type: ignore[misc]
             pass
@@ -149,7 +151,7 @@ def _call(name: str, *, before: bool) -> Callable[[Callable[[], None]], None]:
 
 def _during_commit(die: Callable[[], None]) -> None:
     """While the commit is under way: from another thread, some time after it began."""
-    from worker import pipeline
+    from worker.scoring import pipeline
 
     class Dying(pipeline.Producer):  # type: ignore[misc]
         def commit_transaction(self, *args: Any) -> Any:
@@ -164,18 +166,18 @@ def _during_commit(die: Callable[[], None]) -> None:
 
 
 CRASH_POINTS: Final[dict[str, Callable[[Callable[[], None]], None]]] = {
-    "records polled": _method("worker.source", "KafkaSource", "poll"),
-    "records admitted": _method("worker.intake", "Intake", "admit"),
-    "batch scored": _method("worker.engine", "Engine", "_score"),
+    "records polled": _method("worker.kafka.source", "KafkaSource", "poll"),
+    "records admitted": _method("worker.scoring.intake", "Intake", "admit"),
+    "batch scored": _method("worker.scoring.engine", "Engine", "_score"),
     "transaction begun": _call("begin_transaction", before=False),
     "output half produced": _call("produce", before=False),
-    "output gathered": _method("worker.engine", "Engine", "_write"),
-    "folds in blocks": _method("worker.emit", "FoldBuffer", "blocks"),
+    "output gathered": _method("worker.scoring.engine", "Engine", "_write"),
+    "folds in blocks": _method("worker.scoring.emit", "FoldBuffer", "blocks"),
     "before offsets are sent": _call("send_offsets_to_transaction", before=True),
     "after offsets are sent": _call("send_offsets_to_transaction", before=False),
     "before the commit": _call("commit_transaction", before=True),
     "during the commit": _during_commit,
     "after the commit": _call("commit_transaction", before=False),
-    "commit noted": _method("worker.ledger", "OffsetLedger", "committed"),
+    "commit noted": _method("worker.kafka.ledger", "OffsetLedger", "committed"),
     "transactions opened": _call("init_transactions", before=False),
 }

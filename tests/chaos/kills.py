@@ -29,8 +29,8 @@ from tests.chaos.audit import Audit, audit
 from tests.chaos.cluster import KafkaCluster
 from tests.chaos.fleet import CRASH_POINTS, Process
 from tests.real.proof import wait_until_committed
-from worker.admin import create_topics
 from worker.config import Config
+from worker.kafka.admin import create_topics
 
 EVENTS_PER_SECOND: Final = 150
 LIFE_TIMEOUT_S: Final = 60.0

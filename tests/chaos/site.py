@@ -16,8 +16,8 @@ from schemas.topics import TOPICS
 from tests.chaos.cluster import KafkaCluster
 from tests.chaos.fleet import Process
 from tests.chaos.redis_pair import RedisPair
-from worker.admin import create_topics, partition_counts
 from worker.config import Config
+from worker.kafka.admin import create_topics, partition_counts
 
 SPAWN_EVERY_S: Final = 0.5
 """A role that ended is started again no sooner: one that cannot come up must not take all the machine."""

@@ -31,8 +31,8 @@ from tests.chaos.cluster import KafkaCluster
 from tests.chaos.fleet import Process
 from tests.chaos.kills import Feeder, fresh_config
 from tests.real.proof import wait_until_committed
-from worker.admin import create_topics
 from worker.config import Config, GroupProtocol
+from worker.kafka.admin import create_topics
 
 SIZES: Final = (1, 8, 3)
 EVENTS_PER_SECOND: Final = 100

@@ -24,11 +24,11 @@ from tests.opinions import (
     stream,
     wait_until,
 )
-from worker.admin import create_topics
-from worker.alerts import STOP_TIMEOUT_S
+from worker.alerts.role import STOP_TIMEOUT_S
 from worker.config import AlertsConfig, Config, KafkaConfig, ObserveConfig
-from worker.embedded import EmbeddedBroker
+from worker.demo.embedded import EmbeddedBroker
 from worker.errors import TopicError
+from worker.kafka.admin import create_topics
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_burst_opens_one_alert_which_resolves_and_repeats_change_nothing(confi
 
 
 def test_what_is_no_opinion_is_skipped_and_counted(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    from worker import alerts
+    from worker.alerts import role as alerts
 
     seen: list[str] = []
 

@@ -6,7 +6,7 @@ import msgspec
 
 from schemas.topics import TOPICS
 from tests.worker_harness import Reader, events, produce, until, worker
-from worker.embedded import EmbeddedBroker, embedded_config
+from worker.demo.embedded import EmbeddedBroker, embedded_config
 
 OLD, LIVE = 1500, 300
 

@@ -25,9 +25,9 @@ from schemas.redis_keys import state_key
 from schemas.shards import shard_of
 from tests.real.proof import MILLRACE, Role, write_config
 from tests.worker_harness import Reader, until
-from worker.admin import create_topics
 from worker.config import Config
-from worker.embedded import embedded_config, free_ports
+from worker.demo.embedded import embedded_config, free_ports
+from worker.kafka.admin import create_topics
 
 USER = "canary-user-5e1f"
 WORDS = "canaryword"

@@ -15,10 +15,10 @@ from schemas.folds import FoldBlock, encode_block
 from schemas.shards import shard_of
 from schemas.topics import FOLDS
 from tests.fold_harness import KINDS, SPACE, Group, Running, states_in_redis, wait_for
-from worker.admin import create_topics
-from worker.clients import producer_config
 from worker.config import Config
-from worker.embedded import embedded_config
+from worker.demo.embedded import embedded_config
+from worker.kafka.admin import create_topics
+from worker.kafka.clients import producer_config
 
 ROWS, BLOCK_ROWS = 240, 16
 

@@ -13,12 +13,12 @@ from confluent_kafka import Producer
 from schemas.topics import EVENTS_DEAD
 from tests.embedded.test_operations import Site
 from tests.worker_harness import Reader
-from worker.admin import create_topics
-from worker.cli import main
+from worker.cli.app import main
 from worker.config import KafkaConfig
-from worker.decode import Decoder, dead_letter
-from worker.emit import dead
-from worker.source import Record
+from worker.kafka.admin import create_topics
+from worker.kafka.dead import dead_letter, dead_message
+from worker.kafka.records import Record
+from worker.scoring.decode import Decoder
 
 NOW_MS = 1_700_000_000_000
 WORDS = "my card is 4929 1234 5678 9012"
@@ -41,7 +41,7 @@ def write_letters(site: Site, *records: Record, stage: str = "decode") -> None:
         letter = dead_letter(record, stage, "model_error", "the model raised Boom")  # type: ignore[arg-type]
         if stage == "decode":
             letter = Decoder({record.topic: "service"}).decode(record, NOW_MS)  # type: ignore[assignment]
-        (message,) = dead(letter).messages
+        message = dead_message(letter)
         producer.produce(site.kafka.topic(EVENTS_DEAD), message.value, message.key, headers=list(message.headers or ()))
     assert producer.flush(20) == 0
 

@@ -16,15 +16,15 @@ import pytest
 
 from model.null import NullScorer
 from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE
-from worker.aspects import load_aspects
-from worker.catalogue import Catalogue
-from worker.demo import SEED, plan, run_demo
-from worker.demo_roles import RoleError, Roles
-from worker.demo_traffic import BROKEN, BROKEN_EVERY
-from worker.embedded import embedded_config
-from worker.emit import CATEGORY_CONFIDENCE_MIN
+from worker.demo.catalogue import Catalogue
+from worker.demo.demo import SEED, plan, run_demo
+from worker.demo.embedded import embedded_config
+from worker.demo.roles import RoleError, Roles
+from worker.demo.shop import Shop
+from worker.demo.traffic import BROKEN, BROKEN_EVERY
 from worker.errors import InputError
-from worker.shop import Shop
+from worker.scoring.aspects import load_aspects
+from worker.scoring.emit import CATEGORY_CONFIDENCE_MIN
 
 EVENTS = 300
 RATE = 100.0
@@ -34,7 +34,7 @@ ASPECTS = load_aspects("shipped")
 
 
 def command(*options):
-    return [sys.executable, "-m", "worker.cli", "demo", *options]
+    return [sys.executable, "-m", "worker.cli.app", "demo", *options]
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_a_bounded_demo_scores_every_event_and_says_so_in_its_last_line(tmp_path
 def test_sigterm_ends_an_endless_demo_in_good_order(start, tmp_path):
     process, lines = start("--rate", "30")
     started = children(process.pid)
-    assert sum("worker.cli" in line for line in started.values()) == 3
+    assert sum("worker.cli.app" in line for line in started.values()) == 3
     process.terminate()
     assert process.wait(60) == 0
     wait_until_gone(started)
@@ -149,7 +149,7 @@ def test_a_bounded_demo_that_is_interrupted_has_failed(start, tmp_path):
 def test_a_role_that_dies_is_named_with_its_log(start, tmp_path):
     process, lines = start("--rate", "30")
     started = children(process.pid)
-    (profiles,) = (pid for pid, line in started.items() if "worker.cli profiles" in line)
+    (profiles,) = (pid for pid, line in started.items() if "worker.cli.app profiles" in line)
     os.kill(profiles, signal.SIGKILL)
     assert process.wait(60) == 1
     wait_until_gone(started)

@@ -10,10 +10,10 @@ import confluent_kafka
 import pytest
 import redis
 
-from worker.clients import consumer_config, producer_config
 from worker.config import Config
-from worker.embedded import EMBEDDED_PARTITIONS, EmbeddedBroker, EmbeddedRedis, embedded_config
+from worker.demo.embedded import EMBEDDED_PARTITIONS, EmbeddedBroker, EmbeddedRedis, embedded_config
 from worker.errors import ConfigError, KafkaError, StoreError
+from worker.kafka.clients import consumer_config, producer_config
 
 
 def test_topics_have_four_partitions_and_records_come_back_from_another_process():

@@ -20,12 +20,12 @@ from schemas.states import State
 from schemas.topics import ERASURES
 from tests.fold_harness import FoldWriter, Group, Running, assert_exact, states_in_features, states_in_redis, wait_for
 from tests.worker_harness import DEADLINE_S, Reader, Worker, events, until, worker
-from worker.admin import create_topics
-from worker.cli import main
+from worker.cli.app import main
 from worker.config import Config
-from worker.embedded import embedded_config
-from worker.erasure_feed import POLL_EVERY_S, ErasureFeed
+from worker.demo.embedded import embedded_config
 from worker.errors import KafkaError, TopicError
+from worker.kafka.admin import create_topics
+from worker.privacy.erasure_feed import POLL_EVERY_S, ErasureFeed
 
 SPACE = NullScorer.space
 SCORES = ("scores.ctr", "scores.sentiment", "scores.intent", "opinions")
@@ -228,8 +228,8 @@ def test_an_erasure_is_carried_out_once_and_published_after_a_crash_in_between(c
     # Deleted from Redis under the fence, then killed before it could publish.
     from prometheus_client import CollectorRegistry
 
-    from worker import profiles as role
     from worker.metrics import ProfilesMetrics
+    from worker.profiles import role
 
     killed = role.Profiles(config, SPACE, ProfilesMetrics(CollectorRegistry()))
     killed._publish = lambda *_: None  # type: ignore[method-assign]

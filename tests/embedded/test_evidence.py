@@ -18,8 +18,8 @@ from tests.opinions import (
     stream,
     wait_until,
 )
-from worker.admin import create_topics
 from worker.config import AlertsConfig, Config, KafkaConfig, ObserveConfig
+from worker.kafka.admin import create_topics
 
 ANGRY = ("物流太慢，等了一个星期", "一个星期了物流没有动静", "parcel lost, nobody answers", "物流信息不更新")
 GRUMPY = ("一般般", "not my taste", "颜色不喜欢", "too small")

@@ -20,14 +20,14 @@ from schemas.topics import ALERTS_CONTROL, ALERTS_OPINION, EVENTS_DEAD
 from tests import roles
 from tests.alerts_made import made
 from tests.opinions import WAIT_S, wait_until
-from worker.admin import create_topics
 from worker.config import Config, KafkaConfig, NotifyConfig, ObserveConfig, WebhookConfig
-from worker.embedded import EmbeddedBroker
+from worker.demo.embedded import EmbeddedBroker
 from worker.errors import ConfigError, TopicError
-from worker.feed import TopicFeed
-from worker.notify import DRAIN_S, run
-from worker.silencing import ack, mute, silences, unmute
-from worker.status import status
+from worker.kafka.admin import create_topics
+from worker.kafka.feed import TopicFeed
+from worker.notify.role import DRAIN_S, run
+from worker.tools.silencing import ack, mute, silences, unmute
+from worker.tools.status import status
 
 
 class Receiver:

@@ -16,9 +16,9 @@ from model.null import NullScorer
 from schemas.redis_keys import fence_key
 from schemas.states import Fence, encode_fence
 from schemas.topics import TOPICS
-from worker.cli import main
-from worker.clients import consumer_config
+from worker.cli.app import main
 from worker.config import KafkaConfig
+from worker.kafka.clients import consumer_config
 
 
 class Site:

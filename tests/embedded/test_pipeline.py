@@ -14,10 +14,10 @@ from schemas.folds import decode_block
 from schemas.topics import TOPICS
 from tests.worker_harness import Reader, Worker, committed, events, produce, until, worker
 from worker.config import Config, KafkaConfig
-from worker.embedded import EmbeddedBroker, embedded_config
-from worker.emit import OutMessage
+from worker.demo.embedded import EmbeddedBroker, embedded_config
 from worker.errors import KafkaError, OffsetLostError, TopicError
-from worker.sink import Answer, KafkaSink
+from worker.kafka.records import OutMessage
+from worker.kafka.sink import Answer, KafkaSink
 
 SCORES = {"events.click": "scores.ctr", "events.review": "scores.sentiment", "events.service": "scores.intent"}
 NO_REDIS = "redis://127.0.0.1:1/0"
@@ -126,7 +126,7 @@ def test_another_shard_count_is_refused(broker: EmbeddedBroker) -> None:
 
 
 def test_an_unreachable_broker_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.admin.REQUEST_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("worker.kafka.admin.REQUEST_TIMEOUT_S", 1.0)
     error = Worker(embedded_config("127.0.0.1:1", NO_REDIS, model={"artifact": "null"})).ends()
     assert isinstance(error, KafkaError)
     assert "kafka.bootstrap" in str(error)

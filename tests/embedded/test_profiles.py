@@ -34,9 +34,9 @@ from tests.fold_harness import (
     wait_for,
 )
 from worker.config import Config
-from worker.embedded import embedded_config
+from worker.demo.embedded import embedded_config
 from worker.errors import ConfigError, OffsetLostError, TopicError
-from worker.store import StateStore
+from worker.redis.store import StateStore
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def group(config: Config) -> Iterator[Group]:
 
 
 def make_topics(config: Config) -> None:
-    from worker.admin import create_topics
+    from worker.kafka.admin import create_topics
 
     create_topics(config.kafka)
 

@@ -19,8 +19,8 @@ from worker.config import Config
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Profiles waits half a second for an answer, not five; and looks at its fences ten times a second."""
-    monkeypatch.setattr("worker.store.WRITE_TIMEOUT_S", 0.5)
-    monkeypatch.setattr("worker.profiles.LOOK_S", 0.1)
+    monkeypatch.setattr("worker.redis.store.WRITE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("worker.profiles.role.LOOK_S", 0.1)
 
 
 @pytest.mark.usefixtures("quick")

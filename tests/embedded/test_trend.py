@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from schemas.topics import ALERTS_OPINION, OPINIONS, TRENDS_OPINION
 from tests.opinions import MINUTE_MS, START_MS, burst_on_lamp, counted_to_the_end, produce, running, stream, wait_until
-from worker.admin import create_topics
-from worker.cli import main
+from worker.cli.app import main
 from worker.config import AlertsConfig, Config, KafkaConfig, ObserveConfig
+from worker.kafka.admin import create_topics
 
 
 def test_a_trend_holds_every_opinion_once_across_a_restart(embedded_broker: str, tmp_path: Path) -> None:

@@ -23,13 +23,13 @@ from model.null import NullScorer
 from schemas.dead import MAX_DETAIL_CHARS, DeadLetter, Reason, read_letter
 from schemas.events import FUTURE_LIMIT_MS, MAX_CANDIDATES, ClickEvent, Event, ReviewEvent, ServiceEvent
 from schemas.topics import EVENTS_DEAD, MAX_EVENT_BYTES, TOPICS
-from worker.batcher import Unit
-from worker.cache import VectorCache
-from worker.decode import LANES, Decoder
-from worker.emit import dead
-from worker.intake import Intake
-from worker.ledger import OffsetLedger
-from worker.source import Record
+from worker.kafka.dead import dead_message
+from worker.kafka.ledger import OffsetLedger
+from worker.kafka.records import Record
+from worker.scoring.batcher import Unit
+from worker.scoring.cache import VectorCache
+from worker.scoring.decode import LANES, Decoder
+from worker.scoring.intake import Intake
 
 NOW_MS: Final = 1_700_000_000_000
 MAX_TEXT: Final = 200_000
@@ -242,7 +242,7 @@ class Oracle:
         assert letter.source.offset == record.offset
         assert letter.reason in REASONS
         assert letter.stage == "decode"
-        (message,) = dead(letter).messages
+        message = dead_message(letter)
         size = (
             len(message.value) + len(message.key or b"") + sum(len(n) + len(v or b"") for n, v in message.headers or ())
         )

@@ -13,8 +13,8 @@ import pytest
 from schemas.dead import DeadLetter
 from schemas.events import Event
 from tests.fuzz.fuzz_decode import Decode, Oracle, fuzz
-from worker.decode import LANES, Decoder
-from worker.source import Record
+from worker.kafka.records import Record
+from worker.scoring.decode import LANES, Decoder
 
 INPUTS = 3000
 real = Decoder(LANES).decode

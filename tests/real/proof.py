@@ -28,7 +28,7 @@ from schemas.folds import decode_block
 from schemas.redis_keys import state_key
 from schemas.states import decode_state
 
-MILLRACE = (sys.executable, "-m", "worker.cli")
+MILLRACE = (sys.executable, "-m", "worker.cli.app")
 SCORES = ("scores.ctr", "scores.sentiment", "scores.intent")
 DEADLINE_S = 240.0
 _PASSING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)

@@ -30,10 +30,10 @@ from tests.opinions import (
     stream,
     wait_until,
 )
-from worker.admin import create_topics
+from worker.alerts.watch import changelog_name
 from worker.config import Config
 from worker.errors import TopicError
-from worker.watch import changelog_name
+from worker.kafka.admin import create_topics
 
 pytestmark = pytest.mark.real
 
@@ -41,7 +41,7 @@ A_MINUTE = 12
 PROGRAM = """
 import sys, threading
 from pathlib import Path
-from worker.alerts import run
+from worker.alerts.role import run
 from worker.config import load_config
 run(load_config(Path(sys.argv[1])), threading.Event())
 """

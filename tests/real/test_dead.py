@@ -26,9 +26,9 @@ from tests.embedded.test_dead import (  # noqa: F401 tests and fixtures that pyt
 from tests.embedded.test_operations import Site
 from tests.real.proof import read_all
 from worker.config import KafkaConfig
-from worker.dead_letters import Filter
-from worker.dead_replay import DeadReplay
 from worker.errors import KafkaError
+from worker.tools.dead_letters import Filter
+from worker.tools.dead_replay import DeadReplay
 
 pytestmark = pytest.mark.real
 LETTERS = 3000
@@ -55,7 +55,7 @@ def test_a_killed_replay_loses_nothing_and_repeats_nothing(
         "        sys.stdin.readline()\n"
         "        return super().commit_transaction(*a)\n"
         "dead_replay.Producer = Slow\n"
-        "from worker.cli import main; main(sys.argv[1:])"
+        "from worker.cli.app import main; main(sys.argv[1:])"
     )
     arguments = ["dead", "replay", "--reason", "not_json", "--yes", *options]
     for committed in (0, 3, 7):

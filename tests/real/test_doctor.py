@@ -12,10 +12,10 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from tests.chaos.cluster import KafkaCluster
 from tests.chaos.redis_pair import RedisPair
 from tests.servers import or_skip
-from worker import doctor
-from worker.admin import create_topics
-from worker.check import Check
 from worker.config import Config, KafkaConfig, ModelConfig, RedisConfig
+from worker.kafka.admin import create_topics
+from worker.tools import doctor
+from worker.tools.check import Check
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 

@@ -15,16 +15,16 @@ from tests import roles
 from tests.alerts_made import made
 from tests.embedded.test_notify import Receiver, finished, publish
 from tests.opinions import WAIT_S, wait_until
-from worker.admin import create_topics, describe_topics
 from worker.config import Config
-from worker.silencing import mute
+from worker.kafka.admin import create_topics, describe_topics
+from worker.tools.silencing import mute
 
 pytestmark = pytest.mark.real
 
 PROGRAM = """
 import sys, threading
 from pathlib import Path
-from worker.notify import run
+from worker.notify.role import run
 from worker.config import load_config
 run(load_config(Path(sys.argv[1])), threading.Event())
 """

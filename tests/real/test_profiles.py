@@ -21,8 +21,8 @@ from tests.fold_harness import (
     states_in_redis,
     wait_for,
 )
-from worker.admin import create_topics
 from worker.config import Config
+from worker.kafka.admin import create_topics
 
 pytestmark = pytest.mark.real
 

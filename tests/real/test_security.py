@@ -33,9 +33,9 @@ from tests.chaos.cluster import KafkaCluster
 from tests.chaos.secured import Certificates, secured_kafka, secured_redis
 from tests.real.proof import DEADLINE_S, MILLRACE, SCORES, Role, read_all, state_mismatches, wait_until_committed
 from tests.servers import or_skip
-from worker.clients import producer_config, translate
 from worker.config import Config, load_config
 from worker.errors import KafkaRefusedError
+from worker.kafka.clients import producer_config, translate
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 # Passwords that YAML would read as something else, and that a URL must escape.

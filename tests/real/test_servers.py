@@ -10,9 +10,9 @@ import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from schemas.topics import TOPICS
-from worker import admin
 from worker.config import KafkaConfig
 from worker.errors import TopicError
+from worker.kafka import admin
 
 pytestmark = pytest.mark.real
 

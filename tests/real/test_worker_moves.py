@@ -14,9 +14,9 @@ from confluent_kafka.admin import AdminClient
 
 from schemas.topics import INPUTS
 from tests.worker_harness import Reader, Worker, committed, events, produce, until, worker
-from worker.admin import create_topics
 from worker.config import Config, KafkaConfig
 from worker.errors import TopicError
+from worker.kafka.admin import create_topics
 
 SCORES = ("scores.ctr", "scores.sentiment", "scores.intent")
 pytestmark = pytest.mark.real

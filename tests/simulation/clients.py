@@ -12,7 +12,8 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from tests.simulation.cluster import Cluster, TransactionalId, Written, failure
-from worker.source import Offsets, Partition, Polled, Record
+from worker.kafka.records import Offsets, Partition, Record
+from worker.kafka.source import Polled
 
 Fault = Callable[[str], str | None]
 """Asked at every call by its name: what goes wrong with it, or None.
@@ -166,7 +167,7 @@ class SimProducer:
 
 
 class SimSource:
-    """`worker.source.Source` with what `TransactionalSink` asks of it."""
+    """`worker.kafka.source.Source` with what `TransactionalSink` asks of it."""
 
     def __init__(
         self, cluster: Cluster, name: str, sizes: Callable[[int], int], advance: Callable[[float], None]

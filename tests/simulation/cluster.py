@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from confluent_kafka import KafkaError, KafkaException
 
-from worker.source import Offsets, Partition
+from worker.kafka.records import Offsets, Partition
 
 # Apart, so that there are members expelled with a transaction open, and transactions ended under a member that is not.
 SESSION_TIMEOUT_S = 6.0

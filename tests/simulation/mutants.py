@@ -8,11 +8,11 @@ from typing import Any
 from unittest.mock import patch
 
 from tests.simulation.clients import Membership, SimSource
-from worker.emit import FoldBuffer
-from worker.engine import Engine
-from worker.ledger import OffsetLedger
-from worker.sink import Answer
-from worker.transaction import Session, TransactionalSink
+from worker.kafka.ledger import OffsetLedger
+from worker.kafka.sink import Answer
+from worker.kafka.transaction import Session, TransactionalSink
+from worker.scoring.emit import FoldBuffer
+from worker.scoring.engine import Engine
 
 
 def _offset_off_by_one(original: Any) -> Any:

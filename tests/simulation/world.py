@@ -29,14 +29,14 @@ from tests.simulation.clients import SimProducer, SimSource
 from tests.simulation.cluster import TRANSACTION_TIMEOUT_S, Cluster
 from worker import logs
 from worker.config import Config, KafkaConfig, WorkerConfig
-from worker.device import InlineDevice
 from worker.errors import MillraceError
+from worker.kafka.records import Partition
+from worker.kafka.transaction import Session, TransactionalSink
 from worker.metrics import WorkerMetrics
-from worker.pipeline import build
-from worker.routing import load_routing
-from worker.score import BatchScorer, NoStates, Scored
-from worker.source import Partition
-from worker.transaction import Session, TransactionalSink
+from worker.scoring.device import InlineDevice
+from worker.scoring.pipeline import build
+from worker.scoring.routing import load_routing
+from worker.scoring.score import BatchScorer, NoStates, Scored
 
 TOPICS = ("events.click", "events.review", "events.service")
 PARTITIONS = 2

@@ -20,9 +20,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-import worker.cli
+import worker.cli.app
 from worker import errors
-from worker.cli import main
+from worker.cli.app import main
 from worker.config import Config
 from worker.errors import MillraceError
 
@@ -91,7 +91,7 @@ def test_help_is_worth_reading(name: str) -> None:
 
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
-    code = "import sys; from worker.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    code = "import sys; from worker.cli.app import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules)"
     began = time.monotonic()
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     seconds = time.monotonic() - began
@@ -150,7 +150,7 @@ def test_a_defect_is_one_line_and_a_traceback_only_on_demand(monkeypatch: pytest
     def broken(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("secret arithmetic")
 
-    monkeypatch.setattr("worker.one_text.score_text", broken)
+    monkeypatch.setattr("worker.tools.one_text.score_text", broken)
     result = run("score", "--text", "a")
     assert result.exit_code == 1
     assert re.fullmatch(r"millrace: a defect, ZeroDivisionError: .* --debug .*\n", result.stderr)
@@ -161,8 +161,8 @@ def test_configuration_comes_from_file_then_environment_then_flags(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Config] = []
-    monkeypatch.setattr("worker.status.status", lambda config: seen.append(config) or {})
-    monkeypatch.setattr("worker.tables.show", lambda *arguments, **options: None)
+    monkeypatch.setattr("worker.tools.status.status", lambda config: seen.append(config) or {})
+    monkeypatch.setattr("worker.cli.tables.show", lambda *arguments, **options: None)
     file = tmp_path / "millrace.yaml"
     file.write_text("kafka: {bootstrap: file, group_prefix: file}\nredis: {timeout_ms: 7}\n")
     env = {"MILLRACE_KAFKA__BOOTSTRAP": "env", "MILLRACE_KAFKA__GROUP_PREFIX": "env"}
@@ -182,8 +182,8 @@ def test_evaluate_takes_several_files_after_one_option(tmp_path: Path, monkeypat
         seen.append((task, data, history))
         return {"task": task, "n": 3, "auc": 0.75}
 
-    monkeypatch.setattr("worker.measure.evaluate_files", evaluate_files)
-    monkeypatch.setattr("worker.one_text.load", lambda model, artifact: SimpleNamespace(labels={}))
+    monkeypatch.setattr("worker.tools.measure.evaluate_files", evaluate_files)
+    monkeypatch.setattr("worker.tools.one_text.load", lambda model, artifact: SimpleNamespace(labels={}))
     result = run("evaluate", "--data", a, b, "--task", "click", "--history", c, "--data", d, "--json")
     assert result.exit_code == 0, result.output
     assert seen == [("click", (files[0], files[1], files[3]), (files[2],))]
@@ -194,15 +194,15 @@ def test_evaluate_takes_several_files_after_one_option(tmp_path: Path, monkeypat
 
 ROLE = """
 import sys, threading
-import worker.cli, worker.profiles
+import worker.cli.app, worker.profiles.role
 
 def run(config, stop):
     print("running", flush=True)
     stop.wait()
     print("drained", flush=True)
 
-worker.profiles.run = run
-worker.cli.main(["profiles"])
+worker.profiles.role.run = run
+worker.cli.app.main(["profiles"])
 """
 
 
@@ -217,8 +217,8 @@ def test_a_role_drains_and_ends_well_when_asked_to_stop(number: signal.Signals) 
 
 
 def test_a_role_that_cannot_start_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker.cli.signal, "signal", lambda number, handler: None)
-    monkeypatch.setattr("worker.admin.REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(worker.cli.app.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr("worker.kafka.admin.REQUEST_TIMEOUT_S", 0.5)
     options = (
         "--set",
         "kafka.bootstrap=127.0.0.1:1",

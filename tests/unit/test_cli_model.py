@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from model.artifact import Artifact
 from tests.tiny_artifact import make_tiny_artifact
 from tests.toy_training import make_workshop
-from worker.cli import main
+from worker.cli.app import main
 
 TEXTS = ["good guitar", "bad card, late order", "please refund my order", "快递很差", "屏幕坏了，退款", "thank you"]
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from worker.cli import main
+from worker.cli.app import main
 from worker.config import Config, load_config
-from worker.durability import broker_rules, topic_faults
+from worker.tools.durability import broker_rules, topic_faults
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

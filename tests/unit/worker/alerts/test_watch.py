@@ -1,0 +1,226 @@
+"""Order of writing, positions and refusals of the alerts role, with a producer that the test holds back."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from faust.auth import SASLCredentials, SSLCredentials
+from prometheus_client import CollectorRegistry
+
+from schemas.folds import FormatError
+from schemas.scores import Opinion
+from schemas.topics import ALERTS_OPINION
+from tests.opinions import burst_on_lamp, opinion, stream
+from worker.alerts import watch as watch_module
+from worker.alerts.faust_app import broker_urls, credentials
+from worker.alerts.watch import POSITION_KEY, OpinionWatch, Position, changelog_name
+from worker.config import AlertsConfig, Config, KafkaConfig
+from worker.errors import ConfigError, KafkaError, TopicError
+from worker.metrics import AlertsMetrics
+
+CONFIG = Config()
+CHANGELOG = changelog_name(CONFIG)
+
+
+class HeldProducer:
+    """Keeps what is sent; acknowledges only topics in ``open``."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, bytes, bytes | None, int | None]] = []
+        self.open = {ALERTS_OPINION, CHANGELOG}
+        self.waiting: list[asyncio.Future[None]] = []
+
+    async def send(
+        self, topic: str, key: bytes, value: bytes | None, partition: int | None, *_: object
+    ) -> asyncio.Future[None]:
+        self.sent.append((topic, key, value, partition))
+        acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if topic in self.open:
+            acknowledged.set_result(None)
+        else:
+            self.waiting.append(acknowledged)
+        return acknowledged
+
+
+def watching() -> tuple[OpinionWatch, HeldProducer]:
+    watch, producer = OpinionWatch(CONFIG, AlertsMetrics(CollectorRegistry())), HeldProducer()
+    watch.app = SimpleNamespace(producer=producer, started=True, rebalancing=False)
+    watch.open([0])
+    return watch, producer
+
+
+def record(offset: int, value: Opinion | bytes, partition: int = 0) -> Any:
+    data = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    return SimpleNamespace(partition=partition, offset=offset, timestamp=1.8e9, value=data)
+
+
+async def feed(watch: OpinionWatch, opinions: list[Opinion]) -> None:
+    for offset, each in enumerate(opinions):
+        await watch.feed(record(offset, each))
+
+
+def test_alerts_go_before_states_and_the_position_last() -> None:
+    async def go() -> None:
+        watch, producer = watching()
+        await feed(watch, stream(44, 10, burst_on_lamp))
+        producer.open.clear()
+        writing = asyncio.ensure_future(watch.write())
+        await asyncio.wait([writing], timeout=0.05)
+        alerts = [topic for topic, *_ in producer.sent]
+        assert alerts
+        assert set(alerts) == {ALERTS_OPINION}, "no state before its alert is acknowledged"
+        producer.open |= {CHANGELOG, ALERTS_OPINION}
+        for each in producer.waiting:
+            each.set_result(None)
+        await writing
+        states = producer.sent[len(alerts) :]
+        assert {topic for topic, *_ in states} == {CHANGELOG}
+        assert {partition for *_, partition in states} == {0}
+        assert [key for _, key, *_ in states] == [b"item:kettle", b"item:lamp", b"item:tent", POSITION_KEY]
+        assert states[-1][2] is not None
+        assert Position.from_bytes(states[-1][2]).next_offset == 44 * 10 * 3
+        before = len(producer.sent)
+        await watch.write()
+        assert len(producer.sent) == before, "nothing new, nothing written"
+
+    asyncio.run(go())
+
+
+def test_reading_waits_when_too_much_is_unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_module, "MAX_UNWRITTEN", 5)
+
+    async def go() -> None:
+        watch, producer = watching()
+        producer.open.clear()
+        many = [opinion(f"item:{n}", 1_000_000, 0.5, n) for n in range(20)]
+        feeding = asyncio.ensure_future(feed(watch, many))
+        await asyncio.wait([feeding], timeout=0.05)
+        assert not feeding.done()
+        assert watch.positions({0: 0}, {0: 20}) == {0: 5}
+        producer.open |= {CHANGELOG, ALERTS_OPINION}
+        for each in producer.waiting:
+            each.set_result(None)
+        await feeding
+        assert watch.positions({0: 0}, {0: 20}) == {0: 20}
+
+    asyncio.run(go())
+
+
+def test_what_lies_below_the_position_or_on_other_partitions_is_not_fed() -> None:
+    async def go() -> None:
+        watch, producer = watching()
+        await watch.feed(record(7, opinion("item:lamp", 1_000_000, 0.5, 7)))
+        await watch.feed(record(3, opinion("item:tent", 1_000_000, 0.5, 3)))
+        await watch.feed(record(9, opinion("item:tent", 1_000_000, 0.5, 3), partition=5))
+        await watch.write()
+        assert [key for _, key, *_ in producer.sent] == [b"item:lamp", POSITION_KEY]
+
+    asyncio.run(go())
+
+
+def test_positions_follow_the_changelog_and_what_is_left_of_the_topic() -> None:
+    async def go() -> None:
+        watch, _ = watching()
+        watch.recover(1, POSITION_KEY, Position(50, 123).to_bytes())
+        watch.recover(2, POSITION_KEY, Position(50, 123).to_bytes())
+        watch.recover(2, POSITION_KEY, None)
+        watch.open([1, 2])
+        assert sorted(watch.partitions()) == [0, 1, 2]
+        assert watch.positions({0: 4, 1: 10, 2: 0}, {0: 9, 1: 60, 2: 0}) == {0: 4, 1: 50, 2: 0}
+        # Expired opinions are skipped, and said.
+        assert watch.positions({1: 55}, {1: 60}) == {1: 55}
+        assert watch.failure is None
+        assert watch.positions({1: 0}, {1: 49}) == {}
+        assert isinstance(watch.failure, TopicError)
+        well, _details = watch.health()
+        assert not well
+
+    asyncio.run(go())
+
+
+def test_a_newer_changelog_is_refused() -> None:
+    async def go() -> None:
+        watch, _ = watching()
+        watch.recover(1, b"item:lamp", b"\x63")
+        watch.open([1])
+        assert isinstance(watch.failure, KafkaError)
+        assert "format version 99" in str(watch.failure)
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("data", [b"", b"\x02\x92\x01\x01", b"\x01\x91", b"\x01"])
+def test_other_positions_are_refused(data: bytes) -> None:
+    with pytest.raises(FormatError, match="position"):
+        Position.from_bytes(data)
+
+
+def test_position_bytes_of_the_first_release_stay_readable() -> None:
+    assert Position.from_bytes(bytes.fromhex("019232cd0400")) == Position(50, 1024)
+    # Written down: the next release must read it.
+    assert Position(50, 1024, 7).to_bytes() == bytes.fromhex("019332cd040007")
+
+
+def test_changed_rules_are_taken_up_while_it_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    deaf = "rules:\n  - {name: deaf, metric: negative_share, threshold: 1000}\n"
+    file.write_text(deaf)
+    config = Config(alerts=AlertsConfig(rules=str(file)))
+    clock = [1000.0]
+    monkeypatch.setattr(watch_module.time, "monotonic", lambda: clock[0])
+
+    def statuses(change: bytes | None) -> list[str]:
+        async def scenario() -> list[bytes | None]:
+            file.write_text(deaf)
+            watch, producer = OpinionWatch(config, AlertsMetrics(CollectorRegistry())), HeldProducer()
+            watch.app = SimpleNamespace(producer=producer, started=True, rebalancing=False)
+            watch.open([0])
+            opinions = stream(60, 10, burst_on_lamp)
+            for offset, each in enumerate(opinions):
+                if offset == 300 and change is not None:
+                    file.write_bytes(change)
+                    clock[0] += watch_module.RULES_INTERVAL_S
+                watch.reload_rules()
+                await watch.feed(record(offset, each))
+            await watch.write()
+            return [value for topic, _, value, _ in producer.sent if topic == ALERTS_OPINION]
+
+        return [msgspec.json.decode(value or b"")["status"] for value in asyncio.run(scenario())]
+
+    assert statuses(None) == []
+    assert statuses(deaf.replace("1000", "5").encode())[0] == "opened"
+    assert statuses(b"rules: nonsense") == []
+
+
+def test_brokers_and_credentials_are_passed_on() -> None:
+    kafka = KafkaConfig(bootstrap="a:1, b:2")
+    assert broker_urls(kafka) == ["kafka://a:1", "kafka://b:2"]
+    assert credentials(kafka) is None
+    secret = {"sasl.mechanism": "SCRAM-SHA-512", "sasl.username": "u", "sasl.password": "p"}
+    plain = credentials(KafkaConfig(options={**secret, "security.protocol": "SASL_PLAINTEXT"}))
+    assert isinstance(plain, SASLCredentials)
+    assert (plain.username, plain.password, plain.mechanism.value) == ("u", "p", "SCRAM-SHA-512")
+    assert plain.ssl_context is None
+    both = credentials(KafkaConfig(options={**secret, "security.protocol": "sasl_ssl"}))
+    assert isinstance(both.ssl_context, ssl.SSLContext)
+    assert isinstance(credentials(KafkaConfig(options={"security.protocol": "SSL"})), SSLCredentials)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ssl.certificate.location": "x"},
+        {"security.protocol": "MAGIC"},
+        {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "MAGIC"},
+        {"security.protocol": "SSL", "ssl.ca.location": "/nowhere.pem"},
+    ],
+)
+def test_security_that_cannot_be_passed_on_is_refused(options: dict[str, str | int | float | bool]) -> None:
+    with pytest.raises(ConfigError, match=r"kafka\.options"):
+        credentials(KafkaConfig(options=options))

@@ -1,0 +1,147 @@
+"""Any bytes give an event or a dead letter; the reason is right and the detail tells no value."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.dead import DeadLetter
+from schemas.events import FUTURE_LIMIT_MS, ClickEvent, ReviewEvent, ServiceEvent
+from schemas.topics import MAX_EVENT_BYTES
+from worker.kafka.records import Record
+from worker.scoring.decode import LANES, Decoder
+
+NOW_MS = 1_700_000_000_000
+decoder = Decoder(LANES)
+
+
+def record(value: bytes | None, topic: str = "events.click") -> Record:
+    return Record(topic, 3, 41, NOW_MS, b"k", value)
+
+
+def decode(value: bytes | None, topic: str = "events.click") -> Any:
+    return decoder.decode(record(value, topic), NOW_MS)
+
+
+def click(**fields: Any) -> bytes:
+    return json.dumps({"event_id": "e", "event_time_ms": NOW_MS, **fields}).encode()
+
+
+def review(**fields: Any) -> bytes:
+    return json.dumps({"event_id": "e", "event_time_ms": NOW_MS, "text": "good", **fields}).encode()
+
+
+DEEP = b'{"event_id":"e","event_time_ms":1,"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+BAD = [
+    # topic, value, reason, a word of the detail
+    ("events.click", None, "tombstone", "without value"),
+    ("events.click", b"", "not_json", ""),
+    ("events.click", b"not json", "not_json", ""),
+    ("events.click", click()[:-1], "not_json", ""),
+    ("events.click", b"\xef\xbb\xbf" + click(), "not_json", ""),
+    ("events.click", DEEP, "not_json", "deep"),
+    ("events.click", click(title="x").replace(b'"x"', b'"a\x00b"'), "not_json", ""),
+    ("events.click", b'{"event_id":"\\ud800","event_time_ms":1}', "not_json", ""),
+    ("events.click", b"\xff\xfe{}", "not_utf8", ""),
+    ("events.click", click(title="x").replace(b'"x"', b'"\xff\xfe"'), "not_utf8", ""),
+    ("events.click", b"[]", "wrong_type", "object"),
+    ("events.click", b"null", "wrong_type", "object"),
+    ("events.click", click(event_id=7), "wrong_type", "event_id"),
+    ("events.click", click(user_id=7), "wrong_type", "user_id"),
+    ("events.click", click(clicked="yes"), "wrong_type", "clicked"),
+    ("events.click", click(action="stare"), "wrong_type", "action"),
+    ("events.click", click(event_time_ms="1"), "wrong_type", "event_time_ms"),
+    ("events.click", click(event_time_ms=1.5), "wrong_type", "event_time_ms"),
+    ("events.click", click(context={"a": []}), "wrong_type", "context"),
+    ("events.click", click(candidates=[{"item_id": 3}]), "wrong_type", "candidates[0].item_id"),
+    ("events.click", b'{"event_time_ms":1}', "missing_field", "event_id"),
+    ("events.click", b'{"event_id":"e"}', "missing_field", "event_time_ms"),
+    ("events.click", click(candidates=[{}]), "missing_field", "item_id"),
+    ("events.review", click(), "missing_field", "text"),
+    ("events.click", click(event_time_ms=-1), "out_of_range", "event_time_ms"),
+    ("events.click", click(event_id=""), "out_of_range", "event_id"),
+    ("events.click", click(user_id="a\0b"), "out_of_range", "user_id"),
+    ("events.click", click(candidates=[{"item_id": "\0fence"}]), "out_of_range", "item_id"),
+    ("events.click", b'{"event_id":"e","event_time_ms":1e999}', "out_of_range", "event_time_ms"),
+    ("events.click", b'{"event_id":"e","event_time_ms":' + b"9" * 5000 + b"}", "out_of_range", "event_time_ms"),
+    ("events.review", review(stars=5.5), "out_of_range", "stars"),
+    ("events.review", review(stars=-1), "out_of_range", "stars"),
+    ("events.review", review(text=""), "empty_text", "text"),
+    ("events.service", review(text=""), "empty_text", "text"),
+    ("events.click", click(event_time_ms=NOW_MS + FUTURE_LIMIT_MS + 1), "future_time", "event_time_ms"),
+    ("events.click", click(event_time_ms=10**23), "future_time", "event_time_ms"),
+    ("events.click", click(impression_time_ms=NOW_MS + FUTURE_LIMIT_MS + 1), "future_time", "impression_time_ms"),
+    ("events.review", review(text="a" * 200_001), "too_large", "text"),
+    ("events.click", click(event_id="a" * 257), "too_large", "event_id"),
+    ("events.click", click(candidates=[{"item_id": "a"}] * 257), "too_large", "candidates"),
+    ("events.click", b" " * (MAX_EVENT_BYTES + 1), "too_large", "bytes"),
+]
+
+
+@pytest.mark.parametrize(("topic", "value", "reason", "word"), BAD)
+def test_bad_input_becomes_a_dead_letter_with_its_reason(topic: str, value: bytes, reason: str, word: str) -> None:
+    letter = decode(value, topic)
+    assert isinstance(letter, DeadLetter), letter
+    assert (letter.reason, letter.stage) == (reason, "decode")
+    assert word in letter.detail
+    assert letter.value == value
+    assert letter.key == b"k"
+    assert (letter.source.topic, letter.source.partition, letter.source.offset) == (topic, 3, 41)
+
+
+@pytest.mark.parametrize("field", ["action", "user_id", "title", "clicked", "context", "event_time_ms"])
+def test_details_never_tell_the_value(field: str) -> None:
+    for value in ("SECRET", ["SECRET"], {"SECRET": [None]}, "SECRET" * 50_000):
+        letter = decode(click(**{field: value}))
+        if isinstance(letter, DeadLetter):
+            assert "SECRET" not in letter.detail
+
+
+def test_good_input_is_an_event_of_its_topic() -> None:
+    assert isinstance(decode(click()), ClickEvent)
+    assert isinstance(decode(review(), "events.review"), ReviewEvent)
+    assert isinstance(decode(review(), "events.service"), ServiceEvent)
+
+
+@pytest.mark.parametrize("time_ms", [0, 1, NOW_MS - 10**12, NOW_MS + FUTURE_LIMIT_MS])
+def test_late_is_welcome_and_a_little_early_too(time_ms: int) -> None:
+    assert decode(click(event_time_ms=time_ms)).event_time_ms == time_ms
+
+
+def test_odd_but_good_input_scores() -> None:
+    assert decode(click(title="👍🏽 emoji 混合 text", unknown={"deep": [1]})).title.startswith("👍")
+    assert decode(review(text="a\0b"), "events.review").text == "a\0b"
+    assert decode(review(text="x" * 200_000), "events.review")
+
+
+def test_a_shops_own_topic_names_are_decoded() -> None:
+    shop = Decoder({"shop.clicks": "click"})
+    assert isinstance(shop.decode(record(click(), "shop.clicks"), NOW_MS), ClickEvent)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+fields = st.sampled_from([*ClickEvent.__struct_fields__, *ReviewEvent.__struct_fields__])
+near_events = st.dictionaries(fields, json_values).map(lambda tree: json.dumps(tree).encode())
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(list(LANES)), st.one_of(st.binary(max_size=200), near_events, st.none()))
+def test_any_bytes_give_an_event_or_a_letter(topic: str, value: bytes | None) -> None:
+    result = decode(value, topic)
+    assert isinstance(result, ClickEvent | ReviewEvent | ServiceEvent | DeadLetter)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_damaged_event_gives_an_event_or_a_letter(data: st.DataObject) -> None:
+    good = bytearray(click(title="红色吉他", candidates=[{"item_id": "a"}], context={"p": 1.5}))
+    for _ in range(data.draw(st.integers(1, 4))):
+        good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
+    assert isinstance(decode(bytes(good)), ClickEvent | DeadLetter)

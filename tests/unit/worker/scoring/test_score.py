@@ -1,0 +1,348 @@
+"""One result per unit, in order; each text is encoded once; one bad event costs its neighbours nothing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from model.null import NullScorer
+from model.scoring import Floats, Prepared
+from schemas.events import Candidate, ClickEvent, ReviewEvent, ServiceEvent
+from schemas.scores import StateSource
+from schemas.states import State
+from worker.config import Lane
+from worker.errors import DeviceError
+from worker.kafka.ledger import OffsetLedger
+from worker.kafka.records import Record
+from worker.scoring.batcher import Batch, Unit
+from worker.scoring.cache import VectorCache
+from worker.scoring.intake import Intake
+from worker.scoring.score import BatchScorer, ClickResult, Failure, NoStates, ReviewResult, Scored, ServiceResult
+
+SCALES_S = (3600.0, 86400.0)
+LANES: dict[str, Lane] = {"events.click": "click", "events.review": "review", "events.service": "service"}
+NOW_MS = 1_700_000_000_000
+
+
+class CountingScorer(NullScorer):
+    """Counts encoded texts; raises on, or gives NaN for, texts of a chosen number of tokens; has room for so many."""
+
+    def __init__(self, raise_on: int = -1, nan_on: int = -1, room: int = 10**9, says: Exception | None = None) -> None:
+        super().__init__()
+        self.encoded = 0
+        self.raise_on, self.nan_on, self.room = raise_on, nan_on, room
+        self.says = says or MemoryError()
+
+    def encode(self, prepared: Sequence[Prepared]) -> Floats:
+        if sum(text.tokens for text in prepared) > self.room:
+            raise self.says
+        if any(text.tokens == self.raise_on for text in prepared):
+            raise ValueError("poison")
+        self.encoded += len(prepared)
+        rows = super().encode(prepared)
+        rows[[text.tokens == self.nan_on for text in prepared]] = np.nan
+        return rows
+
+
+class LinearHead:
+    """Click probability is the first feature, purchase a half."""
+
+    def click(self, features: Floats) -> Floats:
+        return features[:, 0]
+
+    def purchase(self, features: Floats) -> Floats:
+        return np.full(len(features), 0.5, np.float32)
+
+
+class Recorder:
+    """Features that show what they were made of: the first one is a candidate's price / 100."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __call__(self, users: Any, items: Any, vectors: Floats, times: Any, contexts: Any) -> Floats:
+        self.calls.append((users, items, vectors, times, contexts))
+        return np.array([[float(c.get("price", 50)) / 100] for c in contexts], np.float32)
+
+
+class Known:
+    """A reader that knows some users and items."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def read(
+        self, user_ids: Sequence[str], item_ids: Sequence[str]
+    ) -> tuple[list[State | None], list[State | None], StateSource]:
+        return [self.state(u) for u in user_ids], [self.state(i) for i in item_ids], "known"
+
+    def state(self, key: str) -> State | None:
+        if key not in self.names:
+            return None
+        two, three = np.ones((2, 2), np.float32), np.ones((2, 3), np.float32)
+        return State(
+            kind="user",
+            key=key,
+            incarnation=1,
+            fold_offset=0,
+            time_ms=123,
+            sums=np.ones((2, 2, 64), np.float32),
+            weights=two,
+            counts=three,
+        )
+
+
+def units_of(scorer: NullScorer, *events: Any, cache: VectorCache | None = None) -> list[Unit]:
+    ledger: OffsetLedger[Any] = OffsetLedger()
+    ledger.assign((topic, 0) for topic in LANES)
+    names = {ClickEvent: "events.click", ReviewEvent: "events.review", ServiceEvent: "events.service"}
+    records = [Record(names[type(e)], 0, n, 0, None, msgspec.json.encode(e)) for n, e in enumerate(events)]
+    intake = Intake(LANES, scorer, VectorCache("v", 1 << 20) if cache is None else cache)
+    units, letters = intake.admit(records, ledger, 0.0, NOW_MS)
+    assert letters == []
+    return units
+
+
+def score(scorer: NullScorer, units: list[Unit], reader: Any = None, features: Any = None) -> Scored:
+    worker = BatchScorer(scorer, LinearHead(), features or Recorder(), reader or NoStates(), SCALES_S, ["intent.shop"])
+    return worker.compute(worker.fetch(Batch(units, sum(u.tokens for u in units), "idle")))
+
+
+def click(**fields: Any) -> ClickEvent:
+    return ClickEvent(event_id="e", event_time_ms=1000, **fields)
+
+
+def review(text: str, **fields: Any) -> ReviewEvent:
+    return ReviewEvent(event_id="e", event_time_ms=1000, text=text, **fields)
+
+
+def service(text: str) -> ServiceEvent:
+    return ServiceEvent(event_id="e", event_time_ms=1000, text=text)
+
+
+def test_results_stand_in_the_order_of_the_units() -> None:
+    scorer = NullScorer()
+    units = units_of(scorer, service("where is it"), click(item_id="i", title="lamp"), review("good"), service("hello"))
+    results = score(scorer, units).results
+    assert [type(r) for r in results] == [ServiceResult, ClickResult, ReviewResult, ServiceResult]
+
+
+def test_a_texts_score_does_not_depend_on_its_neighbours() -> None:
+    scorer = NullScorer()
+    alone = score(scorer, units_of(scorer, review("the same text"))).results[0]
+    among = score(scorer, units_of(scorer, review("another one, longer"), review("the same text"))).results[1]
+    assert isinstance(alone, ReviewResult)
+    assert isinstance(among, ReviewResult)
+    assert alone.sentiment == among.sentiment
+    assert (alone.vector == among.vector).all()
+
+
+def test_each_text_is_encoded_once() -> None:
+    scorer, cache = CountingScorer(), VectorCache("v", 1 << 20)
+    events = [click(item_id="i", title="lamp"), click(item_id="i", title="lamp"), review("lamp"), review("good")]
+    done = score(scorer, units_of(scorer, *events, cache=cache))
+    assert scorer.encoded == 2
+    cache.fill(done.encoded)
+    again = units_of(scorer, *events, cache=cache)
+    assert [unit.tokens for unit in again] == [0, 0, 0, 0]
+    score(scorer, again)
+    assert scorer.encoded == 2
+
+
+def test_a_text_in_flight_in_another_batch_is_not_encoded_again() -> None:
+    scorer, cache = CountingScorer(), VectorCache("v", 1 << 20)
+    first = units_of(scorer, review("good"), cache=cache)
+    second = units_of(scorer, review("good"), cache=cache)
+    score(scorer, first)
+    score(scorer, second)
+    assert scorer.encoded == 1
+
+
+def test_a_reviews_title_is_read_before_its_text_as_in_training() -> None:
+    scorer = NullScorer()
+    (unit,) = units_of(scorer, review("text", title="title"))
+    assert unit.texts[0] is not None
+    assert unit.texts[0].text == "title text"
+
+
+def test_a_click_without_title_has_no_vector_and_one_without_item_no_probability() -> None:
+    scorer, features = NullScorer(), Recorder()
+    units = units_of(scorer, click(item_id="i"), click(action="search", query="lamp"))
+    bare, search = score(scorer, units, features=features).results
+    assert isinstance(bare, ClickResult)
+    assert isinstance(search, ClickResult)
+    assert (bare.vector, bare.p_click) == (None, 0.5)
+    assert (features.calls[0][2] == 0).all()
+    assert search.p_click is None
+    assert search.vector is not None
+
+
+def test_a_search_folds_the_querys_vector_any_other_the_titles() -> None:
+    scorer = NullScorer()
+    search, seen, query = score(
+        scorer,
+        units_of(
+            scorer,
+            click(action="search", item_id="i", title="lamp", query="kettle"),
+            click(item_id="i", title="lamp", query="kettle"),
+            review("kettle"),
+        ),
+    ).results
+    assert isinstance(search, ClickResult)
+    assert isinstance(seen, ClickResult)
+    assert isinstance(query, ReviewResult)
+    assert (search.vector == query.vector).all()
+    assert (seen.vector != query.vector).any()
+
+
+def test_candidates_are_ranked_best_first_with_the_events_user() -> None:
+    scorer, features = NullScorer(), Recorder()
+    prices = {"a": 10, "b": 90, "c": 40}
+    candidates = [Candidate(item_id=k, title=f"thing {k}", context={"price": v}) for k, v in prices.items()]
+    event = click(user_id="u", item_id="x", title="t", candidates=candidates, context={"device": "app", "price": 20})
+    (result,) = score(scorer, units_of(scorer, event), Known("u", "b"), features).results
+    assert isinstance(result, ClickResult)
+    assert [(c.item_id, round(c.p_click, 3), round(c.p_purchase, 3)) for c in result.candidates] == [
+        ("b", 0.9, 0.45),
+        ("c", 0.4, 0.2),
+        ("a", 0.1, 0.05),
+    ]
+    assert (result.p_click, result.state, result.state_time_ms) == (pytest.approx(0.2), "known", 123)
+    ((users, items, vectors, times, contexts),) = features.calls
+    assert users.time_ms.tolist() == [123] * 4
+    assert items.time_ms.tolist() == [-1, -1, 123, -1]
+    assert (np.abs(np.linalg.norm(vectors, axis=1) - 1) < 1e-5).all()
+    assert times.tolist() == [1000] * 4
+    assert [c["device"] for c in contexts] == ["app"] * 4
+
+
+@pytest.mark.parametrize(
+    ("reader", "user", "source"),
+    [(Known("u"), "u", "known"), (Known(), "u", "cold"), (NoStates(), "u", "unavailable"), (Known("u"), None, "none")],
+)
+def test_the_output_tells_where_the_state_came_from(reader: Any, user: str | None, source: str) -> None:
+    scorer = NullScorer()
+    (result,) = score(scorer, units_of(scorer, click(user_id=user, item_id="i")), reader).results
+    assert isinstance(result, ClickResult)
+    assert result.state == source
+
+
+def test_one_poisoned_event_costs_its_neighbours_nothing() -> None:
+    scorer = CountingScorer(raise_on=7)
+    texts = ["abcd" * n for n in (1, 2, 3, 7, 4, 5, 6, 8, 9)]
+    done = score(scorer, units_of(scorer, *map(review, texts)))
+    assert [type(r) is Failure for r in done.results] == [n == 3 for n in range(9)]
+    assert len(done.encoded) == 8
+
+
+def test_not_a_number_is_a_failure_not_a_score_and_is_not_cached() -> None:
+    scorer = CountingScorer(nan_on=7)
+    bad = "abcd" * 7
+    events = [review("fine"), review(bad), service(bad + "\u200b"), service("fine too"), click(item_id="i", title=bad)]
+    done = score(scorer, units_of(scorer, *events))
+    assert [type(r) is Failure for r in done.results] == [False, True, True, False, True]
+    assert all(slot.row is not None and np.isfinite(slot.row).all() for slot in done.encoded)
+
+
+def test_a_click_head_that_gives_infinity_fails_that_event_alone() -> None:
+    def features(users: Any, items: Any, vectors: Floats, times: Any, contexts: Any) -> Floats:
+        return np.array([[c["p"]] for c in contexts], np.float32)
+
+    scorer = NullScorer()
+    events = [click(item_id="i", context={"p": 0.5}), click(item_id="j", context={"p": 1e39})]
+    results = score(scorer, units_of(scorer, *events), features=features).results
+    assert [type(r) is Failure for r in results] == [False, True]
+
+
+class Unsure(NullScorer):
+    """Every head's threshold is set from outside."""
+
+    def __init__(self, **thresholds: float) -> None:
+        super().__init__()
+        self.thresholds = thresholds
+
+    def threshold(self, head: str) -> float | None:
+        return self.thresholds.get(head.replace(".", "_"), 0.0)
+
+
+def intents(scorer: NullScorer, heads: list[str]) -> ServiceResult:
+    worker = BatchScorer(scorer, LinearHead(), Recorder(), NoStates(), SCALES_S, heads)
+    units = units_of(scorer, service("hello there"))
+    (result,) = worker.compute(worker.fetch(Batch(units, 1, "idle"))).results
+    assert isinstance(result, ServiceResult)
+    return result
+
+
+def test_below_the_threshold_is_out_of_scope() -> None:
+    assert not intents(Unsure(), ["intent.shop"]).out_of_scope
+    assert intents(Unsure(intent_shop=1.1), ["intent.shop"]).out_of_scope
+
+
+def test_the_first_head_that_is_sure_decides() -> None:
+    result = intents(Unsure(intent_shop=1.1), ["intent.shop", "intent.banking"])
+    assert not result.out_of_scope
+    assert result.intents[0][0].startswith("banking_")
+    both = intents(Unsure(intent_shop=1.1, intent_banking=1.1), ["intent.shop", "intent.banking"])
+    assert both.out_of_scope
+    assert both.intents[0][0] in NullScorer.labels["intent.shop"]
+
+
+FULL = {
+    "python": MemoryError(),
+    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "cpu": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+}
+
+
+@pytest.mark.parametrize("says", FULL.values(), ids=FULL)
+def test_a_batch_that_does_not_fit_is_encoded_in_parts_and_says_so(says: Exception) -> None:
+    events = [review("abcd" * n) for n in range(1, 12)]
+    scorer = CountingScorer(room=20, says=says)
+    done = score(scorer, units_of(scorer, *events))
+    assert done.out_of_memory
+    assert (scorer.encoded, len(done.encoded)) == (11, 11)
+    roomy = CountingScorer()
+    whole = score(roomy, units_of(roomy, *events))
+    assert not whole.out_of_memory
+    assert msgspec.json.encode(list(map(astuple, done.results))) == msgspec.json.encode(
+        list(map(astuple, whole.results))
+    )
+
+
+def test_one_event_with_many_texts_is_encoded_in_parts_too() -> None:
+    scorer = CountingScorer(room=20)
+    candidates = [Candidate(item_id=f"i{n}", title="abcd" * n) for n in range(1, 12)]
+    done = score(scorer, units_of(scorer, click(user_id="u", candidates=candidates)))
+    assert done.out_of_memory
+    assert len(done.encoded) == 11
+
+
+def test_a_device_without_room_for_one_text_is_given_up_and_no_event_is_blamed() -> None:
+    scorer = CountingScorer(room=3)
+    with pytest.raises(DeviceError, match="one text of 7 tokens"):
+        score(scorer, units_of(scorer, review("fine"), review("abcd" * 7)))
+
+
+def test_heads_without_room_are_asked_in_parts_and_for_one_event_the_device_is_given_up() -> None:
+    def crowded(limit: int) -> Any:
+        def features(users: Any, items: Any, vectors: Floats, times: Any, contexts: Any) -> Floats:
+            if len(contexts) > limit:
+                raise MemoryError
+            return np.full((len(contexts), 1), 0.5, np.float32)
+
+        return features
+
+    scorer = NullScorer()
+    events = [click(item_id=f"i{n}") for n in range(8)]
+    done = score(scorer, units_of(scorer, *events), features=crowded(2))
+    assert done.out_of_memory
+    assert [type(r) for r in done.results] == [ClickResult] * 8
+    with pytest.raises(DeviceError, match="one event"):
+        score(scorer, units_of(scorer, *events), features=crowded(0))
+
+
+def astuple(result: Any) -> Any:
+    return result.sentiment, result.category, result.category_confidence, result.vector.tobytes().hex()

@@ -1,0 +1,78 @@
+"""What the doctor finds, and that everything it finds wrong comes with what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_artifact import make_tiny_artifact
+from worker.config import Config, KafkaConfig, ModelConfig, NotifyConfig, RedisConfig, WebhookConfig
+from worker.tools import doctor
+
+NOWHERE = Config(
+    kafka=KafkaConfig(bootstrap="127.0.0.1:1"),
+    redis=RedisConfig(url="redis://127.0.0.1:1/0"),
+    model=ModelConfig(artifact="/nowhere/at/all"),
+)
+
+
+def test_where_nothing_runs_every_check_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.tools.doctor.REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("worker.kafka.admin.REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("worker.tools.durability.REQUEST_TIMEOUT_S", 0.5)
+    checks = {check.name: check for check in doctor.examine(NOWHERE)}
+    assert checks["libraries"].well, checks["libraries"].found
+    for name in ("kafka", "topics", "durability", "redis", "model"):
+        assert not checks[name].well
+        assert checks[name].found
+        assert checks[name].todo
+    assert "kafka.bootstrap" in checks["kafka"].todo
+    assert "redis.url" in checks["redis"].todo
+
+
+def test_a_whole_model_is_verified_on_its_golden_set_and_a_damaged_one_is_not(tmp_path: Path) -> None:
+    folder = make_tiny_artifact(tmp_path / "tiny")
+    found = {check.name: check for check in doctor._model(ModelConfig(artifact=str(folder), device="cpu"))}
+    assert found["model"].well
+    assert "golden set within" in found["model"].found
+    assert found["device"].found.startswith("cpu")
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    damaged = Config(kafka=NOWHERE.kafka, redis=NOWHERE.redis, model=ModelConfig(artifact=str(folder), device="cpu"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(doctor, "_kafka", lambda kafka: [])
+        patch.setattr(doctor, "_topics", lambda kafka: [])
+        patch.setattr(doctor, "_durability", lambda config, copies: [])
+        patch.setattr(doctor, "_redis", lambda config, durable: [])
+        model = doctor.examine(damaged)[-1]
+    assert not model.well
+    assert "model.safetensors" in model.found
+
+
+def test_a_library_of_the_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ["click<8.4", "no-such-package>=1", "msgspec<0.1", "pytest>=8; extra == 'dev'"]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: wanted)
+    (check,) = doctor._libraries()
+    assert not check.well
+    assert "no-such-package is missing" in check.found
+    assert "msgspec" in check.found
+    assert "click" not in check.found
+    assert "pytest" not in check.found
+
+
+def test_a_sink_whose_secret_is_missing_is_found_without_sending(monkeypatch: pytest.MonkeyPatch) -> None:
+    sinks = {"chat": WebhookConfig(url="env:NO_SUCH_URL", format="feishu")}
+    config = Config(kafka=NOWHERE.kafka, redis=NOWHERE.redis, model=NOWHERE.model, notify=NotifyConfig(sinks=sinks))
+    for name in ("_kafka", "_topics", "_durability", "_redis", "_model"):
+        monkeypatch.setattr(doctor, name, lambda *sections, **more: [])
+    (missing,) = [check for check in doctor.examine(config) if check.name == "notify"]
+    assert (missing.name, missing.well) == ("notify", False)
+    assert "NO_SUCH_URL" in missing.found
+    monkeypatch.setenv("NO_SUCH_URL", "https://127.0.0.1:9/SECRET")
+    (there,) = [check for check in doctor.examine(config) if check.name == "notify"]
+    assert there.well
+    assert "chat" in there.found
+    assert "SECRET" not in there.found

@@ -1,0 +1,87 @@
+"""Files that people replay: plain or gzipped, whole or broken."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.config import KafkaConfig
+from worker.errors import InputError, KafkaError, TopicError
+from worker.tools.replay import Replay
+
+KAFKA = KafkaConfig(bootstrap="127.0.0.1:1")
+ROWS = [{"text": f"message {i}"} for i in range(5)]
+
+
+def written(folder: Path, lines: list[bytes], *, zipped: bool = False) -> Path:
+    path = folder / ("rows.jsonl.gz" if zipped else "rows.jsonl")
+    data = b"\n".join(lines) + b"\n"
+    path.write_bytes(gzip.compress(data) if zipped else data)
+    return path
+
+
+def lines(rows: list[Any]) -> list[bytes]:
+    return [json.dumps(row).encode() for row in rows]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_gzip_is_told_by_its_content(tmp_path: Path, zipped: bool) -> None:
+    path = written(tmp_path, lines(ROWS), zipped=zipped)
+    assert Replay(KAFKA, path, "events.service").check() == (5, 0)
+    renamed = path.rename(tmp_path / "rows")
+    assert Replay(KAFKA, renamed, "events.service").check() == (5, 0)
+
+
+def test_blank_lines_are_nothing_and_the_limit_counts_events(tmp_path: Path) -> None:
+    path = written(tmp_path, [b"", *lines(ROWS[:3]), b"  ", *lines(ROWS[3:])])
+    assert Replay(KAFKA, path, "events.service").check() == (5, 0)
+    assert Replay(KAFKA, path, "events.service", limit=2).check() == (2, 0)
+
+
+@pytest.mark.parametrize("bad", [b"{", b"\xff\xfe", b"[1]", b"null", b'{"text": 3}', b'{"text": ""}'])
+def test_a_bad_line_is_named_before_anything_is_sent_or_skipped_when_asked(tmp_path: Path, bad: bytes) -> None:
+    path = written(tmp_path, [*lines(ROWS[:2]), bad, *lines(ROWS[2:])])
+    with pytest.raises(InputError, match=rf"{path}:3: .*Nothing was sent"):
+        Replay(KAFKA, path, "events.service").check()
+    assert Replay(KAFKA, path, "events.service", skip_bad=True).check() == (5, 1)
+
+
+def test_a_truncated_archive_is_an_input_error(tmp_path: Path) -> None:
+    path = written(tmp_path, lines(ROWS * 1000), zipped=True)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=str(path)):
+        Replay(KAFKA, path, "events.service").check()
+
+
+def test_a_file_without_events_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no events"):
+        Replay(KAFKA, written(tmp_path, [b""]), "events.service").check()
+
+
+def test_only_input_topics_are_replayed_to_by_either_of_their_names(tmp_path: Path) -> None:
+    path = written(tmp_path, lines(ROWS))
+    renamed = KafkaConfig(bootstrap=KAFKA.bootstrap, topics={"events.service": "shop.chat"})
+    for topic in ("events.service", "shop.chat"):
+        assert Replay(renamed, path, topic).check() == (5, 0)
+    for topic in ("scores.ctr", "shop.clicks"):
+        with pytest.raises(InputError, match=r"events\.click, events\.review, events\.service"):
+            Replay(renamed, path, topic)
+
+
+def test_rows_that_are_events_keep_their_ids(tmp_path: Path) -> None:
+    path = written(tmp_path, lines([{"event_id": "mine", "event_time_ms": 1, "text": "a", "user_id": 5}]))
+    with pytest.raises(InputError, match="user_id"):  # an event of the contract has text as id; nothing is guessed
+        Replay(KAFKA, path, "events.service").check()
+    assert Replay(KAFKA, path, "events.service", preset="service").check() == (1, 0)
+
+
+def test_an_unreachable_broker_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.kafka.admin.REQUEST_TIMEOUT_S", 0.5)
+    job = Replay(KafkaConfig(bootstrap="127.0.0.1:1"), written(tmp_path, lines(ROWS)), "events.service")
+    with pytest.raises(KafkaError, match=r"kafka\.bootstrap") as told:
+        job.send()
+    assert not isinstance(told.value, TopicError)

@@ -1,0 +1,126 @@
+"""The timeline of a backtest, as a page and as a picture: what came, what was true, what was told, by subject."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Any, Final
+
+from schemas.scores import Alert
+from worker.alerts.backtest import Minute, Replay
+from worker.alerts.verdict import Truth
+from worker.errors import ConfigError, InputError
+
+SUBJECTS_DRAWN: Final = 12
+"""Subjects in a drawing: those with most alerts and truths first."""
+POINTS_DRAWN: Final = 600
+"""Steps along a subject's time; minutes are joined to so many."""
+_COLOURS: Final = {"opened": "tab:red", "worsening": "darkred", "improving": "tab:orange", "resolved": "tab:green"}
+_STYLE: Final = """body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;font-size:.9rem}td,th{padding:.2rem .7rem;border-bottom:1px solid #ccc;text-align:left}
+svg{max-width:100%;height:auto}"""
+
+
+def write_timeline(run: Replay, truths: Sequence[Truth], folder: Path) -> list[Path]:
+    """Write ``timeline.png`` and ``timeline.html`` into a folder, made if need be; the paths.
+
+    Raises `ConfigError` where matplotlib is missing, `InputError` where the folder cannot be written.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError as error:
+        raise ConfigError("drawing needs matplotlib: pip install 'millrace[plots]', or leave out --out") from error
+    mpl.use("Agg")
+    subjects = _chosen(run, truths)
+    figure = _figure(run, truths, subjects)
+    picture, page = folder / "timeline.png", folder / "timeline.html"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(picture, dpi=110)
+        page.write_text(_page(run, _svg(figure), subjects), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}") from error
+    return [picture, page]
+
+
+def _chosen(run: Replay, truths: Sequence[Truth]) -> list[str]:
+    told: dict[str, int] = {}
+    for name in [each.subject for each in run.alerts if each.status == "opened"] + [each.subject for each in truths]:
+        if name in run.minutes:
+            told[name] = told.get(name, 0) + 1
+    ranked = sorted(told, key=lambda name: (-told[name], name)) or sorted(
+        run.minutes, key=lambda n: -len(run.minutes[n])
+    )
+    return ranked[:SUBJECTS_DRAWN]
+
+
+def _figure(run: Replay, truths: Sequence[Truth], subjects: Sequence[str]) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 1.0 + 1.7 * len(subjects)), layout="constrained")
+    for axes, name in zip(figure.subplots(len(subjects), 1, squeeze=False)[:, 0], subjects, strict=True):
+        _draw(axes, run.minutes[name])
+        for truth in truths:
+            if truth.subject == name:
+                axes.axvspan(_time(truth.start_ms), _time(truth.end_ms), color="tab:blue", alpha=0.15, lw=0)
+        for alert in run.alerts:
+            if alert.subject == name:
+                axes.axvline(_time(alert.window_end_ms), color=_COLOURS[alert.status], lw=1)
+        axes.set_title(name, fontsize=9, loc="left", parse_math=False)
+        axes.tick_params(labelsize=7)
+    return figure
+
+
+def _draw(axes: Any, minutes: dict[int, Minute]) -> None:
+    first, last = min(minutes), max(minutes)
+    step = max(1, -(-(last - first + 1) // POINTS_DRAWN))
+    bins = (last - first) // step + 1
+    negative, total = [0.0] * bins, [0.0] * bins
+    for minute, held in minutes.items():
+        negative[(minute - first) // step] += held.negative / step
+        total[(minute - first) // step] += held.total / step
+    times = [_time((first + i * step) * 60_000) for i in range(bins)]
+    axes.fill_between(times, total, step="post", color="lightgrey")
+    axes.fill_between(times, negative, step="post", color="tab:red", alpha=0.6)
+    axes.set_ylabel("a minute", fontsize=7)
+
+
+def _time(time_ms: int) -> datetime:
+    return datetime.fromtimestamp(time_ms / 1000, UTC)
+
+
+def _svg(figure: Any) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg")
+    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
+
+
+def _page(run: Replay, svg: str, subjects: Sequence[str]) -> str:
+    rows = "".join(_row(each) for each in run.alerts)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Alerts, replayed</title>'
+        f"<style>{_STYLE}</style></head>\n<body><h1>Alerts, replayed</h1>\n"
+        f"<p>{sum(run.counted.values()):,} opinions on {len(run.minutes):,} subjects, {run.subject_days:,.1f}"
+        f" subject-days; {len(subjects)} subjects drawn. Grey: opinions; red: negative ones; blue: the truth; lines:"
+        " opened (red), worsening (dark red), improving (orange), resolved (green). Times are UTC.</p>\n"
+        f"{svg}\n<h2>Every alert</h2><table><tr><th>time<th>subject<th>rule<th>status<th>severity<th>score"
+        f"<th>negative share<th>expected<th>opinions</tr>\n{rows}</table></body></html>\n"
+    )
+
+
+def _row(alert: Alert) -> str:
+    cells = (
+        f"{_time(alert.window_end_ms):%Y-%m-%d %H:%M}",
+        alert.subject,
+        alert.rule,
+        alert.status,
+        alert.severity,
+        f"{alert.score:.1f}",
+        f"{alert.negative_share:.2f}",
+        f"{alert.expected_share:.2f}",
+        str(alert.total),
+    )
+    return "<tr>" + "".join(f"<td>{escape(cell)}" for cell in cells) + "</tr>\n"

@@ -1,0 +1,316 @@
+"""The commands about the model: train, tune, export, evaluate, report, explain, active, label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from worker.cli.base import FILE, ManyFiles, common, json_option
+
+if TYPE_CHECKING:
+    from worker.config import Config
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+PATH = click.Path(path_type=Path)
+
+recipe_option = click.option("--recipe", type=FILE, required=True, help="Heads, data sets and settings, one YAML file.")
+data_option = click.option("--data", type=FOLDER, required=True, help="Folder of the data files that the recipe names.")
+artifact_option = click.option("--artifact", help="Artifact folder; by default model.artifact of the configuration.")
+
+
+@click.command()
+@recipe_option
+@data_option
+@click.option("--out", type=PATH, required=True, help="Folder for checkpoints, logs and the artifact.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=60.0, help="Bound of the training.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0 leaves it to torch.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard events to tb in --out.")
+@click.option("--onto", type=FOLDER, help="Add the recipe's heads to this artifact and leave the rest as it is.")
+@common
+def train(
+    config: Config,
+    recipe: Path,
+    data: Path,
+    out: Path,
+    minutes: float,
+    threads: int,
+    resume: bool,
+    tensorboard: bool,
+    onto: Path | None,
+) -> None:
+    """Train an artifact for all tasks of a recipe.
+
+    Data files are checked whole before training begins. A run that was stopped, even by kill -9, goes on with
+    --resume to the result that it would have had.
+
+    \b
+    millrace train --recipe model/training/starter.yaml --data ../data --out runs/one --minutes 90
+    millrace train --recipe urgency.yaml --data . --onto model/starter --out runs/urgency
+    """
+    from rich.console import Console
+
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    if onto is not None:
+        from model.training.newhead import add_heads
+
+        click.echo(f"artifact in {add_heads(recipe, data, onto, out / 'artifact')}")
+        return
+    from model.training.train import train as run
+
+    run(recipe, data, out, minutes=minutes, resume=resume, console=Console(), tensorboard=tensorboard)
+
+
+@click.command()
+@recipe_option
+@data_option
+@click.option("--out", type=FOLDER, required=True, help="Folder of the training run.")
+@common
+def export(config: Config, recipe: Path, data: Path, out: Path) -> None:
+    """Write the artifact of a training run as its last checkpoint has it, finished or not.
+
+    \b
+    millrace export --recipe model/training/starter.yaml --data ../data --out runs/one
+    """
+    from rich.console import Console
+
+    from model.training.train import train as run
+
+    run(recipe, data, out, minutes=0, resume=True, console=Console(), further=False)
+
+
+@click.command()
+@recipe_option
+@data_option
+@click.option("--out", type=PATH, required=True, help="Folder of the study; a later call goes on with it.")
+@click.option("--trials", type=click.IntRange(min=1), default=20, help="Trials in all, those done before included.")
+@click.option("--tokens", type=click.IntRange(min=1), default=300_000, help="Tokens that each trial trains on.")
+@json_option
+@common
+def tune(config: Config, recipe: Path, data: Path, out: Path, trials: int, tokens: int, json_: bool) -> None:
+    """Search the settings under `search:` of a recipe with Optuna, within a bounded number of trials.
+
+    Each trial trains from the start and is judged by its loss on calibration rows, never on a valid file.
+
+    \b
+    millrace tune --recipe recipe.yaml --data ../data --out runs/study --trials 30
+    """
+    from rich.console import Console
+
+    from model.training.tune import tune as search
+    from worker.cli import tables
+
+    found = search(recipe, data, out, trials=trials, tokens=tokens, console=Console(stderr=True))
+    tables.show(found, tables.figures_table, json_=json_)
+
+
+@click.command(cls=ManyFiles)
+@artifact_option
+@click.option("--task", required=True, help="sentiment, category, intent, intent.shop, click, …")
+@click.option("--data", type=FILE, multiple=True, required=True, metavar="FILE...", help="Labelled JSON Lines.")
+@click.option("--history", type=FILE, multiple=True, metavar="FILE...", help="For click: run through first.")
+@click.option("--labels", metavar="A,B", help="Answer among these labels; by default those that the files have.")
+@click.option("--slice", "fields", multiple=True, metavar="FIELD", help="Figures by the values of a field, too.")
+@click.option("--detail", is_flag=True, help="Intervals, classes, confusion, calibration, and slices by language.")
+@json_option
+@common
+def evaluate(
+    config: Config,
+    artifact: str | None,
+    task: str,
+    data: tuple[Path, ...],
+    history: tuple[Path, ...],
+    labels: str | None,
+    fields: tuple[str, ...],
+    detail: bool,
+    json_: bool,
+) -> None:
+    """Measure a model on labelled files. For click the figures are progressive, after the history.
+
+    \b
+    millrace evaluate --task sentiment --data reviews.valid.jsonl.gz --json
+    millrace evaluate --task sentiment --data reviews.valid.jsonl.gz --slice category
+    millrace evaluate --task click --data clicks.valid.jsonl.gz --history clicks.train.jsonl.gz
+    """
+    from worker.cli import tables
+    from worker.tools.assessed import assessment_view
+    from worker.tools.measure import measure
+    from worker.tools.one_text import load
+
+    among = tuple(part.strip() for part in labels.split(",")) if labels else ()
+    figures = measure(load(config.model, artifact), task, data, history, among=among, fields=fields, detail=detail)
+    tables.show(figures, assessment_view, json_=json_)
+
+
+@click.command()
+@artifact_option
+@click.option("--trial", "pairs", multiple=True, metavar="TASK=FILE", help="A task and a labelled file; repeatable.")
+@click.option("--slice", "fields", multiple=True, metavar="FIELD", help="Figures by the values of a field, too.")
+@click.option("--sharing", type=FILE, help="What bench-shared wrote: shared against single models.")
+@click.option("--curves", type=FILE, help="metrics.jsonl of the training run.")
+@click.option("--out", type=PATH, default=Path("report.html"), help="The page; the same as JSON lies beside it.")
+@json_option
+@common
+def report(
+    config: Config,
+    artifact: str | None,
+    pairs: tuple[str, ...],
+    fields: tuple[str, ...],
+    sharing: Path | None,
+    curves: Path | None,
+    out: Path,
+    json_: bool,
+) -> None:
+    """Write an artifact's report: one page without outside resources, and the same as JSON.
+
+    Figures with intervals, classes, confusion, calibration, slices with flagged gaps, learning curves.
+
+    \b
+    millrace report --trial sentiment=reviews.valid.jsonl.gz --trial intent.shop=messages.jsonl --out report.html
+    """
+    from model.artifact import resolve
+    from model.assess.report import write_report
+    from model.training.recipe import Trial
+    from worker.errors import InputError
+
+    trials = []
+    for pair in pairs:
+        task, found, file = pair.partition("=")
+        if not found or not Path(file).is_file():
+            raise InputError(f"--trial {pair}: TASK=FILE is expected, with a file that is there")
+        trials.append(Trial(task=task, file=file))
+    device = config.model.device
+    folder = resolve(artifact or config.model.artifact)
+    content = write_report(folder, trials, out, sharing=sharing, curves=curves, fields=fields, device=device)
+    from worker.cli import tables
+
+    if json_:
+        tables.show(content, tables.figures_table, json_=True)
+    else:
+        click.echo(f"report in {out}")
+
+
+@click.command()
+@artifact_option
+@click.option("--text", required=True, help="What a customer wrote, Chinese or English.")
+@click.option("--task", required=True, help="One head: sentiment, category, intent.shop, …")
+@click.option("--label", help="The answer to explain; by default the likeliest.")
+@click.option(
+    "--method",
+    type=click.Choice(["occlusion", "gradients"]),
+    default="occlusion",
+    help="Leave parts out and score again, or integrated gradients.",
+)
+@json_option
+@common
+def explain(
+    config: Config, artifact: str | None, text: str, task: str, label: str | None, method: str, json_: bool
+) -> None:
+    """Tell which parts of a text moved a score, to justify an alert or a routing.
+
+    \b
+    millrace explain --task sentiment --text "物流太慢了，质量还可以"
+    millrace explain --task intent.shop --label get_refund --text "It broke. I want my money back"
+    """
+    from worker.cli import tables
+    from worker.tools.explained import explain_text, explanation_view
+
+    found = explain_text(config.model, text, task, label=label, method=method, artifact=artifact)
+    if json_:
+        tables.show(found.to_dict(), tables.figures_table, json_=True)
+    else:
+        tables.show(found, explanation_view, json_=False)
+
+
+def _unlabelled_options(function: Any) -> Any:
+    for option in reversed(
+        (
+            artifact_option,
+            click.option("--task", required=True, help="The head: sentiment, intent.shop, …"),
+            click.option("--data", type=FILE, required=True, help="Unlabelled texts, JSON Lines."),
+            click.option(
+                "--field", "fields", multiple=True, metavar="FIELD", help="Where the text is: title and text."
+            ),
+            click.option("--known", type=FILE, multiple=True, help="Files whose texts are passed over."),
+            click.option("--out", type=PATH, required=True, help="The file to write."),
+            json_option,
+        )
+    ):
+        function = option(function)
+    return function
+
+
+@click.command()
+@_unlabelled_options
+@click.option("--count", type=click.IntRange(min=1), default=100, help="Texts to pick.")
+@click.option("--measure", type=click.Choice(["margin", "entropy"]), default="margin", help="Of uncertainty.")
+@common
+def active(
+    config: Config,
+    artifact: str | None,
+    task: str,
+    data: Path,
+    fields: tuple[str, ...],
+    known: tuple[Path, ...],
+    out: Path,
+    count: int,
+    measure: str,
+    json_: bool,
+) -> None:
+    """Pick the texts most worth labelling: uncertain ones, and unlike each other.
+
+    \b
+    millrace active --task intent.shop --data messages.jsonl --count 200 --out to-label.jsonl
+    """
+    from model.training.active import run_active
+    from worker.cli import tables
+    from worker.tools.one_text import load
+
+    more = {"fields": fields} if fields else {}
+    scorer = load(config.model, artifact)
+    found = run_active(scorer, task, data, count, out, measure=measure, labelled=known, **more)
+    tables.show(found, tables.figures_table, json_=json_)
+
+
+@click.command()
+@_unlabelled_options
+@click.option(
+    "--confidence", type=click.FloatRange(0, 1, min_open=True), default=0.95, help="Least probability of a label."
+)
+@click.option("--per-class", type=click.IntRange(min=1), default=1000, help="Most texts of a class, the surest.")
+@common
+def label(
+    config: Config,
+    artifact: str | None,
+    task: str,
+    data: Path,
+    fields: tuple[str, ...],
+    known: tuple[Path, ...],
+    out: Path,
+    confidence: float,
+    per_class: int,
+    json_: bool,
+) -> None:
+    """Label texts of which the model is sure, as one more data set to train on (self-training).
+
+    \b
+    millrace label --task sentiment --data unlabelled.jsonl --confidence 0.97 --out sure.jsonl
+    """
+    from model.training.selftrain import run_selftrain
+    from worker.cli import tables
+    from worker.tools.one_text import load
+
+    more = {"fields": fields} if fields else {}
+    scorer = load(config.model, artifact)
+    found = run_selftrain(
+        scorer, task, data, out, confidence=confidence, per_class_max=per_class, labelled=known, **more
+    )
+    tables.show(found, tables.figures_table, json_=json_)
+
+
+MODEL_COMMANDS = (train, tune, export, evaluate, report, explain, active, label)

@@ -1,0 +1,1 @@
+"""A simulated shop through all roles, on an embedded broker and Redis."""

@@ -1,0 +1,1 @@
+"""Kafka: clients, topics, what comes in, what goes out, what is committed."""

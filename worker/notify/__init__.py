@@ -1,0 +1,1 @@
+"""The notify role: alerts to the people who asked for them."""

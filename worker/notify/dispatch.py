@@ -1,0 +1,82 @@
+"""Whom to tell of an alert: repeats, old news, mutes and acknowledgements are nobody's; the rest goes by filter. Pure.
+
+Bound: `SEEN_MAX` messages a partition are remembered for telling repeats; the role reads as many back at its start.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from fnmatch import fnmatchcase
+from typing import Final, Literal
+
+import msgspec
+
+from schemas.scores import Alert
+from worker.config import NotifyConfig, SinkConfig
+from worker.notify.controls import Controls
+from worker.notify.incident import Incidents
+from worker.notify.notice import Notice
+
+SEEN_MAX: Final = 1000
+MINUTE_MS: Final = 60_000
+Skipped = Literal["repeat", "old", "muted", "acknowledged", "unwanted"]
+
+
+class Routed(msgspec.Struct, frozen=True):
+    """A notice and the names of its sinks, or why there are none."""
+
+    notice: Notice | None = None
+    sinks: tuple[str, ...] = ()
+    skipped: Skipped | None = None
+
+
+class Dispatcher:
+    """Decides for every alert of the partitions held."""
+
+    def __init__(self, config: NotifyConfig, controls: Controls) -> None:
+        self._config = config
+        self._controls = controls
+        self._incidents = Incidents()
+        self._seen: dict[int, OrderedDict[str, None]] = {}
+
+    def remember(self, partition: int, alert: Alert) -> None:
+        """An alert that was dealt with before this process began."""
+        self._repeat(partition, self._notice(alert))
+
+    def forget(self, partition: int) -> None:
+        """The partition is another process's now."""
+        self._seen.pop(partition, None)
+
+    def route(self, partition: int, alert: Alert, now_ms: int) -> Routed:
+        """Where the alert goes, at the wall time ``now_ms``."""
+        notice = self._notice(alert)
+        if self._repeat(partition, notice):
+            return Routed(skipped="repeat")
+        if now_ms - alert.process_time_ms > self._config.max_age_minutes * MINUTE_MS:
+            return Routed(skipped="old")
+        silence = self._controls.silence(alert, now_ms)
+        if silence is not None:
+            return Routed(skipped=silence)
+        sinks = tuple(name for name, sink in self._config.sinks.items() if _wanted(name, sink, alert))
+        return Routed(notice, sinks) if sinks else Routed(skipped="unwanted")
+
+    def _notice(self, alert: Alert) -> Notice:
+        incident_id, together = self._incidents.join(alert)
+        return Notice(alert=alert, incident_id=incident_id, together=together)
+
+    def _repeat(self, partition: int, notice: Notice) -> bool:
+        seen = self._seen.setdefault(partition, OrderedDict())
+        if notice.message_id in seen:
+            return True
+        seen[notice.message_id] = None
+        if len(seen) > SEEN_MAX:
+            seen.popitem(last=False)
+        return False
+
+
+def _wanted(name: str, sink: SinkConfig, alert: Alert) -> bool:
+    if alert.sinks and name not in alert.sinks:
+        return False
+    if sink.min_severity == "critical" and alert.severity != "critical":
+        return False
+    return any(fnmatchcase(alert.subject, pattern) for pattern in sink.subjects)

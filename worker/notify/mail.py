@@ -1,0 +1,29 @@
+"""A notice as a message of mail. Pure. All messages of one alert stand in one thread."""
+
+from __future__ import annotations
+
+import datetime
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime
+
+from worker.notify.notice import Language, Notice, lines, title
+
+
+def mail(notice: Notice, language: Language, sender: str, to: tuple[str, ...], now_ms: int) -> EmailMessage:
+    """The message at the wall time ``now_ms``. Its Message-ID is the same for every attempt.
+
+    Raises ValueError where a header cannot hold what it is given.
+    """
+    message = EmailMessage(policy=SMTP)
+    message["Subject"] = title(notice, language)
+    message["From"] = sender
+    message["To"] = ", ".join(to)
+    message["Date"] = format_datetime(datetime.datetime.fromtimestamp(now_ms / 1000, datetime.UTC))
+    message["Message-ID"] = f"<{notice.message_id}@millrace>"
+    message["References"] = f"<{notice.alert.alert_id}@millrace>"
+    # Nobody's absence note is wanted.
+    message["Auto-Submitted"] = "auto-generated"
+    message["X-Millrace-Alert"] = notice.alert.alert_id
+    message.set_content("\n".join([title(notice, language), "", *lines(notice, language), ""]))
+    return message

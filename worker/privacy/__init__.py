@@ -1,0 +1,1 @@
+"""Who is to be forgotten, and what tells who somebody is."""

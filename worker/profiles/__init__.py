@@ -1,0 +1,1 @@
+"""The profiles role: folds into Redis exactly once, features out."""

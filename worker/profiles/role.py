@@ -1,0 +1,340 @@
+"""Profiles: folds into Redis exactly once, and features out.
+
+Each owned shard goes through one loop: read blocks from where its fence stands, fold what is new, write states and
+fence together, and every ``publish_interval_ms`` publish the states that changed, then commit the group's offset,
+which means "published up to here". Whatever goes wrong with a shard (Redis away, fence moved by another writer,
+unknown outcome of a write), its memory is dropped and it is opened again from its fence: blocks below the fence are
+not folded again, only the states they touched are published again.
+
+Whoever asked to be forgotten is forgotten here (`worker.profiles.forgetting`): states deleted, older folds left out.
+
+A block that cannot be read is copied to ``events.dead`` and passed over: one poison record must not stop a shard.
+Bounds: at most ``poll_blocks`` blocks are held; a shard's unpublished keys are at most its users (ids only).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack, closing
+from typing import Any, Final
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from schemas.folds import FoldBlock, FormatError
+from schemas.scores import SourcePosition
+from schemas.states import encode_fence
+from schemas.topics import FEATURES, FOLDS
+from worker.config import Config, ModelConfig
+from worker.errors import (
+    ConfigError,
+    FenceMovedError,
+    KafkaError,
+    KafkaRefusedError,
+    ModelLoadError,
+    OffsetLostError,
+    StoreError,
+    TopicError,
+)
+from worker.kafka.admin import partition_counts
+from worker.metrics import ProfilesMetrics
+from worker.observe import Observer
+from worker.privacy.erasure_feed import ErasureFeed
+from worker.privacy.erasures import NOBODY
+from worker.profiles.features import Features
+from worker.profiles.folding import Placed, chunks, fold, read_block, select
+from worker.profiles.foldstream import FoldStream, ShardId
+from worker.profiles.forgetting import Forgetting
+from worker.profiles.shard import Shard, ShardOpener
+from worker.redis.store import StateStore
+
+POLL_S: Final = 0.05
+LOOK_S: Final = 5.0
+"""How often fences are looked at: a Redis that was emptied or failed over is noticed even where no folds come."""
+HAND_OVER_S: Final = 10.0
+"""What publishing may take at revocation and shutdown; the next owner publishes what is left."""
+_log = structlog.get_logger(__name__)
+
+
+def run(config: Config, stop: threading.Event) -> None:
+    """Fold until ``stop`` is set; publish and commit what is pending before returning.
+
+    Raises `TopicError` for missing topics or another partition count than ``kafka.fold_shards``,
+    `OffsetLostError` when folds are gone that were not folded, `CorruptStateError` for a damaged value in Redis,
+    `StoreRefusedError`, `KafkaError`, `ModelLoadError`, `ConfigError`. Redis being away raises nothing: it waits.
+    """
+    space = space_of(config.model)
+    check_partitions(config)
+    registry = CollectorRegistry()
+    with ExitStack() as stack:
+        profiles = stack.enter_context(closing(Profiles(config, space, ProfilesMetrics(registry))))
+        observer = stack.enter_context(Observer(config.observe, registry, profiles.health))
+        _log.info("profiles running", space=space, observe=observer.address)
+        while not stop.is_set():
+            profiles.step()
+
+
+class Profiles:
+    """All shards of this process: open ones are read and folded, shut ones wait to be opened."""
+
+    def __init__(self, config: Config, space: str, metrics: ProfilesMetrics) -> None:
+        self._config, self._space, self._metrics = config, space, metrics
+        self._open: dict[ShardId, Shard] = {}
+        self._shut: dict[ShardId, None] = {}
+        self._redis_up = True
+        self._retry_at = self._publish_at = self._look_at = 0.0
+        self._shut_since: float | None = None
+        metrics.redis_up.set(1)
+        self._store = StateStore(config.redis, space)
+        self._features = Features(config.kafka, space)
+        self._erasures = ErasureFeed(config.kafka, "profiles")  # before the first fold
+        self._forgetting = Forgetting(self._erasures, self._store, config.kafka.fold_shards, metrics)
+        self._stream = FoldStream(config.kafka, self._on_assigned, self._on_revoked, self._forget)
+        self._opener = ShardOpener(self._store, self._features, self._stream, self._erasures.known, metrics)
+
+    def step(self) -> None:
+        """Open what is shut, forget who is to be forgotten, fold what has come, publish when it is time."""
+        if time.monotonic() >= self._retry_at:
+            self._open_shut()
+        if self._erasures.poll():
+            self._carry_out()
+        if time.monotonic() >= self._look_at:
+            self._look()
+            self._look_at = time.monotonic() + LOOK_S
+        for shard_id, records in self._stream.poll(self._config.profiles.poll_blocks, POLL_S).items():
+            if shard_id in self._open:
+                self._fold(self._open[shard_id], records)
+        if time.monotonic() >= self._publish_at:
+            self._publish(list(self._open), HAND_OVER_S)
+            self._publish_at = time.monotonic() + self._config.profiles.publish_interval_ms / 1000
+
+    def health(self) -> tuple[bool, dict[str, Any]]:
+        """For ``/healthz``: unwell while Redis is away."""
+        redis = "up" if self._redis_up else "away: waiting, folds stay in Kafka"
+        return self._redis_up, {"redis": redis, "shards_open": len(self._open), "shards_waiting": len(self._shut)}
+
+    def close(self) -> None:
+        """Leave the group (which publishes and commits what is pending) and close the connections."""
+        self._stream.close()
+        self._erasures.close()
+        self._features.close()
+        self._store.close()
+
+    def _open_shut(self) -> None:
+        """Open shut shards, for about one poll's time: the group must hear from us."""
+        if not self._shut:
+            return
+        until = time.monotonic() + POLL_S
+        self._shut_since = self._shut_since or time.monotonic()
+        try:
+            if not self._redis_up:
+                self._store.ping()
+                self._redis_answers()
+            for shard_id in list(self._shut):
+                self._open_one(shard_id)
+                if time.monotonic() > until or time.monotonic() < self._retry_at:
+                    break
+        except StoreError as error:
+            self._redis_away(error)
+        if not self._shut:
+            self._metrics.recovery_seconds.observe(time.monotonic() - self._shut_since)
+            self._shut_since = None
+
+    def _open_one(self, shard_id: ShardId) -> None:
+        try:
+            shard = self._opener.open(*shard_id)
+            self._forgetting.opened(shard)
+        except FenceMovedError:
+            return  # another process is rebuilding it; its fence will be there at a later try
+        except (OffsetLostError, TopicError, KafkaRefusedError):
+            raise
+        except KafkaError as error:
+            # A leader that moves, a broker that restarts: the shard stays shut until Kafka answers.
+            self._retry_at = time.monotonic() + self._config.profiles.redis_retry_ms / 1000
+            _log.warning("shard not opened yet", kind=shard_id[0], shard=shard_id[1], detail=str(error))
+            return
+        if self._stream.start(shard_id, shard.position):
+            del self._shut[shard_id]
+            self._open[shard_id] = shard
+
+    def _look(self) -> None:
+        """Shards whose fence is not as this process left it are opened again."""
+        shards = list(self._open.values())
+        if not shards:
+            return
+        try:
+            found = self._store.fences([shard.id for shard in shards])
+        except StoreError as error:
+            self._redis_away(error)
+            return
+        for shard, raw in zip(shards, found, strict=True):
+            if raw != shard.raw:
+                self._fence_moved(
+                    shard, FenceMovedError("the fence is gone" if raw is None else "another fence stands")
+                )
+
+    def _carry_out(self) -> None:
+        for shard in list(self._open.values()):
+            try:
+                self._forgetting.carry_out(shard)
+            except FenceMovedError as error:
+                self._fence_moved(shard, error)
+            except StoreError as error:
+                self._redis_away(error)
+                return
+
+    def _fold(self, shard: Shard, records: Iterable[tuple[int, bytes | None]]) -> None:
+        later: list[Placed] = []
+        for offset, value in records:
+            if offset < shard.position:
+                continue  # fetched before a seek
+            block = self._block(shard, offset, value)
+            if offset >= shard.fence.fold_offset:
+                later.append((offset, block))
+            elif block is not None:
+                shard.dirty.update(dict.fromkeys(block.keys))
+            shard.position = offset + 1
+        try:
+            for chunk in chunks(later):
+                with self._metrics.fold_seconds.time():
+                    self._fold_chunk(shard, chunk)
+        except FenceMovedError as error:
+            self._fence_moved(shard, error)
+        except StoreError as error:
+            self._redis_away(error)
+
+    def _fold_chunk(self, shard: Shard, chunk: list[Placed]) -> None:
+        selection = select(shard.fence, chunk, self._erasures.known if shard.kind == "user" else NOBODY)
+        present = self._store.load(shard.kind, shard.number, shard.raw, selection.keys)
+        try:
+            states, rows = fold(selection, present, shard.kind, self._config.profiles.scales_s)
+        except FormatError as error:
+            raise ConfigError(
+                f"{error}. States are made for their scales: restore the old ones, or begin anew with an empty Redis"
+                " database and empty features topics"
+            ) from error
+        raw = encode_fence(selection.fence)
+        self._store.write(shard.kind, shard.number, shard.raw, raw, states)
+        shard.fence, shard.raw = selection.fence, raw
+        shard.dirty.update(dict.fromkeys(selection.keys))
+        self._metrics.folds.labels(shard.kind).inc(rows)
+        self._metrics.repeats_skipped.labels(shard.kind).inc(selection.repeats)
+        self._metrics.forgotten.inc(selection.forgotten)
+
+    def _block(self, shard: Shard, offset: int, value: bytes | None) -> FoldBlock | None:
+        """The block; None for one to pass over: of another space, or unreadable (then its copy is safe)."""
+        try:
+            block = read_block(value, shard.kind, shard.number)
+        except FormatError as error:
+            if offset >= shard.fence.fold_offset:
+                self._bury(shard, offset, value, str(error))
+            return None
+        if block.space == self._space:
+            return block
+        self._metrics.other_space.inc()
+        return None
+
+    def _bury(self, shard: Shard, offset: int, value: bytes | None, detail: str) -> None:
+        topic = self._stream.topic(shard.kind)
+        _log.error("fold block cannot be read, copied to events.dead", topic=topic, offset=offset, detail=detail)
+        self._features.send_dead(SourcePosition(topic, shard.number, offset), value, detail)
+        # The fence must not pass it before its copy is safe.
+        if not self._features.delivered(HAND_OVER_S):
+            raise KafkaError(f"{topic} partition {shard.number} offset {offset} cannot be read ({detail}) nor copied")
+
+    def _publish(self, shards: Iterable[ShardId], timeout_s: float) -> None:
+        """Publish what changed and commit. What cannot be published now stays dirty for the next time."""
+        deadline = time.monotonic() + timeout_s
+        if not self._features.delivered(timeout_s):
+            _log.warning("features wait for Kafka")
+            return
+        sent: dict[ShardId, int] = {}
+        for shard_id in shards:
+            # Looked up each time: Redis going away in between shuts every shard.
+            shard = self._open.get(shard_id)
+            if shard is not None and shard.unpublished and self._send(shard):
+                sent[shard_id] = shard.fence.fold_offset
+        if sent and self._features.delivered(deadline - time.monotonic()) and self._stream.commit(sent):
+            for shard in [self._open[shard_id] for shard_id in sent if shard_id in self._open]:
+                shard.published = sent[shard.id]
+                shard.dirty.clear()
+        self._metrics.lag_blocks.set(sum(self._stream.behind(s.id, s.position) for s in self._open.values()))
+
+    def _send(self, shard: Shard) -> bool:
+        try:
+            # Read again rather than kept: the fence is checked with it, so a zombie publishes nothing.
+            keys = list(shard.dirty)
+            states = self._store.load(shard.kind, shard.number, shard.raw, keys)
+        except FenceMovedError as error:
+            self._fence_moved(shard, error)
+            return False
+        except StoreError as error:
+            self._redis_away(error)
+            return False
+        present = [state for state in states if state is not None]
+        gone = [key for key, state in zip(keys, states, strict=True) if state is None]
+        self._features.send(shard.kind, shard.number, present, gone, shard.raw)
+        self._metrics.published.labels(shard.kind).inc(len(present))
+        return True
+
+    def _on_assigned(self, shards: list[ShardId]) -> None:
+        self._shut.update(dict.fromkeys(shards))
+
+    def _on_revoked(self, shards: list[ShardId]) -> None:
+        self._publish(shards, HAND_OVER_S)
+        self._forget(shards)
+
+    def _forget(self, shards: list[ShardId]) -> None:
+        for shard_id in shards:
+            self._open.pop(shard_id, None)
+            self._shut.pop(shard_id, None)
+
+    def _reopen(self, shards: list[ShardId]) -> None:
+        self._stream.pause(shards)
+        self._forget(shards)
+        self._shut.update(dict.fromkeys(shards))
+
+    def _fence_moved(self, shard: Shard, error: FenceMovedError) -> None:
+        _log.warning("fence_moved", kind=shard.kind, shard=shard.number, detail=str(error))
+        self._reopen([shard.id])
+
+    def _redis_away(self, error: StoreError) -> None:
+        self._reopen(list(self._open))
+        self._retry_at = time.monotonic() + self._config.profiles.redis_retry_ms / 1000
+        if self._redis_up:
+            _log.error("redis_away: waiting, folds stay in Kafka", detail=str(error))
+        self._redis_up = False
+        self._metrics.redis_up.set(0)
+
+    def _redis_answers(self) -> None:
+        _log.info("redis_back")
+        self._redis_up = True
+        self._metrics.redis_up.set(1)
+
+
+def space_of(model: ModelConfig) -> str:
+    """The vector space of the configured artifact, without importing torch. Raises `ModelLoadError`."""
+    if model.artifact == "null":
+        from model.null import NullScorer
+
+        return NullScorer().space
+    from model.artifact import Artifact, resolve
+    from model.errors import ArtifactError
+
+    try:
+        return str(Artifact.load(resolve(model.artifact)).manifest["space"])
+    except ArtifactError as error:
+        raise ModelLoadError(str(error)) from error
+
+
+def check_partitions(config: Config) -> None:
+    """Raises `TopicError` unless every sharded topic has exactly ``kafka.fold_shards`` partitions."""
+    names = [config.kafka.topic(name) for name in (*FOLDS.values(), *FEATURES.values())]
+    for name, count in partition_counts(config.kafka, names).items():
+        if count != config.kafka.fold_shards:
+            raise TopicError(
+                f"{name} has {count} partitions, kafka.fold_shards is {config.kafka.fold_shards}: they must be equal,"
+                " for the shard of an id is computed from it"
+            )

@@ -1,0 +1,1 @@
+"""The worker role: events in, scores out, one encoder pass for all of them."""

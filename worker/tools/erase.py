@@ -1,0 +1,224 @@
+"""Forget a person: record it, see it carried out, delete their dead letters, and say truthfully what is left till when.
+
+The record in ``erasures`` does the work: the worker drops older events, profiles deletes state and features. This only
+watches for it, so whatever fails here, running it again is safe and finishes the job.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any, Final
+
+import confluent_kafka
+import msgspec
+import redis
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+
+from schemas.dead import HEADER_TOMBSTONE, read_letter
+from schemas.erasures import ERASURES_PARTITION, Erasure, encode_erasure
+from schemas.folds import FormatError
+from schemas.shards import shard_of
+from schemas.states import FENCE_RECORD_KEY, decode_fence, decode_state
+from schemas.topics import ERASURES, EVENTS_DEAD, FEATURES_USER, TOPICS
+from worker.config import Config
+from worker.errors import InputError, KafkaError, StoreError
+from worker.kafka.admin import partition_counts, topic_ids, topic_settings
+from worker.kafka.clients import consumer_config, producer_config, translate, watermarks
+from worker.privacy.person import people_of
+from worker.profiles.features import SPACE_HEADER
+from worker.profiles.role import space_of
+from worker.redis.store import connect
+from worker.tools.dead_letters import Letters
+from worker.tools.receipt import NOTES, PENDING, Receipt, TopicReceipt, topic_receipt
+
+DELIVERY_TIMEOUT_S: Final = 30.0
+REDIS_TIMEOUT_S: Final = 5.0
+TAIL_RECORDS: Final = 5000
+"""So far before the end of a features partition its last fence record is looked for; after it, what is written next."""
+SCAN_COUNT: Final = 10_000
+
+
+class Erase:
+    """The erasure of one person, as of ``now_ms``. Raises `InputError` for an id that none can have, `KafkaError`."""
+
+    def __init__(self, config: Config, user_id: str, now_ms: int) -> None:
+        try:
+            self._erasure = msgspec.convert({"user_id": user_id, "cutoff_ms": now_ms}, Erasure)
+        except msgspec.ValidationError as error:
+            raise InputError(f"user id: {error}") from error
+        if user_id.startswith("\x00"):
+            raise InputError("user id: begins with NUL, no event with such an id is accepted")
+        self._config, self._kafka, self._user = config, config.kafka, user_id
+        self._space = space_of(config.model)
+        self._shard = shard_of(user_id, config.kafka.fold_shards)
+
+    def run(self, wait_s: float, say: Callable[[str], None] = lambda _: None) -> Receipt:
+        """Record the erasure, wait at most ``wait_s`` for profiles to carry it out, delete letters; the receipt."""
+        partition_counts(self._kafka, [self._kafka.topic(name) for name in (ERASURES, FEATURES_USER, EVENTS_DEAD)])
+        say("recording the erasure")
+        offset = self._record()
+        say("waiting for profiles to delete the state")
+        published = self._published(offset, time.monotonic() + wait_s)
+        say("looking into Redis")
+        redis_says, deleted, newer = self._look_into_redis(published)
+        say("deleting dead letters")
+        letters, unread = self._delete_letters()
+        done = published and redis_says == "deleted"
+        return Receipt(
+            user_id=self._user,
+            cutoff_ms=self._erasure.cutoff_ms,
+            erasure_offset=offset,
+            done=done,
+            redis=redis_says,
+            states_deleted=deleted,
+            newer_states=newer,
+            letters_deleted=letters,
+            letters_unread=unread,
+            topics=self._topics(published, letters),
+            notes=NOTES if published else [PENDING, *NOTES],
+        )
+
+    def _record(self) -> int:
+        """The offset of the erasure's record, once it is safe."""
+        told: list[tuple[Any, Any]] = []
+        producer = Producer(producer_config(self._kafka, message_timeout_ms=int(DELIVERY_TIMEOUT_S * 1000)))
+        producer.produce(
+            self._kafka.topic(ERASURES),
+            encode_erasure(self._erasure),
+            self._user.encode(),
+            ERASURES_PARTITION,
+            on_delivery=lambda error, message: told.append((error, message)),
+        )
+        producer.flush(DELIVERY_TIMEOUT_S + 5)
+        if not told:
+            raise KafkaError("Kafka does not answer while recording the erasure: nothing was done. Run it again")
+        ((error, message),) = told
+        if error is not None:
+            raise translate(error, doing="recording the erasure (nothing was done)") from KafkaException(error)
+        return int(message.offset())
+
+    def _published(self, offset: int, deadline_s: float) -> bool:
+        """Whether profiles has deleted the state and published that: its fence, in features, has passed the erasure."""
+        topic_id = topic_ids(self._kafka, [self._kafka.topic(ERASURES)])[self._kafka.topic(ERASURES)]
+        topic = self._kafka.topic(FEATURES_USER)
+        reader = Consumer(consumer_config(self._kafka, f"{self._kafka.group_prefix}.erase"))
+        try:
+            low, high = watermarks(reader, TopicPartition(topic, self._shard))
+            reader.assign([TopicPartition(topic, self._shard, max(low, high - TAIL_RECORDS))])
+            while time.monotonic() < deadline_s:
+                for message in reader.consume(500, 0.1):
+                    if message.error() is None and self._passed(message, topic_id, offset):
+                        return True
+        except KafkaException as error:
+            raise translate(error, doing=f"following {topic}") from error
+        finally:
+            reader.close()
+        return False
+
+    def _passed(self, message: Any, topic_id: str, offset: int) -> bool:
+        ours = dict(message.headers() or ()).get(SPACE_HEADER) == self._space.encode()
+        if not ours or message.key() != FENCE_RECORD_KEY or message.value() is None:
+            return False
+        marks = decode_fence(message.value()).marks.get(topic_id, {})
+        return marks.get(ERASURES_PARTITION, -1) >= offset
+
+    def _look_into_redis(self, published: bool) -> tuple[str, int, int]:
+        """What Redis holds of the person: ``deleted``, or what is wrong; keys deleted here, states newer than it."""
+        deleted = newer = left = 0
+        try:
+            with connect(self._config.redis, REDIS_TIMEOUT_S) as client:
+                pattern = f"*:user:{{u{self._shard}}}:{_literally(self._user)}"
+                for name in client.scan_iter(pattern, count=SCAN_COUNT):
+                    value: Any = client.get(name)
+                    if not name.startswith(f"{self._space}:user:".encode()):
+                        # Of a space that this configuration does not use: its own profiles may not run any more.
+                        deleted += bool(client.delete(name))
+                    elif value is not None and self._older(value):
+                        left += 1
+                    else:
+                        newer += value is not None
+        except (redis.RedisError, OSError) as error:
+            return f"unknown: Redis does not answer ({type(error).__name__})", deleted, newer
+        except StoreError as error:
+            return f"unknown: {error}", deleted, newer
+        if left or not published:
+            return "pending: profiles deletes the state when it runs", deleted, newer
+        return "deleted", deleted, newer
+
+    def _older(self, value: bytes) -> bool:
+        try:
+            return decode_state(value).time_ms <= self._erasure.cutoff_ms
+        except (FormatError, UnicodeDecodeError):
+            return True  # nobody can tell, so it is not said to be gone
+
+    def _delete_letters(self) -> tuple[int, int]:
+        """How many letters of the person were deleted, and how many are left of which nobody can tell whose."""
+        with closing(Letters(self._kafka)) as letters:
+            meant, unread = self._letters_of_person(letters)
+        self._bury(letters.topic, meant)
+        return len(meant), len(unread)
+
+    def _letters_of_person(self, letters: Letters) -> tuple[dict[bytes, int], set[bytes]]:
+        """Keys of the person's letters with their partitions, and keys of those that name nobody."""
+        meant: dict[bytes, int] = {}
+        unread: set[bytes] = set()
+        for message in letters.read():
+            key, value = message.key() or b"", message.value()
+            meant.pop(key, None)
+            unread.discard(key)
+            if value is None:
+                continue
+            try:
+                source_key = read_letter(value, message.headers() or []).key
+            except FormatError:
+                source_key = None
+            people = people_of(source_key, value)
+            if self._user in people:
+                meant[key] = message.partition()
+            elif not people:
+                unread.add(key)
+        return meant, unread
+
+    def _bury(self, topic: str, meant: dict[bytes, int]) -> None:
+        if not meant:
+            return
+        failed: list[Any] = []
+        producer = Producer(producer_config(self._kafka, message_timeout_ms=int(DELIVERY_TIMEOUT_S * 1000)))
+
+        def told(error: confluent_kafka.KafkaError | None, _message: object) -> None:
+            if error is not None:
+                failed.append(error)
+
+        for key, partition in meant.items():
+            while True:
+                try:
+                    producer.produce(
+                        topic, None, key, partition, headers=[(HEADER_TOMBSTONE, b"erased")], on_delivery=told
+                    )
+                    break
+                except BufferError:
+                    producer.poll(1.0)
+        if producer.flush(DELIVERY_TIMEOUT_S + 5) or failed:
+            raise KafkaError("Kafka took too long while dead letters were deleted: run it again for the rest")
+
+    def _topics(self, published: bool, letters: int) -> list[TopicReceipt]:
+        names = {self._kafka.topic(name): name for name in TOPICS}
+        settings = {} if self._kafka.embedded else topic_settings(self._kafka, list(names))
+        return [
+            topic_receipt(
+                contract,
+                name,
+                {**TOPICS[contract].config(1), **settings.get(name, {})},
+                time.time_ns() // 1_000_000,
+                pending=contract == FEATURES_USER and not published,
+                deleted=letters if contract == EVENTS_DEAD else None,
+            )
+            for name, contract in names.items()
+        ]
+
+
+def _literally(text: str) -> str:
+    """A glob that matches only this text."""
+    return "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in text)

@@ -1,0 +1,53 @@
+"""``millrace evaluate``: figures of one task on labelled files, with the head found where only its family is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from model.assess.evaluate import assess_files, evaluate_files
+from model.errors import DataError
+from model.scoring import Scorer
+from worker.errors import InputError
+from worker.tools.one_text import heads_of
+
+
+def measure(
+    scorer: Scorer,
+    task: str,
+    data: Sequence[Path],
+    history: Sequence[Path],
+    *,
+    among: Sequence[str] = (),
+    fields: Sequence[str] = (),
+    detail: bool = False,
+) -> dict[str, Any]:
+    """Figures of ``task``: a head, ``click`` or ``purchase``, or a family (``intent``).
+
+    Of a family, the one head is measured that knows all labels of the files. ``among``: guess among these labels, not
+    those that occur. ``fields`` (slices by these) or ``detail``: with intervals, classes, confusion and slices, as
+    ``assess_texts`` gives them. Raises `InputError` when no head of a family fits, DataError otherwise.
+    """
+
+    def figures(head: str) -> dict[str, Any]:
+        if fields or detail:
+            return assess_files(scorer, head, data, among=among or None, fields=fields)
+        chosen = {"among": among} if among else {}
+        return _plain(evaluate_files(scorer, head, data, history, **chosen))
+
+    heads = heads_of(scorer, task)
+    if heads in ([], [task]):
+        return figures(task)
+    refusals = []
+    for head in heads:
+        try:
+            return figures(head)
+        except DataError as error:
+            refusals.append(str(error))
+    raise InputError(f"--task {task}: none of {', '.join(heads)} knows all labels of the files; {refusals[-1]}")
+
+
+def _plain(figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures as JSON has them: numpy's numbers become Python's."""
+    return {name: value.item() if hasattr(value, "item") else value for name, value in figures.items()}
