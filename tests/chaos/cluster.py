@@ -71,6 +71,7 @@ class KafkaCluster:
         self.direct = ",".join(f"127.0.0.1:{ports.inner}" for ports in self._ports.values())
         self.folder.mkdir(parents=True, exist_ok=True)
         self.brokers: dict[int, Broker] = {}
+        self._asleep: set[int] = set()
         self._stack = ExitStack()
 
     def __enter__(self) -> KafkaCluster:
@@ -108,18 +109,22 @@ class KafkaCluster:
     def kill(self, node: int) -> None:
         """kill -9, and wait until it is gone."""
         self.brokers[node].end(signal.SIGKILL)
+        self._asleep.discard(node)
 
     def stop(self, node: int) -> None:
         """A clean end: leaders move away first."""
         self.brokers[node].end(signal.SIGTERM)
+        self._asleep.discard(node)
 
     def pause(self, node: int) -> None:
         """SIGSTOP: the machine hangs, its connections stay open."""
+        self._asleep.add(node)
         self.brokers[node].send(signal.SIGSTOP)
 
     def resume(self, node: int) -> None:
         """SIGCONT."""
         self.brokers[node].send(signal.SIGCONT)
+        self._asleep.discard(node)
 
     def start(self, node: int) -> None:
         """Start a broker that was killed or stopped; does not wait for it."""
@@ -163,11 +168,12 @@ class KafkaCluster:
     def move_leader(self, topic: str, partition: int, to: int | None = None) -> int:
         """Make another copy the leader: reorder the copies and elect the preferred one. Returns the new leader.
 
-        Without ``to`` the next copy that is in sync is taken.
+        Without ``to`` the next copy that is in sync is taken, as soon as there is one.
         """
+        if to is None:
+            self._until(lambda: bool(self._others(topic, partition)), f"another copy of {topic}/{partition} in sync")
         found = self._topic(topic).partitions[partition]
-        others = [node for node in found.isrs if node != found.leader]
-        target = to if to is not None else next(iter(others), None)
+        target = to if to is not None else next(iter(self._others(topic, partition)), None)
         assert target in found.replicas, f"{topic}/{partition}: {target} is none of the copies {found.replicas}"
         order = [target, *(node for node in found.replicas if node != target)]
         answer = self._ask(lambda tool: tool.alter_partition_reassignments({TopicPartition(topic, partition): order}))
@@ -223,6 +229,10 @@ class KafkaCluster:
             return False
         return True
 
+    def _others(self, topic: str, partition: int) -> list[int]:
+        found = self._topic(topic).partitions[partition]
+        return [node for node in found.isrs if node != found.leader]
+
     def _running(self) -> set[int]:
         return {node for node, broker in self.brokers.items() if broker.running}
 
@@ -258,13 +268,13 @@ class KafkaCluster:
         """One of Kafka's admin requests that librdkafka does not have; all of those used here may be repeated.
 
         The client is made anew for each try: it finds its controller once, and controllers and brokers come and go.
+        A broker that sleeps takes the connection and says nothing, so it is not asked.
         """
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
         while True:
             try:
-                with closing(
-                    KafkaAdminClient(bootstrap_servers=self.direct.split(","), request_timeout_ms=10_000)
-                ) as tool:
+                awake = [f"127.0.0.1:{self._ports[node].inner}" for node in self.brokers if node not in self._asleep]
+                with closing(KafkaAdminClient(bootstrap_servers=awake, request_timeout_ms=10_000)) as tool:
                     return request(tool)
             except kafka.errors.KafkaError:
                 if time.monotonic() > deadline:

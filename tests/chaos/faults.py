@@ -21,7 +21,10 @@ SMALL_DISK_NODE: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """``begin`` and ``end`` act on the site; ``target`` is drawn when the fault is. ``hold_s`` from and to."""
+    """``begin`` and ``end`` act on the site; ``target`` is drawn when the fault is. ``hold_s`` from and to.
+
+    One that asks the cluster for something is ``slow`` to begin: it does so beside the others, whose ends it may need.
+    """
 
     kind: str
     uses: str
@@ -29,6 +32,7 @@ class Fault:
     begin: Callable[[Site, Any], object]
     end: Callable[[Site, Any], object] = lambda site, target: None
     target: Callable[[random.Random], Any] = lambda rng: None
+    slow: bool = False
 
 
 def _node(rng: random.Random) -> int:
@@ -102,7 +106,7 @@ FAULTS: Final = (
         _storm,
         lambda s, t: [s.want(f"worker-{n}", running=True) for n in range(Site.WORKERS)],
     ),
-    Fault("transactional id hijacked", "process", (0, 1), _hijack, target=_worker),
+    Fault("transactional id hijacked", "process", (0, 1), _hijack, target=_worker, slow=True),
     Fault("profiles killed", "process", (0, 1), lambda s, t: s.kill(t), target=_profiles),
     Fault("profiles paused", "process", (1, 12), Site.pause, Site.resume, _profiles),
     Fault("broker killed", "broker", (2, 6), lambda s, n: s.cluster.kill(n), lambda s, n: s.cluster.start(n), _node),
@@ -123,9 +127,9 @@ FAULTS: Final = (
         lambda s, t: s.pause_coordinator("transaction"),
         lambda s, t: s.resume_broker(),
     ),
-    Fault("leader moved", "leader", (0, 1), _move, target=_partition),
-    Fault("group coordinator moved", "leader", (0, 1), lambda s, t: s.move_coordinator("group")),
-    Fault("transaction coordinator moved", "leader", (0, 1), lambda s, t: s.move_coordinator("transaction")),
+    Fault("leader moved", "leader", (0, 1), _move, target=_partition, slow=True),
+    Fault("group coordinator moved", "leader", (0, 1), lambda s, t: s.move_coordinator("group"), slow=True),
+    Fault("transaction coordinator moved", "leader", (0, 1), lambda s, t: s.move_coordinator("transaction"), slow=True),
     Fault(
         "network slow",
         "network",

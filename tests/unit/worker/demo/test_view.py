@@ -5,9 +5,9 @@ from itertools import islice
 import msgspec
 import pytest
 from rich.console import Console
-from tests.unit.worker.demo.test_meter import answer, opinion
 
 from schemas.topics import SCORES_SENTIMENT
+from tests.unit.worker.demo.test_meter import answer, opinion
 from worker.demo.catalogue import Catalogue
 from worker.demo.meter import OPINIONS, Meter
 from worker.demo.shop import Shop
