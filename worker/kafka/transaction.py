@@ -49,14 +49,15 @@ class TransactionalSink:
     """`worker.kafka.sink.Sink` on a transactional producer. See the module's head.
 
     ``membership`` gives the consumer group's metadata as it is now; it is asked on the caller's thread just before
-    each commit, since it changes with every rebalance.
+    each commit, since it changes with every rebalance. While it is None (expelled from the group, and not told yet)
+    nothing is committed: the next poll of the source tells, and what is here is abandoned.
     """
 
     def __init__(
         self,
         session: Session,
         executor: Executor,
-        membership: Callable[[], object],
+        membership: Callable[[], object | None],
         clock: Callable[[], float] = time.monotonic,
         await_call: Callable[[Future[bool], float], bool] = lambda call, timeout_s: bool(wait([call], timeout_s).done),
     ) -> None:
@@ -150,7 +151,8 @@ class TransactionalSink:
         except KafkaException as error:
             self._call = self._executor.submit(self._session.roll_back, error.args[0])
             return
-        self._call = self._executor.submit(self._session.commit, output.offsets, self._membership())
+        if (membership := self._membership()) is not None:
+            self._call = self._executor.submit(self._session.commit, output.offsets, membership)
 
     def _produce(self, output: _Output) -> bool:
         """Hand over what the client has not yet. False when its queue is full."""
