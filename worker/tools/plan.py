@@ -4,8 +4,8 @@ A batch of x tokens takes t = a + b·x. At λ events a second and worker, each b
 came during the one before it, so its time settles at T = a + b·τ·λ·T, or T = a / (1 - ρ) with ρ = b·τ·λ. Arrivals
 scatter (Poisson): Var T = (b·τ)²·λ·T·2 / (1 - ρ²). An event waits for the rest of the batch in flight and then for its
 own, so its time to the score is at most about 2·T + 2.5·sd(T) in 99 of 100 cases, plus what reading, writing and
-committing take. The saturated rate follows from the batcher's token budget. `tests/unit/worker/tools/test_plan.py` holds
-this against the simulated worker, `make bench-scale` and `make bench-latency` against real processes.
+committing take. The saturated rate follows from the batcher's token budget. `tests/unit/worker/tools/test_plan.py`
+holds this against the simulated worker, `make bench-scale` and `make bench-latency` against real processes.
 """
 
 from __future__ import annotations
