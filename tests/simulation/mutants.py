@@ -9,8 +9,9 @@ from unittest.mock import patch
 
 from tests.simulation.clients import Membership, SimSource
 from worker.kafka.ledger import OffsetLedger
+from worker.kafka.session import Session
 from worker.kafka.sink import Answer
-from worker.kafka.transaction import Session, TransactionalSink
+from worker.kafka.transaction import TransactionalSink
 from worker.scoring.emit import FoldBuffer
 from worker.scoring.engine import Engine
 

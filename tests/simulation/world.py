@@ -32,7 +32,8 @@ from worker import logs
 from worker.config import Config, KafkaConfig, WorkerConfig
 from worker.errors import MillraceError
 from worker.kafka.records import Partition
-from worker.kafka.transaction import Session, TransactionalSink
+from worker.kafka.session import Session
+from worker.kafka.transaction import TransactionalSink
 from worker.metrics import WorkerMetrics
 from worker.scoring.device import InlineDevice
 from worker.scoring.pipeline import build

@@ -17,10 +17,11 @@ from worker.config import Config, KafkaConfig, Lane
 from worker.errors import TopicError
 from worker.kafka.admin import partition_counts, topic_ids
 from worker.kafka.clients import transactional_config
+from worker.kafka.session import Session
 from worker.kafka.sink import KafkaSink, Sink
 from worker.kafka.slot import Slot
 from worker.kafka.source import KafkaSource, Source
-from worker.kafka.transaction import Session, TransactionalSink
+from worker.kafka.transaction import TransactionalSink
 from worker.metrics import WorkerMetrics
 from worker.observe import Observer
 from worker.privacy.erasure_feed import ErasureFeed

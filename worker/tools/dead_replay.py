@@ -129,6 +129,9 @@ class DeadReplay:
 class _Transactions:
     """A transactional producer: one list of records, one transaction."""
 
+    # Not a `worker.kafka.session.Session`, which never gives up its id: fenced, it fences back. Here whoever comes
+    # second takes over, and there are no group offsets to ask what became of a commit: whoever runs again looks.
+
     def __init__(self, kafka: KafkaConfig) -> None:
         settings = transactional_config(kafka, f"{kafka.group_prefix}.dead-replay", int(DELIVERY_TIMEOUT_S * 1000))
         # No callbacks at all: the commit itself waits for every delivery and fails with it, and the client raises

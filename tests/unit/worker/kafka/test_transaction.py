@@ -13,8 +13,9 @@ from tests.simulation.world import SimExecutor
 from worker.errors import KafkaError
 from worker.kafka import transaction
 from worker.kafka.records import OutMessage
+from worker.kafka.session import Session
 from worker.kafka.sink import Answer
-from worker.kafka.transaction import Session, TransactionalSink
+from worker.kafka.transaction import TransactionalSink
 
 INPUT = ("events.click", 0)
 
