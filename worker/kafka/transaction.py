@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, wait
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import Final
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, Producer, TopicPartition
 
+from worker.config import KafkaConfig
 from worker.errors import KafkaError
-from worker.kafka.records import Offsets, OutMessage
+from worker.kafka.clients import transactional_config
+from worker.kafka.records import Offsets, OutMessage, Partition
 from worker.kafka.session import BACKOFF_S, Session
 from worker.kafka.sink import Answer
 
@@ -152,6 +154,24 @@ class TransactionalSink:
         return True
 
 
+def transactional_sink(
+    kafka: KafkaConfig,
+    transactional_id: str,
+    timeout_ms: int,
+    membership: Callable[[], object | None],
+    position: Callable[[Partition, int], TopicPartition],
+    committed: Callable[[Collection[Partition]], Offsets] | None,
+    note: Callable[[str], None],
+) -> TransactionalSink:
+    """The sink on a real cluster; ``committed`` and ``position`` as in `Session`.
+
+    Raises `KafkaError` when transactions cannot be opened.
+    """
+    settings = transactional_config(kafka, transactional_id, timeout_ms)
+    session = Session(lambda: Producer(settings), committed, position, kafka.topic, timeout_ms / 1000, note)
+    return TransactionalSink(session, ThreadPoolExecutor(1, "transaction"), membership)
+
+
 class _Output:
     """What goes into one transaction: messages, how many of them the client has, and the offsets that it commits."""
 
@@ -164,4 +184,4 @@ class _Output:
 
     def add(self, messages: Sequence[OutMessage]) -> None:
         self.messages += messages
-        self.size += sum([len(message.value) for message in messages])
+        self.size += sum([len(message.value or b"") for message in messages])
