@@ -11,7 +11,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .PHONY: help demo test check kafka bench-worker bench-latency bench-three bench-scale bench-memory
 .PHONY: bench-limit bench-peers bench-delivery bench-shared bench-alerts bench-rebuild
-.PHONY: simulate kills storms chaos fuzz starter starter-gpu schemas lock clean
+.PHONY: simulate kills storms outages chaos fuzz starter starter-gpu schemas lock clean
 
 help: ## This list
 	@echo "make <target>, with ARGS=\"...\" passed on:"
@@ -72,6 +72,9 @@ kills: $(READY) ## kill -9 at every point of a transaction's life, on a real bro
 
 storms: $(READY) ## One worker becomes eight becomes three, under each group protocol (ARGS="--times 100")
 	$(PY) -m tests.chaos.storms $(ARGS)
+
+outages: $(READY) ## How long readers stall after kill -9, scoring without Redis, folds again (ARGS="stall redis replays")
+	$(PY) -m tests.chaos.outages $(ARGS)
 
 chaos: $(READY) ## Everything broken at once on three real brokers (ARGS="--events 1000000 --faults 300 --seed 1")
 	$(PY) -m tests.chaos $(ARGS)

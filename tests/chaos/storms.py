@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, get_args
@@ -67,28 +68,31 @@ class Storm:
             named = msgspec.structs.replace(self.config.worker, slot=f"{self.config.worker.slot}-{self.born}")
             config = msgspec.structs.replace(self.config, worker=named)
             self.workers.append(Process("worker", config, self.folder / f"worker-{self.born}.log"))
-        self._await_stable(size)
+        await_stable(self.config, self.workers)
         self.settles_s.append(time.monotonic() - start)
 
-    def _await_stable(self, size: int) -> None:
-        group = f"{self.config.kafka.group_prefix}.worker"
-        admin = AdminClient({"bootstrap.servers": self.config.kafka.bootstrap, "log_level": 0})
-        deadline = time.monotonic() + SETTLE_TIMEOUT_S
-        found = "nothing"
-        while time.monotonic() < deadline:
-            for worker in self.workers:
-                assert worker.exit_code is None, f"ended by itself with {worker.exit_code}\n{worker.tail()}"
-            try:
-                told = admin.describe_consumer_groups([group])[group].result(timeout=20)
-            except KafkaException as error:
-                found = str(error)
-            else:
-                held = sum(len(member.assignment.topic_partitions) for member in told.members if member.assignment)
-                found = f"{told.state}, {len(told.members)} members, {held} partitions"
-                if told.state == ConsumerGroupState.STABLE and len(told.members) == size and held == 12 * len(INPUTS):
-                    return
-            time.sleep(0.1)
-        raise AssertionError(f"the group of {size} workers is not stable after {SETTLE_TIMEOUT_S:.0f} s: {found}")
+
+def await_stable(config: Config, workers: Sequence[Process]) -> None:
+    """Wait until the group is stable with just these, and they hold all partitions."""
+    group = f"{config.kafka.group_prefix}.worker"
+    admin = AdminClient({"bootstrap.servers": config.kafka.bootstrap, "log_level": 0})
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    found = "nothing"
+    while time.monotonic() < deadline:
+        for worker in workers:
+            assert worker.exit_code is None, f"ended by itself with {worker.exit_code}\n{worker.tail()}"
+        try:
+            told = admin.describe_consumer_groups([group])[group].result(timeout=20)
+        except KafkaException as error:
+            found = str(error)
+        else:
+            held = sum(len(member.assignment.topic_partitions) for member in told.members if member.assignment)
+            found = f"{told.state}, {len(told.members)} members, {held} partitions"
+            whole = len(told.members) == len(workers) and held == 12 * len(INPUTS)
+            if told.state == ConsumerGroupState.STABLE and whole:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"{len(workers)} workers are no stable group after {SETTLE_TIMEOUT_S:.0f} s: {found}")
 
 
 def storm(protocol: GroupProtocol, times: int, bootstrap: str, folder: Path, seed: int) -> tuple[Audit, Storm]:

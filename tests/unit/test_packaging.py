@@ -16,7 +16,7 @@ TARGETS = {
     *("demo", "test", "check", "kafka", "schemas", "lock", "help", "clean"),
     *("bench-latency", "bench-three", "bench-scale", "bench-memory"),
     *("bench-worker", "bench-limit", "bench-peers", "bench-delivery", "bench-shared", "bench-alerts", "bench-rebuild"),
-    *("simulate", "kills", "storms", "chaos", "fuzz", "starter", "starter-gpu"),
+    *("simulate", "kills", "storms", "outages", "chaos", "fuzz", "starter", "starter-gpu"),
 }
 
 
