@@ -98,35 +98,34 @@ class Watcher(threading.Thread):
         return bool(recent) and max(recent) < CALM_S
 
 
-def stall(folder: Path, times: int, rate: int, seed: int) -> dict[str, Any]:
+def stall(bootstrap: str, folder: Path, times: int, rate: int, seed: int) -> dict[str, Any]:
     """Kill one of two workers, again and again; how old outputs became each time."""
-    with KafkaCluster(folder, nodes=1) as cluster:
-        config = fresh_config(cluster.direct, seed, static_members=False)
-        create_topics(config.kafka, replication=1)
-        feeder, watcher, rng = Feeder(config, rate, seed), Watcher(config), random.Random(seed)
-        workers = [_worker(config, folder, n) for n in (0, 1)]
-        feeder.start()
-        watcher.start()
-        stalls: list[float] = []
-        try:
-            for n in track(range(times), "kills", disable=not sys.stderr.isatty()):
-                await_stable(config, workers)
-                _until(watcher.calm, "outputs without delay")
-                killed_s = time.time()
-                workers.pop(rng.randrange(2)).kill()
-                # Partitions of the dead stand still; over once nothing from before the others took over is left.
-                _until(lambda since=killed_s: max(watcher.since(since), default=0) > 2 * CALM_S, "a stall")  # type: ignore[misc]
-                _until(watcher.calm, "the end of the stall")
-                stalls.append(max(watcher.since(killed_s)))
-                workers.append(_worker(config, folder, n + 2))
-        finally:
-            feeder.finish()
-            inputs = [config.kafka.topic(name) for name in INPUTS]
-            wait_until_committed(cluster.direct, f"{config.kafka.group_prefix}.worker", inputs, [])
-            watcher.stop()
-            for worker in workers:
-                worker.stop()
-        found = audit(cluster.direct, config.kafka)
+    config = fresh_config(bootstrap, seed, static_members=False)
+    create_topics(config.kafka, replication=1)
+    feeder, watcher, rng = Feeder(config, rate, seed), Watcher(config), random.Random(seed)
+    workers = [_worker(config, folder, n) for n in (0, 1)]
+    feeder.start()
+    watcher.start()
+    stalls: list[float] = []
+    try:
+        for n in track(range(times), "kills", disable=not sys.stderr.isatty()):
+            await_stable(config, workers)
+            _until(watcher.calm, "outputs without delay")
+            killed_s = time.time()
+            workers.pop(rng.randrange(2)).kill()
+            # Partitions of the dead stand still; over once nothing from before the others took over is left.
+            _until(lambda since=killed_s: max(watcher.since(since), default=0) > 2 * CALM_S, "a stall")  # type: ignore[misc]
+            _until(watcher.calm, "the end of the stall")
+            stalls.append(max(watcher.since(killed_s)))
+            workers.append(_worker(config, folder, n + 2))
+    finally:
+        feeder.finish()
+        inputs = [config.kafka.topic(name) for name in INPUTS]
+        wait_until_committed(bootstrap, f"{config.kafka.group_prefix}.worker", inputs, [])
+        watcher.stop()
+        for worker in workers:
+            worker.stop()
+    found = audit(bootstrap, config.kafka)
     return {
         "kills": len(stalls),
         "longest_stall_s": round(max(stalls), 2),
@@ -136,10 +135,10 @@ def stall(folder: Path, times: int, rate: int, seed: int) -> dict[str, Any]:
     }
 
 
-def redis_gone(folder: Path, seconds: float, rate: int, seed: int) -> dict[str, Any]:
+def redis_gone(bootstrap: str, folder: Path, seconds: float, rate: int, seed: int) -> dict[str, Any]:
     """Redis killed and started again so many seconds later, with what its file holds."""
-    with KafkaCluster(folder / "kafka", nodes=1) as cluster, RedisPair(folder / "redis", seed=seed) as pair:
-        config = fresh_config(cluster.direct, seed)
+    with RedisPair(folder / "redis", seed=seed) as pair:
+        config = fresh_config(bootstrap, seed)
         config = msgspec.structs.replace(config, redis=msgspec.structs.replace(config.redis, url=pair.url))
         create_topics(config.kafka, replication=1)
         feeder, watcher = Feeder(config, rate, seed), Watcher(config)
@@ -159,11 +158,11 @@ def redis_gone(folder: Path, seconds: float, rate: int, seed: int) -> dict[str, 
             feeder.finish()
         _until_committed(config)
         watcher.stop()
-        found = audit(cluster.direct, config.kafka)
+        found = audit(bootstrap, config.kafka)
         wrong = 0
         for kind, name in FOLDS.items():
             scales_s = config.profiles.scales_s
-            wrong += state_mismatches(cluster.direct, pair.url, config.kafka.topic(name), kind, scales_s)[1]
+            wrong += state_mismatches(bootstrap, pair.url, config.kafka.topic(name), kind, scales_s)[1]
         for role in roles:
             role.stop()
     before, during = watcher.since(began_s, gone_s), watcher.since(gone_s, back_s)
@@ -180,14 +179,13 @@ def redis_gone(folder: Path, seconds: float, rate: int, seed: int) -> dict[str, 
     }
 
 
-def replays(folder: Path, times: int, seed: int) -> dict[str, Any]:
+def replays(bootstrap: str, folder: Path, times: int, seed: int) -> dict[str, Any]:
     """Rows that were folded come again, and writes to Redis lose their answers, until both together are ``times``."""
     with ExitStack() as stack:
-        cluster = stack.enter_context(KafkaCluster(folder / "kafka", nodes=1))
         pair = stack.enter_context(RedisPair(folder / "redis", seed=seed))
         proxy = stack.enter_context(RedisProxy(pair.url, seed, ANSWERS_LOST))
         stack.enter_context(patch("worker.redis.store.WRITE_TIMEOUT_S", 0.2))
-        config = fresh_config(cluster.direct, seed, static_members=False)
+        config = fresh_config(bootstrap, seed, static_members=False)
         config = msgspec.structs.replace(config, redis=msgspec.structs.replace(config.redis, url=proxy.url))
         create_topics(config.kafka, replication=1)
         writer, rng = FoldWriter(config, seed, keys=60), random.Random(seed)
@@ -271,15 +269,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     told: dict[str, Any] = {}
-    for what in args.what or ("stall", "redis", "replays"):
-        with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, KafkaCluster(Path(folder) / "kafka", nodes=1) as cluster:
+        for what in args.what or ("stall", "redis", "replays"):
+            at = (cluster.direct, Path(folder))
             if what == "stall":
-                told[what] = stall(Path(folder), args.times or 10, args.rate, args.seed)
+                told[what] = stall(*at, args.times or 10, args.rate, args.seed)
             elif what == "redis":
-                told[what] = redis_gone(Path(folder), args.seconds, args.rate, args.seed)
+                told[what] = redis_gone(*at, args.seconds, args.rate, args.seed)
             else:
-                told[what] = replays(Path(folder), args.times or 10_000, args.seed)
-        print(f"{what}: {json.dumps(told[what])}", flush=True)
+                told[what] = replays(*at, args.times or 10_000, args.seed)
+            print(f"{what}: {json.dumps(told[what])}", flush=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     print(json.dumps({**told, "seed": args.seed, "commit": commit.stdout.strip()}))
     return 0 if all(figures["kept"] for figures in told.values()) else 1
