@@ -14,6 +14,7 @@ from worker.errors import KafkaError, KafkaRefusedError, OffsetLostError, TopicE
 REQUEST_TIMEOUT_S: Final = 10.0
 """How long a metadata or admin request may take before the broker counts as unreachable."""
 
+_log = logging.getLogger(__name__)
 # Not librdkafka's settings but the Python client's: their names keep the underscore.
 _PYTHON_SETTINGS = frozenset({"logger", "error_cb", "stats_cb", "throttle_cb", "oauth_cb", "on_commit", "on_delivery"})
 
@@ -154,3 +155,14 @@ def translate(error: confluent_kafka.KafkaException | confluent_kafka.KafkaError
             " offset on purpose (kafka-consumer-groups --reset-offsets) once you know what was lost"
         )
     return KafkaError(f"Kafka failed while {doing}: {text} ({cause.name()})")
+
+
+def raise_if_final(error: confluent_kafka.KafkaError, doing: str) -> None:
+    """Raise our error for what a reader was told and cannot outlive. The rest the client mends by itself: it is logged.
+
+    ``doing`` as for `translate`. Raises `TopicError`, `OffsetLostError`, `KafkaError`.
+    """
+    cause = translate(error, doing)
+    if isinstance(cause, TopicError | OffsetLostError) or error.fatal() or error.code() in NO_RIGHT:
+        raise cause from confluent_kafka.KafkaException(error)
+    _log.warning("%s: %s", doing, error.str())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import closing
 from typing import Any, Final
 
 import confluent_kafka
@@ -15,7 +16,7 @@ from worker.config import KafkaConfig
 from worker.errors import InputError, KafkaError
 from worker.kafka.admin import partition_counts
 from worker.kafka.clients import producer_config, translate
-from worker.kafka.feed import TopicFeed
+from worker.kafka.readback import Readback
 from worker.notify.controls import DAY_MS, Controls
 
 SEND_TIMEOUT_S: Final = 15.0
@@ -61,12 +62,10 @@ def ack(kafka: KafkaConfig, alert_id: str, *, by: str = "", note: str = "") -> A
 
 def silences(kafka: KafkaConfig) -> Silences:
     """What is in force now. Raises `TopicError`, `KafkaError`."""
-    controls, feed = Controls(), TopicFeed(kafka, kafka.topic(ALERTS_CONTROL))
-    try:
-        for message in feed.load():
+    controls = Controls()
+    with closing(Readback(kafka, "silences")) as reader:
+        for message in reader.read(reader.places(kafka.topic(ALERTS_CONTROL))):
             controls.apply(message.key(), message.value())
-    finally:
-        feed.close()
     now_ms = _now_ms()
     return Silences(mutes=controls.mutes(now_ms), acks=controls.acks(now_ms))
 
