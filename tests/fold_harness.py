@@ -262,11 +262,11 @@ class Running:
 
 
 class Process:
-    """Profiles as a process of its own, to be killed."""
+    """Profiles as a process of its own, to be killed; ``before`` is Python that it runs first."""
 
-    def __init__(self, config: Config) -> None:
-        code = (
-            "import sys, threading, msgspec; from worker.config import Config; from worker.profiles.role import run;"
+    def __init__(self, config: Config, before: str = "") -> None:
+        code = before + (
+            "\nimport sys, threading, msgspec; from worker.config import Config; from worker.profiles.role import run;"
             "run(msgspec.json.decode(sys.argv[1].encode(), type=Config), threading.Event())"
         )
         self.process = subprocess.Popen(

@@ -128,6 +128,10 @@ class ProfilesConfig(Section, frozen=True, kw_only=True):
     # against 0.774 on the last months of MovieLens, and the same way round on held-out training months.
     scales_s: tuple[PositiveFloat, ...] = (60.0, 86400.0, 3 * 365 * 86400.0)
     poll_blocks: Positive = 500
+    # As for the worker: features and the group's offsets in one transaction, under an id that `slot` names.
+    delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    slot: str = ""
+    transaction_timeout_ms: Positive = 10_000
     publish_interval_ms: Positive = 1000
     redis_retry_ms: Positive = 500
 

@@ -69,6 +69,9 @@ class ProfilesMetrics:
             p + "fold_seconds", "Time to fold and write one batch of blocks.", registry=registry, buckets=_SECONDS
         )
         self.published = Counter(p + "published", "States published to features.", ["kind"], registry=registry)
+        self.transactions = Counter(
+            p + "transactions", "Transactions of features by what became of them.", ["result"], registry=registry
+        )
         self.redis_up = Gauge(p + "redis_up", "1 while Redis answers.", registry=registry)
         self.lag_blocks = Gauge(p + "lag_blocks", "Blocks not yet folded.", registry=registry)
         self.recovery_seconds = Histogram(

@@ -33,6 +33,7 @@ from schemas.states import Fence, decode_state, encode_fence
 from tests.real.conftest import SCRIPT, free_ports, kafka_answers, redis_answers, server
 from worker.config import Config
 from worker.kafka.admin import create_topics
+from worker.kafka.sink import KafkaSink
 from worker.metrics import ProfilesMetrics
 from worker.privacy.erasures import Erasures
 from worker.profiles.features import Features
@@ -63,7 +64,7 @@ def servers(folder: Path) -> Iterator[tuple[str, str]]:
 
 def publish(config: Config, users: int) -> None:
     """States of so many users, and the fence of every shard."""
-    features = Features(config.kafka, SPACE)
+    features, sink = Features(config.kafka, SPACE), KafkaSink(config.kafka)
     shards = config.kafka.fold_shards
     random = np.random.default_rng(1)
     for first in range(0, users, BATCH):
@@ -76,8 +77,13 @@ def publish(config: Config, users: int) -> None:
         for state in states.to_records("user", names, 7, 5):
             by_shard.setdefault(shard_of(state.key, shards), []).append(state)
         for shard, found in by_shard.items():
-            features.send("user", shard, found, (), encode_fence(Fence(incarnation=7, fold_offset=0, marks={})))
-    assert features.delivered(300), "the broker did not take the states"
+            keys, fence = [state.key for state in found], encode_fence(Fence(incarnation=7, fold_offset=0, marks={}))
+            sink.write(features.messages("user", shard, keys, found, fence))
+        sink.seal({})
+        deadline = time.monotonic() + 300
+        while not sink.poll(0.1):
+            assert time.monotonic() < deadline, "the broker did not take the states"
+    sink.close(10)
     features.close()
 
 

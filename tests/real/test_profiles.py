@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -76,7 +77,6 @@ def test_a_zombie_that_wakes_up_harms_nothing(config: Config, group: Group) -> N
     writer = FoldWriter(config, keys=100)
     zombie = Process(config)
     writer.write(writer.events(300))
-    # Not in the middle of publishing: features are not fenced yet (deploy/FAILURES.md), and this is about folds.
     wait_for(group.published, "first folds published", zombie.check)
     writer.write(writer.events(300))
     zombie.signal(signal.SIGSTOP)
@@ -88,5 +88,41 @@ def test_a_zombie_that_wakes_up_harms_nothing(config: Config, group: Group) -> N
         wait_for(group.published, "later folds published", profiles.check)
         zombie.check()
         assert_exact(states_in_redis(config, config.redis.url), writer)
+        assert_exact(states_in_features(config), writer)
+        zombie.kill()
+
+
+ASLEEP_BEFORE_SENDING = """
+import os, pathlib, signal
+from worker.profiles.publishing import Publishing
+send, settle = Publishing.send, Publishing.settle
+slept = False
+def asleep(self):
+    global slept
+    if self._sent and not slept:
+        slept = True
+        os.kill(os.getpid(), signal.SIGSTOP)
+    send(self)
+def told(self, timeout_s):
+    busy = bool(self._sent)
+    settle(self, timeout_s)
+    if busy and not self._sent:
+        pathlib.Path({marker!r}).touch()
+Publishing.send, Publishing.settle = asleep, told
+"""
+
+
+def test_a_zombie_with_states_in_hand_publishes_none_of_them(config: Config, group: Group, tmp_path: Path) -> None:
+    """Stopped between reading states and sending them, it wakes up when another has published newer ones."""
+    writer, marker = FoldWriter(config, keys=20), tmp_path / "answered"
+    zombie = Process(config, ASLEEP_BEFORE_SENDING.format(marker=str(marker)))
+    writer.write(writer.events(200))
+    stat = Path(f"/proc/{zombie.process.pid}/stat")
+    wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the zombie asleep", zombie.check)
+    with Running(config) as profiles:
+        writer.write(writer.events(400))
+        wait_for(group.published, "newer states published by the other", profiles.check)
+        zombie.signal(signal.SIGCONT)
+        wait_for(marker.exists, "the zombie's answer", zombie.check)
         assert_exact(states_in_features(config), writer)
         zombie.kill()

@@ -85,10 +85,11 @@ def shrink(seed: int, faults: Sequence[Fault]) -> list[Fault]:
 
 
 def _fails(seed: int, faults: Sequence[Fault]) -> bool:
-    return bool(_run(seed, faults)[0])
+    return bool(run_one(seed, faults)[0])
 
 
-def _run(seed: int, faults: Sequence[Fault] | None) -> tuple[list[str], str, int, Counter[str]]:
+def run_one(seed: int, faults: Sequence[Fault] | None) -> tuple[list[str], str, int, Counter[str]]:
+    """Violations, digest, number of events, and what happened."""
     try:
         outcome = simulate(seed, faults)
     except Exception as error:  # noqa: BLE001 whatever the core raises is a violation, to be shrunk like any other
@@ -101,7 +102,7 @@ def _chunk(seeds: range) -> dict[str, Any]:
     violations: dict[int, list[str]] = {}
     digests, events, faults = [], 0, Counter[str]()
     for seed in seeds:
-        found, digest, count, happened = _run(seed, None)
+        found, digest, count, happened = run_one(seed, None)
         digests.append(digest)
         events += count
         faults += happened

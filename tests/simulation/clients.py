@@ -29,7 +29,7 @@ full        the client's queue has no room
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """The group's metadata: who, and of which generation."""
+    """The group's metadata: who (nobody, for a client that was expelled), and of which generation."""
 
     name: str
     generation: int
@@ -227,9 +227,13 @@ class SimSource:
         self._paused.difference_update(again)
         self._begin(again)
 
-    def membership(self) -> Membership:
+    def metadata(self) -> Membership:
         member = self._cluster.members.get(self._name)
-        return Membership(self._name, -1 if member is None else member.generation)
+        return Membership("", -1) if member is None else Membership(self._name, member.generation)
+
+    def membership(self) -> Membership | None:
+        metadata = self.metadata()
+        return metadata if metadata.name else None
 
     def committed(self, partitions: Collection[Partition]) -> Offsets:
         cluster = self._cluster

@@ -25,12 +25,16 @@ def _offset_one_behind(original: Any) -> Any:
 
 
 def _stale_generation(original: Any) -> Any:
-    def membership(self: Any) -> Membership:
+    def membership(self: Any) -> Membership | None:
         first = getattr(self, "first", None)
-        self.first = original(self) if first is None or first.generation < 0 else first
+        self.first = original(self) if first is None else first
         return self.first  # type: ignore[no-any-return]
 
     return membership
+
+
+def _whoever_we_are(original: Any) -> Any:
+    return SimSource.metadata
 
 
 def _rewind_to_where_we_are(original: Any) -> Any:
@@ -137,6 +141,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "output leaves before what came earlier": (OffsetLedger, "release", _released_early),
     "results of a lost assignment count": (OffsetLedger, "finish", _late_results_count),
     "the group's metadata is kept from the first time": (SimSource, "membership", _stale_generation),
+    "offsets of a client that was expelled are sent": (SimSource, "membership", _whoever_we_are),
     "no rewind after output was taken back": (SimSource, "rewind", _rewind_to_where_we_are),
     "a producer in doubt is used again": (Session, "_renew", _reused_producer),
     "an unknown outcome counts as committed": (Session, "_reached", _always_true),

@@ -8,6 +8,7 @@ each event's output exactly once, in source order, and each of its folds exactly
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from model.null import NullScorer
 from model.scoring import Floats, Prepared
 from schemas.dead import HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC
 from schemas.folds import decode_block
-from tests.simulation.clients import SimProducer, SimSource
+from tests.simulation.clients import Membership, SimProducer, SimSource
 from tests.simulation.cluster import TRANSACTION_TIMEOUT_S, Cluster
 from worker import logs
 from worker.config import Config, KafkaConfig, WorkerConfig
@@ -49,7 +50,8 @@ TICKS_MAX = 6000
 NOW_MS = 1_700_000_000_000
 CALLS = ("produce", "linger", "offsets", "commit", "abort", "init")
 FAILURES = ("refused", "retriable", "timeout", "happened", "fatal")
-KINDS = (*4 * ("call",), *2 * ("pause", "stuck", "start"), "crash", "stop", "away", "hijack", "device", "skip", "move")
+KINDS = (*4 * ("call",), *2 * ("pause", "nap", "stuck", "start"), "crash", "stop", "away", "hijack", "device", "skip",
+         "move")  # fmt: skip
 CONFIG = Config(
     kafka=KafkaConfig(embedded=True, fold_shards=2),
     worker=WorkerConfig(max_batch_units=8, poll_records=50, queue_tokens_high=400, queue_tokens_low=100,
@@ -162,7 +164,7 @@ class SimWorker:
 
     def __init__(self, world: World, slot: int) -> None:
         self._world = world
-        self.paused_until_s = self.stuck_until_s = 0.0
+        self.paused_until_s = self.stuck_until_s = self.nap_s = 0.0
         self.faults: dict[str, list[str]] = {}
         self.executor = SimExecutor()
         self.scorer = SimScorer()
@@ -178,7 +180,7 @@ class SimWorker:
             clock=world.clock,
             pause=world.advance,
         )
-        self.sink = TransactionalSink(session, self.executor, self.source.membership, world.clock, self._wait)
+        self.sink = TransactionalSink(session, self.executor, self._membership, world.clock, self._wait)
         batches = BatchScorer(
             self.scorer, Head(), lambda *columns: columns[2], NoStates(), (3600.0,), ROUTING.heads, world.clock
         )
@@ -211,6 +213,12 @@ class SimWorker:
             self._run()
         self._world.advance(0.3 if self.stuck_until_s > self._world.clock() else timeout_s)
         return call.done()
+
+    def _membership(self) -> Membership | None:
+        # The worst moment to fall asleep: all is ready to be committed, and the group goes on meanwhile.
+        if self.nap_s:
+            self._world.nap(self)
+        return self.source.membership()
 
     def _run(self) -> None:
         if self.stuck_until_s <= self._world.clock():
@@ -270,6 +278,13 @@ class World:
         for worker in self.workers.values():
             if worker.paused_until_s <= self._now:
                 worker.source.heartbeat()
+
+    def nap(self, worker: SimWorker) -> None:
+        """One falls asleep in the middle of its turn; the others take theirs until it wakes."""
+        until_s, worker.nap_s, worker.paused_until_s = self._now + worker.nap_s, 0.0, math.inf
+        while self._now < until_s:
+            self._turn(-1)
+        worker.paused_until_s = 0.0
 
     def size(self, most: int) -> int:
         """How many records one poll brings."""
@@ -335,6 +350,8 @@ class World:
                 # Often so long that the group goes on without it.
                 worker.paused_until_s = self._now + 15 * fault.amount
                 self.advance(14 * fault.amount)
+            case "nap":
+                worker.nap_s = 15 * fault.amount
             case "device":
                 worker.scorer.broken = True
             case "call":
@@ -345,6 +362,7 @@ class World:
         self.away_until_s = 0.0
         for worker in self.workers.values():
             worker.faults.clear()
+            worker.nap_s = 0.0
             worker.scorer.broken = False
         if not self.workers:
             self._start(0)

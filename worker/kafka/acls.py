@@ -76,6 +76,7 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
         *_each("profiles", "read", "topic", _topics(kafka, (*FOLDS.values(), *FEATURES.values(), ERASURES))),
         *_each("profiles", "write", "topic", _topics(kafka, (*FEATURES.values(), EVENTS_DEAD))),
         *_prefixed("profiles", ("read",), "group", f"{prefix}.profiles"),
+        *_prefixed("profiles", ("write", "describe"), "transactional-id", f"{prefix}.profiles"),
         *_each("alerts", "read", "topic", _topics(kafka, (OPINIONS, TRENDS_OPINION))),
         *_each("alerts", "write", "topic", _topics(kafka, (ALERTS_OPINION, TRENDS_OPINION))),
         *_prefixed("alerts", ("read", "write", "create"), "topic", changelogs),

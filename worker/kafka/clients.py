@@ -7,6 +7,7 @@ import time
 from typing import Any, Final
 
 import confluent_kafka
+from confluent_kafka import Consumer
 
 from worker.config import GroupProtocol, KafkaConfig
 from worker.errors import KafkaError, KafkaRefusedError, OffsetLostError, TopicError
@@ -129,6 +130,17 @@ def watermarks(consumer: confluent_kafka.Consumer, part: confluent_kafka.TopicPa
             consumer.poll(0.05)  # waits for new metadata rather than asking in a tight loop
         else:
             return low, high
+
+
+def membership(consumer: Consumer) -> bytes | None:
+    """The group's metadata as it is now, for offsets in a transaction; None while the client is no member.
+
+    The broker takes offsets with metadata that names no member from anybody, in any generation: of a client that was
+    expelled (asleep for too long) and has not been told yet, they would be committed over those of the new owner.
+    """
+    metadata: bytes = consumer.consumer_group_metadata()
+    # Asked second: who is expelled in between has metadata that the broker refuses.
+    return metadata if consumer.memberid() else None
 
 
 def translate(error: confluent_kafka.KafkaException | confluent_kafka.KafkaError, doing: str) -> KafkaError:

@@ -24,10 +24,13 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class OutMessage(msgspec.Struct, gc=False):
-    """One record to write. ``topic`` is the contract's name; ``partition`` None lets the key decide."""
+    """One record to write. ``topic`` is the contract's name; ``partition`` None lets the key decide.
+
+    ``value`` None deletes the key from a compacted topic.
+    """
 
     topic: str
     key: bytes | None
-    value: bytes
+    value: bytes | None
     headers: Headers | None = None
     partition: int | None = None

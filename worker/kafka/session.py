@@ -36,14 +36,15 @@ _PURGED: Final = frozenset({ClientError._PURGE_QUEUE, ClientError._PURGE_INFLIGH
 class Session:
     """One transactional id: its producer, renewed when it may not be used again.
 
-    ``connect`` makes a producer; ``committed`` asks the group for offsets; ``position`` makes one to commit.
+    ``connect`` makes a producer; ``position`` makes an offset to commit; ``committed`` asks the group for offsets. It
+    is None where output may be there twice: then, and only then, output of an unknown outcome is written again unasked.
     `produce` and `serve` are for the loop, the rest for the executor, never both at once.
     """
 
     def __init__(
         self,
         connect: Callable[[], Any],
-        committed: Callable[[Collection[Partition]], Offsets],
+        committed: Callable[[Collection[Partition]], Offsets] | None,
         position: Callable[[Partition, int], TopicPartition],
         topic: Callable[[str], str],
         timeout_s: float,
@@ -121,7 +122,7 @@ class Session:
         self._note("aborted")
         refused, self._refused = self._refused, None
         if refused is not None and not refused.retriable():
-            raise translate(refused, doing="writing scores") from KafkaException(refused)
+            raise translate(refused, doing="writing output") from KafkaException(refused)
         return False
 
     def abort(self) -> bool:
@@ -209,5 +210,7 @@ class Session:
 
     def _reached(self, offsets: Offsets) -> bool:
         """Whether the group's offsets show that the transaction was committed. They stand or fall together."""
+        if self._committed is None:
+            return False
         found = self._committed(offsets.keys())
         return all(found.get(partition, -1) >= offset for partition, offset in offsets.items())

@@ -134,7 +134,7 @@ class KafkaSink:
         while True:
             mark = self._marks[0]
             if mark.failure is not None:
-                raise translate(mark.failure, doing="writing scores") from KafkaException(mark.failure)
+                raise translate(mark.failure, doing="writing output") from KafkaException(mark.failure)
             if mark.unacknowledged or mark.offsets is None:
                 return done
             done.append(Answer(mark.offsets))

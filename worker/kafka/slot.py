@@ -1,4 +1,4 @@
-"""Which of this machine's workers we are: a number that is ours while we live, and the next one's when we are gone.
+"""Which of a role's processes on this machine we are: a number, ours while we live and the next one's when we are gone.
 
 A restarted worker should take the place of the one that died: under the same transactional id its first call ends
 what the dead one left open, which would hold readers back until the broker's time-out. Locks of the operating system
@@ -23,10 +23,11 @@ SLOTS_MAX: Final = 256
 class Slot:
     """A name for the transactional id, as ``name``. Raises `ConfigError` when a configured slot is taken here.
 
-    Configured, it is that name, which no other worker anywhere may have; else it is host name and lowest free number.
+    Configured (under ``key``), it is that name, which no other process of the role may have, anywhere; else it is host
+    name and lowest free number.
     """
 
-    def __init__(self, configured: str, group: str, folder: Path | None = None) -> None:
+    def __init__(self, configured: str, group: str, folder: Path | None = None, key: str = "worker.slot") -> None:
         # One folder a user, so that a foreign one's permissions are in nobody's way.
         self._folder = folder or Path(tempfile.gettempdir()) / f"millrace-{os.getuid()}"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -34,14 +35,14 @@ class Slot:
         if configured:
             self.name = configured
             if not self._take(f"{group}-{configured}"):
-                raise ConfigError(f"worker.slot {configured}: another worker on this machine has it; give each its own")
+                raise ConfigError(f"{key} {configured}: another process on this machine has it; give each its own")
             return
         host = socket.gethostname()
         for number in range(SLOTS_MAX):
             self.name = f"{host}-{number}"
             if self._take(f"{group}-{self.name}"):
                 return
-        raise ConfigError(f"{SLOTS_MAX} workers run on this machine; set worker.slot to name another")
+        raise ConfigError(f"{SLOTS_MAX} of them run on this machine; set {key} to name another")
 
     def close(self) -> None:
         """Let others have it."""

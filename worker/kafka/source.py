@@ -16,7 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPar
 
 from worker.config import KafkaConfig
 from worker.errors import TopicError
-from worker.kafka.clients import consumer_config, translate
+from worker.kafka.clients import consumer_config, membership, translate
 from worker.kafka.records import Offsets, Partition, Record
 
 STABLE_TIMEOUT_S: Final = 30.0
@@ -165,9 +165,9 @@ class KafkaSource:
         """The next offset of a partition, as it is committed."""
         return TopicPartition(*partition, offset, metadata=self._ids)
 
-    def membership(self) -> object:
-        """The group's metadata as it is now; for offsets in a transaction."""
-        return self._consumer.consumer_group_metadata()
+    def membership(self) -> bytes | None:
+        """The group's metadata as it is now, for offsets in a transaction; None for a client that was expelled."""
+        return membership(self._consumer)
 
     def committed(self, partitions: Collection[Partition]) -> Offsets:
         """What the group has committed, once no transaction is open on it. For any thread. Raises `KafkaError`."""

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, wait
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import Final
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, Producer, TopicPartition
 
+from worker.config import KafkaConfig
 from worker.errors import KafkaError
-from worker.kafka.records import Offsets, OutMessage
+from worker.kafka.clients import transactional_config
+from worker.kafka.records import Offsets, OutMessage, Partition
 from worker.kafka.session import BACKOFF_S, Session
 from worker.kafka.sink import Answer
 
@@ -37,14 +39,15 @@ class TransactionalSink:
     """`worker.kafka.sink.Sink` on a transactional producer. See the module's head.
 
     ``membership`` gives the consumer group's metadata as it is now; it is asked on the caller's thread just before
-    each commit, since it changes with every rebalance.
+    each commit, since it changes with every rebalance. While it is None (expelled from the group, and not told yet)
+    nothing is committed: the next poll of the source tells, and what is here is abandoned.
     """
 
     def __init__(
         self,
         session: Session,
         executor: Executor,
-        membership: Callable[[], object],
+        membership: Callable[[], object | None],
         clock: Callable[[], float] = time.monotonic,
         await_call: Callable[[Future[bool], float], bool] = lambda call, timeout_s: bool(wait([call], timeout_s).done),
     ) -> None:
@@ -138,7 +141,8 @@ class TransactionalSink:
         except KafkaException as error:
             self._call = self._executor.submit(self._session.roll_back, error.args[0])
             return
-        self._call = self._executor.submit(self._session.commit, output.offsets, self._membership())
+        if (membership := self._membership()) is not None:
+            self._call = self._executor.submit(self._session.commit, output.offsets, membership)
 
     def _produce(self, output: _Output) -> bool:
         """Hand over what the client has not yet. False when its queue is full."""
@@ -148,6 +152,24 @@ class TransactionalSink:
                 return False
             output.produced += 1
         return True
+
+
+def transactional_sink(
+    kafka: KafkaConfig,
+    transactional_id: str,
+    timeout_ms: int,
+    membership: Callable[[], object | None],
+    position: Callable[[Partition, int], TopicPartition],
+    committed: Callable[[Collection[Partition]], Offsets] | None,
+    note: Callable[[str], None],
+) -> TransactionalSink:
+    """The sink on a real cluster; ``committed`` and ``position`` as in `Session`.
+
+    Raises `KafkaError` when transactions cannot be opened.
+    """
+    settings = transactional_config(kafka, transactional_id, timeout_ms)
+    session = Session(lambda: Producer(settings), committed, position, kafka.topic, timeout_ms / 1000, note)
+    return TransactionalSink(session, ThreadPoolExecutor(1, "transaction"), membership)
 
 
 class _Output:
@@ -162,4 +184,4 @@ class _Output:
 
     def add(self, messages: Sequence[OutMessage]) -> None:
         self.messages += messages
-        self.size += sum([len(message.value) for message in messages])
+        self.size += sum([len(message.value or b"") for message in messages])

@@ -6,27 +6,23 @@ folds below its ``fold_offset`` are in the states before it. Every record names 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
-import confluent_kafka
 import msgspec
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import TopicPartition
 
-from schemas.dead import DeadLetter, Headers
+from schemas.dead import Headers
 from schemas.folds import FormatError
 from schemas.redis_keys import Kind
-from schemas.scores import SourcePosition
 from schemas.states import FENCE_RECORD_KEY, Fence, State, decode_fence, encode_state, read_head
-from schemas.topics import EVENTS_DEAD, FEATURES
+from schemas.topics import FEATURES
 from worker.config import KafkaConfig
 from worker.errors import KafkaError
-from worker.kafka.clients import producer_config, translate
 from worker.kafka.readback import Readback
+from worker.kafka.records import OutMessage
 
 SPACE_HEADER: Final = "millrace-space"
-STALL_S: Final = 30.0
-"""A full queue out of which nothing is delivered for so long means that the broker is away."""
 
 
 class Published(msgspec.Struct, frozen=True, gc=False):
@@ -37,37 +33,26 @@ class Published(msgspec.Struct, frozen=True, gc=False):
 
 
 class Features:
-    """Writes and reads the features topics of one vector space, and takes blocks nobody can read out of the way."""
+    """Writes and reads the features topics of one vector space."""
 
     def __init__(self, kafka: KafkaConfig, space: str) -> None:
         self._kafka = kafka
         self._space = space
-        self._headers = [(SPACE_HEADER, space.encode())]
-        self._producer = Producer(producer_config(kafka))
+        self._headers: Headers = [(SPACE_HEADER, space.encode())]
         self._reader = Readback(kafka, "profiles.restore")
-        self._failed: confluent_kafka.KafkaError | None = None
 
-    def send(self, kind: Kind, shard: int, states: Iterable[State], gone: Iterable[str], fence: bytes) -> None:
-        """Queue states, deletions of keys that are ``gone``, then the shard's fence. They are there once `delivered`
-        says so."""
-        topic = self._kafka.topic(FEATURES[kind])
-        for key in gone:
-            self._produce(topic, key.encode(), None, self._headers, shard)
-        for state in states:
-            self._produce(topic, state.key.encode(), encode_state(state), self._headers, shard)
-        self._produce(topic, FENCE_RECORD_KEY, fence, self._headers, shard)
-
-    def send_dead(self, source: SourcePosition, value: bytes | None, detail: str) -> None:
-        """Queue a copy of a block that cannot be read, whole."""
-        letter = DeadLetter(stage="decode", reason="wrong_type", detail=detail, source=source, key=None, value=value)
-        self._produce(self._kafka.topic(EVENTS_DEAD), letter.record_key(), value or b"", letter.headers(), -1)
-
-    def delivered(self, timeout_s: float) -> bool:
-        """Wait until everything sent is acknowledged; whether it is. Raises `KafkaError` when the broker refused."""
-        waiting = self._producer.flush(max(0.0, timeout_s))
-        if self._failed is not None:
-            raise translate(self._failed, doing="publishing features")
-        return bool(waiting == 0)
+    def messages(
+        self, kind: Kind, shard: int, keys: Sequence[str], states: Sequence[State | None], fence: bytes | None
+    ) -> list[OutMessage]:
+        """States of keys (None deletes), and then the shard's fence, where these are the last that it covers."""
+        topic = FEATURES[kind]
+        messages = [
+            OutMessage(topic, key.encode(), None if state is None else encode_state(state), self._headers, shard)
+            for key, state in zip(keys, states, strict=True)
+        ]
+        if fence is not None:
+            messages.append(OutMessage(topic, FENCE_RECORD_KEY, fence, self._headers, shard))
+        return messages
 
     def snapshot(self, kind: Kind, shard: int) -> tuple[dict[str, Published], Fence | None]:
         """The latest state of every key of a shard, as bytes, and the last fence record (None when there is none).
@@ -97,29 +82,5 @@ class Features:
         return states, fence
 
     def close(self) -> None:
-        """Stop without waiting; what was not delivered is published again by whoever owns the shard next."""
+        """Close the reader."""
         self._reader.close()
-        self._producer.purge()
-        self._producer.flush(1.0)
-
-    def _produce(self, topic: str, key: bytes, value: bytes | None, headers: Headers, partition: int) -> None:
-        while not self._queued(topic, key, value, headers, partition):
-            # The queue is full: wait for deliveries. If there are none for so long, the broker is away.
-            before = len(self._producer)
-            self._producer.poll(STALL_S)
-            if len(self._producer) >= before:
-                raise KafkaError(
-                    f"Kafka took no record for {STALL_S:.0f} s while publishing features. Check kafka.bootstrap"
-                )
-        self._producer.poll(0)
-
-    def _queued(self, topic: str, key: bytes, value: bytes | None, headers: Headers, partition: int) -> bool:
-        try:
-            self._producer.produce(topic, value, key, partition, on_delivery=self._on_delivery, headers=list(headers))
-        except BufferError:
-            return False
-        return True
-
-    def _on_delivery(self, error: confluent_kafka.KafkaError | None, _message: object) -> None:
-        if error is not None and error.code() != confluent_kafka.KafkaError._PURGE_QUEUE:
-            self._failed = error

@@ -17,7 +17,7 @@ from schemas.redis_keys import Kind
 from schemas.topics import FOLDS
 from worker.config import KafkaConfig
 from worker.errors import KafkaError, OffsetLostError, TopicError
-from worker.kafka.clients import NO_RIGHT, REQUEST_TIMEOUT_S, consumer_config, translate
+from worker.kafka.clients import NO_RIGHT, REQUEST_TIMEOUT_S, consumer_config, membership, translate
 
 _log = logging.getLogger(__name__)
 _code: Final = confluent_kafka.KafkaError
@@ -117,6 +117,10 @@ class FoldStream:
     def pause(self, shards: Iterable[ShardId]) -> None:
         """Fetch no more of these until they are started again."""
         self._consumer.pause([self._at(shard) for shard in shards])
+
+    def membership(self) -> bytes | None:
+        """The group's metadata as it is now, for offsets in a transaction; None for a client that was expelled."""
+        return membership(self._consumer)
 
     def commit(self, published: dict[ShardId, int]) -> bool:
         """Commit what was published; False when the group would not have it now (a rebalance is on)."""

@@ -1,10 +1,10 @@
 """Profiles: folds into Redis exactly once, and features out.
 
 Each owned shard goes through one loop: read blocks from where its fence stands, fold what is new, write states and
-fence together, and every ``publish_interval_ms`` publish the states that changed, then commit the group's offset,
-which means "published up to here". Whatever goes wrong with a shard (Redis away, fence moved by another writer,
-unknown outcome of a write), its memory is dropped and it is opened again from its fence: blocks below the fence are
-not folded again, only the states they touched are published again.
+fence together, and every ``publish_interval_ms`` publish the states that changed together with the group's offset,
+which means "published up to here" (`worker.profiles.publishing`). Whatever goes wrong with a shard (Redis away, fence
+moved by another writer, unknown outcome of a write), its memory is dropped and it is opened again from its fence:
+blocks below the fence are not folded again, only the states they touched are published again.
 
 Whoever asked to be forgotten is forgotten here (`worker.profiles.forgetting`): states deleted, older folds left out.
 
@@ -21,10 +21,10 @@ from contextlib import ExitStack, closing
 from typing import Any, Final
 
 import structlog
+from confluent_kafka import TopicPartition
 from prometheus_client import CollectorRegistry
 
 from schemas.folds import FoldBlock, FormatError
-from schemas.scores import SourcePosition
 from schemas.states import encode_fence
 from schemas.topics import FEATURES, FOLDS
 from worker.config import Config, ModelConfig
@@ -39,6 +39,11 @@ from worker.errors import (
     TopicError,
 )
 from worker.kafka.admin import partition_counts
+from worker.kafka.dead import dead_letter, dead_message
+from worker.kafka.records import Record
+from worker.kafka.sink import KafkaSink, Sink
+from worker.kafka.slot import Slot
+from worker.kafka.transaction import transactional_sink
 from worker.metrics import ProfilesMetrics
 from worker.observe import Observer
 from worker.privacy.erasure_feed import ErasureFeed
@@ -47,6 +52,7 @@ from worker.profiles.features import Features
 from worker.profiles.folding import Placed, chunks, fold, read_block, select
 from worker.profiles.foldstream import FoldStream, ShardId
 from worker.profiles.forgetting import Forgetting
+from worker.profiles.publishing import Publishing
 from worker.profiles.shard import Shard, ShardOpener
 from worker.redis.store import StateStore
 
@@ -54,7 +60,7 @@ POLL_S: Final = 0.05
 LOOK_S: Final = 5.0
 """How often fences are looked at: a Redis that was emptied or failed over is noticed even where no folds come."""
 HAND_OVER_S: Final = 10.0
-"""What publishing may take at revocation and shutdown; the next owner publishes what is left."""
+"""What publishing may take at revocation and shutdown, and the copy of a block that cannot be read."""
 _log = structlog.get_logger(__name__)
 
 
@@ -87,11 +93,19 @@ class Profiles:
         self._retry_at = self._publish_at = self._look_at = 0.0
         self._shut_since: float | None = None
         metrics.redis_up.set(1)
-        self._store = StateStore(config.redis, space)
-        self._features = Features(config.kafka, space)
-        self._erasures = ErasureFeed(config.kafka, "profiles")  # before the first fold
+        self._closing = ExitStack()
+        self._store = self._closing.enter_context(closing(StateStore(config.redis, space)))
+        self._features = self._closing.enter_context(closing(Features(config.kafka, space)))
+        self._dead = KafkaSink(config.kafka)
+        self._closing.callback(self._dead.close, HAND_OVER_S)
+        self._erasures = self._closing.enter_context(closing(ErasureFeed(config.kafka, "profiles")))  # before any fold
         self._forgetting = Forgetting(self._erasures, self._store, config.kafka.fold_shards, metrics)
-        self._stream = FoldStream(config.kafka, self._on_assigned, self._on_revoked, self._forget)
+        self._stream = FoldStream(config.kafka, self._on_assigned, self._hand_over, self._on_lost)
+        self._publishing = Publishing(
+            self._sink(), self._features, self._store, self._stream.topic, self._stream.commit, metrics
+        )
+        self._closing.callback(self._publishing.close, HAND_OVER_S)
+        self._closing.enter_context(closing(self._stream))
         self._opener = ShardOpener(self._store, self._features, self._stream, self._erasures.known, metrics)
 
     def step(self) -> None:
@@ -106,8 +120,9 @@ class Profiles:
         for shard_id, records in self._stream.poll(self._config.profiles.poll_blocks, POLL_S).items():
             if shard_id in self._open:
                 self._fold(self._open[shard_id], records)
-        if time.monotonic() >= self._publish_at:
-            self._publish(list(self._open), HAND_OVER_S)
+        self._publishing.settle(0.0)
+        if time.monotonic() >= self._publish_at or self._publishing.cut:
+            self._publish(list(self._open))
             self._publish_at = time.monotonic() + self._config.profiles.publish_interval_ms / 1000
 
     def health(self) -> tuple[bool, dict[str, Any]]:
@@ -117,10 +132,23 @@ class Profiles:
 
     def close(self) -> None:
         """Leave the group (which publishes and commits what is pending) and close the connections."""
-        self._stream.close()
-        self._erasures.close()
-        self._features.close()
-        self._store.close()
+        self._closing.close()
+
+    def _sink(self) -> Sink:
+        kafka, profiles = self._config.kafka, self._config.profiles
+        if kafka.embedded or profiles.delivery == "at_least_once":
+            return KafkaSink(kafka)
+        group = f"{kafka.group_prefix}.profiles"
+        slot = self._closing.enter_context(closing(Slot(profiles.slot, group, key="profiles.slot")))
+        return transactional_sink(
+            kafka,
+            f"{group}.{slot.name}",
+            profiles.transaction_timeout_ms,
+            self._stream.membership,
+            lambda partition, offset: TopicPartition(*partition, offset),
+            None,  # a state that is published twice is the same state
+            lambda result: self._metrics.transactions.labels(result).inc(),
+        )
 
     def _open_shut(self) -> None:
         """Open shut shards, for about one poll's time: the group must hear from us."""
@@ -239,51 +267,48 @@ class Profiles:
     def _bury(self, shard: Shard, offset: int, value: bytes | None, detail: str) -> None:
         topic = self._stream.topic(shard.kind)
         _log.error("fold block cannot be read, copied to events.dead", topic=topic, offset=offset, detail=detail)
-        self._features.send_dead(SourcePosition(topic, shard.number, offset), value, detail)
+        record = Record(topic, shard.number, offset, 0, None, value)
+        self._dead.write([dead_message(dead_letter(record, "decode", "wrong_type", detail))])
+        self._dead.seal({})
         # The fence must not pass it before its copy is safe.
-        if not self._features.delivered(HAND_OVER_S):
-            raise KafkaError(f"{topic} partition {shard.number} offset {offset} cannot be read ({detail}) nor copied")
+        deadline = time.monotonic() + HAND_OVER_S
+        while not self._dead.poll(POLL_S):
+            if time.monotonic() > deadline:
+                raise KafkaError(f"{topic}/{shard.number} offset {offset} cannot be read ({detail}) nor copied")
 
-    def _publish(self, shards: Iterable[ShardId], timeout_s: float) -> None:
-        """Publish what changed and commit. What cannot be published now stays dirty for the next time."""
-        deadline = time.monotonic() + timeout_s
-        if not self._features.delivered(timeout_s):
-            _log.warning("features wait for Kafka")
+    def _publish(self, shards: Iterable[ShardId]) -> None:
+        """Begin to publish what changed, unless the last is still on its way."""
+        if not self._publishing.idle:
             return
-        sent: dict[ShardId, int] = {}
         for shard_id in shards:
             # Looked up each time: Redis going away in between shuts every shard.
             shard = self._open.get(shard_id)
-            if shard is not None and shard.unpublished and self._send(shard):
-                sent[shard_id] = shard.fence.fold_offset
-        if sent and self._features.delivered(deadline - time.monotonic()) and self._stream.commit(sent):
-            for shard in [self._open[shard_id] for shard_id in sent if shard_id in self._open]:
-                shard.published = sent[shard.id]
-                shard.dirty.clear()
+            if shard is None or not shard.unpublished:
+                continue
+            try:
+                self._publishing.gather(shard)
+            except FenceMovedError as error:
+                self._fence_moved(shard, error)
+            except StoreError as error:
+                self._redis_away(error)
+        self._publishing.send()
         self._metrics.lag_blocks.set(sum(self._stream.behind(s.id, s.position) for s in self._open.values()))
 
-    def _send(self, shard: Shard) -> bool:
-        try:
-            # Read again rather than kept: the fence is checked with it, so a zombie publishes nothing.
-            keys = list(shard.dirty)
-            states = self._store.load(shard.kind, shard.number, shard.raw, keys)
-        except FenceMovedError as error:
-            self._fence_moved(shard, error)
-            return False
-        except StoreError as error:
-            self._redis_away(error)
-            return False
-        present = [state for state in states if state is not None]
-        gone = [key for key, state in zip(keys, states, strict=True) if state is None]
-        self._features.send(shard.kind, shard.number, present, gone, shard.raw)
-        self._metrics.published.labels(shard.kind).inc(len(present))
-        return True
+    def _hand_over(self, shards: list[ShardId]) -> None:
+        """Publish what is left of shards that move, as far as there is time; the next owner publishes the rest."""
+        deadline = time.monotonic() + HAND_OVER_S
+        while time.monotonic() < deadline:
+            self._publish(shards)
+            if self._publishing.idle:
+                break
+            self._publishing.settle(POLL_S)
+        self._on_lost(shards)
 
     def _on_assigned(self, shards: list[ShardId]) -> None:
         self._shut.update(dict.fromkeys(shards))
 
-    def _on_revoked(self, shards: list[ShardId]) -> None:
-        self._publish(shards, HAND_OVER_S)
+    def _on_lost(self, shards: list[ShardId]) -> None:
+        self._publishing.withdraw(shards)
         self._forget(shards)
 
     def _forget(self, shards: list[ShardId]) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gc
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import Any, Final
 
-from confluent_kafka import Producer
 from prometheus_client import CollectorRegistry
 
 from model.scoring import Scorer
@@ -16,12 +14,10 @@ from schemas.topics import EVENTS_DEAD, FOLDS, INPUTS, OPINIONS, SCORES_CTR, SCO
 from worker.config import Config, KafkaConfig, Lane
 from worker.errors import TopicError
 from worker.kafka.admin import partition_counts, topic_ids
-from worker.kafka.clients import transactional_config
-from worker.kafka.session import Session
 from worker.kafka.sink import KafkaSink, Sink
 from worker.kafka.slot import Slot
 from worker.kafka.source import KafkaSource, Source
-from worker.kafka.transaction import TransactionalSink
+from worker.kafka.transaction import transactional_sink
 from worker.metrics import WorkerMetrics
 from worker.observe import Observer
 from worker.privacy.erasure_feed import ErasureFeed
@@ -77,7 +73,17 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
         source = KafkaSource(config.kafka, topic_ids(config.kafka, lanes_of(config.kafka)), group, instance)
         stack.callback(source.close)
         sink: Sink = (
-            transactional_sink(config, f"{group}.{name}", source, metrics) if transactional else KafkaSink(config.kafka)
+            transactional_sink(
+                config.kafka,
+                f"{group}.{name}",
+                config.worker.transaction_timeout_ms,
+                source.membership,
+                source.position,
+                source.committed,
+                lambda result: metrics.transactions.labels(result).inc(),
+            )
+            if transactional
+            else KafkaSink(config.kafka)
         )
         stack.callback(sink.close, config.worker.drain_timeout_ms / 1000)
         engine = build(config, scorer, routing, source, sink, device, metrics, erasures.known)
@@ -86,23 +92,6 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
             erasures.poll()
             engine.step()
         engine.finish()
-
-
-def transactional_sink(
-    config: Config, transactional_id: str, source: KafkaSource, metrics: WorkerMetrics
-) -> TransactionalSink:
-    """The sink of exactly once. Raises `KafkaError` when transactions cannot be opened."""
-    timeout_ms = config.worker.transaction_timeout_ms
-    settings = transactional_config(config.kafka, transactional_id, timeout_ms)
-    session = Session(
-        lambda: Producer(settings),
-        source.committed,
-        source.position,
-        config.kafka.topic,
-        timeout_ms / 1000,
-        note=lambda result: metrics.transactions.labels(result).inc(),
-    )
-    return TransactionalSink(session, ThreadPoolExecutor(1, "transaction"), source.membership)
 
 
 def build(

@@ -54,9 +54,12 @@ def broker_rules(config: Config, copies: int) -> list[Rule]:
     ]
     if config.kafka.group_protocol == "consumer":
         rules.append(Rule("group.consumer.session.timeout.ms", 10_000, at_least=False))
-    if config.worker.delivery == "exactly_once":
+    timeouts_ms = [
+        role.transaction_timeout_ms for role in (config.worker, config.profiles) if role.delivery == "exactly_once"
+    ]
+    if timeouts_ms:
         rules += [
-            Rule("transaction.max.timeout.ms", config.worker.transaction_timeout_ms, at_least=True),
+            Rule("transaction.max.timeout.ms", max(timeouts_ms), at_least=True),
             Rule("transaction.abort.timed.out.transaction.cleanup.interval.ms", CLEANUP_MS_MAX, at_least=False),
             Rule("transaction.state.log.replication.factor", copies, at_least=True),
             Rule("transaction.state.log.min.isr", _in_sync(copies), at_least=True),

@@ -45,7 +45,8 @@ def test_no_role_but_the_operator_may_touch_topics_themselves() -> None:
 def test_a_transactional_id_has_one_bearer() -> None:
     ids = [right for right in acls(KAFKA) if right.resource == "transactional-id"]
     bearers = {(right.role, right.name, right.prefixed) for right in ids}
-    assert bearers == {("worker", "shop.worker", True), ("operator", "shop.dead-replay", True)}
+    own = {(role, f"shop.{role}", True) for role in ("worker", "profiles")}
+    assert bearers == own | {("operator", "shop.dead-replay", True)}
 
 
 def test_commands_are_those_of_kafkas_own_tool() -> None:

@@ -39,7 +39,7 @@ def test_the_lowest_free_slot_is_taken_and_given_back(take: Take) -> None:
 
 def test_a_configured_slot_is_nobody_elses(take: Take) -> None:
     assert take("blue").name == "blue"
-    with pytest.raises(ConfigError, match=r"worker\.slot blue: another worker on this machine has it"):
+    with pytest.raises(ConfigError, match=r"worker\.slot blue: another process on this machine has it"):
         take("blue")
 
 

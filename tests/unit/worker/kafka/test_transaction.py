@@ -185,7 +185,7 @@ def test_a_message_that_the_broker_refuses_is_named_at_the_second_attempt() -> N
     run.session._producer.init_transactions(1)
     run.sink.write([message(b"good"), message(b"bad")])
     run.sink.seal({INPUT: 1})
-    with pytest.raises(KafkaError, match="refused us while writing scores"):
+    with pytest.raises(KafkaError, match="refused us while writing output"):
         run.settle()
     assert run.visible() == []
 

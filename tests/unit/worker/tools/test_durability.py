@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import read_properties
-from worker.config import Config, KafkaConfig, WorkerConfig
+from worker.config import Config, KafkaConfig, ProfilesConfig, WorkerConfig
 from worker.tools.durability import _brokers, broker_rules, topic_faults
 
 SHIPPED = Path(__file__).resolve().parents[4] / "deploy" / "kafka" / "cluster.properties"
@@ -56,7 +56,7 @@ def test_a_machine_for_development_keeps_one_copy() -> None:
 
 
 def test_transactions_are_asked_about_only_where_they_are_used() -> None:
-    plain = Config(worker=WorkerConfig(delivery="at_least_once"))
+    plain = Config(worker=WorkerConfig(delivery="at_least_once"), profiles=ProfilesConfig(delivery="at_least_once"))
     keys = {rule.key for rule in broker_rules(plain, 3)}
     assert not any(key.startswith("transaction.") for key in keys)
     assert "group.consumer.session.timeout.ms" not in keys
