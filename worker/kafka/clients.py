@@ -114,17 +114,20 @@ def transactional_config(kafka: KafkaConfig, transactional_id: str, timeout_ms: 
     return producer_config(kafka, **{"transactional.id": transactional_id, **limits})
 
 
-def watermarks(consumer: confluent_kafka.Consumer, part: confluent_kafka.TopicPartition) -> tuple[int, int]:
+def watermarks(
+    consumer: confluent_kafka.Consumer, part: confluent_kafka.TopicPartition, patience_s: float = REQUEST_TIMEOUT_S
+) -> tuple[int, int]:
     """First and next offset of a partition, asked of the broker. Raises librdkafka's exception.
 
-    A partition that is just being made or moved has no leader for a moment: asked again until the time-out.
+    A partition that is just being made or moved has no leader for a moment, or one that is away: asked again for
+    ``patience_s``.
     """
-    deadline = time.monotonic() + REQUEST_TIMEOUT_S
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             low, high = consumer.get_watermark_offsets(part, timeout=REQUEST_TIMEOUT_S)
         except confluent_kafka.KafkaException as error:
-            passing = error.args[0].retriable() or error.args[0].code() in _NO_LEADER
+            passing = error.args[0].retriable() or error.args[0].code() in _NO_LEADER | _UNREACHABLE
             if not passing or time.monotonic() > deadline:
                 raise
             consumer.poll(0.05)  # waits for new metadata rather than asking in a tight loop

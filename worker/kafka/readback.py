@@ -126,7 +126,7 @@ class Readback:
         self._next, ends = {}, {}
         try:
             for place, offset in first.items():
-                low, high = watermarks(self._consumer, TopicPartition(*place))
+                low, high = watermarks(self._consumer, TopicPartition(*place), STALL_S)
                 self._next[place] = max(low, offset)
                 ends[place] = min(high, last.get(place, high))
             self._consumer.assign([TopicPartition(*place, offset) for place, offset in self._next.items()])
