@@ -35,14 +35,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from bench_worker import committed_rate, serve_broker
+from bench_worker import committed_rate, preloaded
 from rich.console import Console
 from safetensors.torch import save_file
 
@@ -75,7 +73,7 @@ def main() -> None:
     folder = export(args.artifact, args.out / "peers-model")
     rates: dict[str, dict[str, list[float]]] = {kind: {} for kind in KINDS}
     for kind in KINDS:
-        with broker(20_000, kind == "unique") as bootstrap:
+        with preloaded(20_000, kind == "unique") as bootstrap:
             for n in range(rounds):
                 for name in ("ours", *args.only) if n % 2 == 0 else (*reversed(args.only), "ours"):
                     rate = (
@@ -137,21 +135,6 @@ def export(artifact: str, folder: Path) -> Path:
     tensors = {name: value.contiguous() for name, value in encoder.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
-
-
-@contextmanager
-def broker(count: int, unique: bool) -> Iterator[str]:
-    here, there = mp.Pipe()
-    process = mp.Process(target=serve_broker, args=(count, 1, unique, there), daemon=True)
-    process.start()
-    bootstrap, kept = here.recv()
-    if kept != count:
-        raise RuntimeError(f"the broker kept {kept} of {count} events: preload fewer")
-    try:
-        yield bootstrap
-    finally:
-        here.send("stop")
-        process.join(10)
 
 
 def ours(artifact: str, bootstrap: str, seconds: float) -> float:

@@ -18,6 +18,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,23 @@ def events(count: int, seed: int, unique: bool) -> Iterator[tuple[str, str, byte
         yield topic, user, json.dumps(event, ensure_ascii=False).encode()
 
 
-def serve_broker(count: int, seed: int, unique: bool, pipe: Any) -> None:
+@contextmanager
+def preloaded(count: int, unique: bool = False) -> Iterator[str]:
+    """Address of a broker in a process of its own that holds so many events."""
+    here, there = mp.Pipe()
+    process = mp.Process(target=_serve_broker, args=(count, 1, unique, there), daemon=True)
+    process.start()
+    bootstrap, kept = here.recv()
+    if kept != count:
+        raise RuntimeError(f"the broker kept {kept} of {count} events: preload fewer")
+    try:
+        yield bootstrap
+    finally:
+        here.send("stop")
+        process.join(10)
+
+
+def _serve_broker(count: int, seed: int, unique: bool, pipe: Any) -> None:
     """A preloaded broker, until the pipe says otherwise; in its own process, so that it has its own GIL."""
     with EmbeddedBroker() as broker:
         broker.create_topics(TOPICS)
@@ -137,19 +154,9 @@ class Meter:
 
 def measure(artifact: str, count: int, seconds: float, unique: bool = False, profile: bool = False) -> dict[str, Any]:
     """Rate of committed events and share of wall time in the encoder, warm-up left out."""
-    here, there = mp.Pipe()
-    process = mp.Process(target=serve_broker, args=(count, 1, unique, there), daemon=True)
-    process.start()
-    bootstrap, kept = here.recv()
-    if kept != count:
-        raise RuntimeError(f"the broker kept {kept} of {count} events: preload fewer")
-    with EmbeddedRedis() as redis:
+    with preloaded(count, unique) as bootstrap, EmbeddedRedis() as redis:
         config = embedded_config(bootstrap, redis, model={"artifact": artifact}, observe={"log_level": "warning"})
-        try:
-            return committed_rate(config, count, seconds, profile)
-        finally:
-            here.send("stop")
-            process.join(10)
+        return committed_rate(config, count, seconds, profile)
 
 
 def client_rate(count: int) -> float:
@@ -157,10 +164,11 @@ def client_rate(count: int) -> float:
 
     What the worker's own work costs beside its client is told by the ratio to this, on any machine.
     """
-    here, there = mp.Pipe()
-    process = mp.Process(target=serve_broker, args=(count, 1, False, there), daemon=True)
-    process.start()
-    bootstrap, _ = here.recv()
+    with preloaded(count) as bootstrap:
+        return _client_rate(bootstrap, count)
+
+
+def _client_rate(bootstrap: str, count: int) -> float:
     kafka = embedded_config(bootstrap, "redis://127.0.0.1:1/0").kafka
     consumer, producer = Consumer(consumer_config(kafka, "bench-client")), Producer(producer_config(kafka))
     consumer.subscribe(list(INPUTS))
@@ -175,8 +183,6 @@ def client_rate(count: int) -> float:
     producer.flush()
     rate = (done - before) / (time.monotonic() - start)
     consumer.close()
-    here.send("stop")
-    process.join(10)
     return rate
 
 

@@ -52,6 +52,19 @@ class Audit:
         """Whether nothing was lost, doubled or reordered."""
         return not (self.lost or self.duplicated or self.reordered)
 
+    def add(self, other: Audit) -> None:
+        """Take in the counts of another run. Its examples were told with it."""
+        self.events += other.events
+        self.outputs += other.outputs
+        self.lost += other.lost
+        self.duplicated += other.duplicated
+        self.reordered += other.reordered
+
+    def figures(self) -> dict[str, int]:
+        """The counts that a run's last line gives."""
+        names = ("events", "lost", "duplicated", "reordered")
+        return {name: getattr(self, name) for name in names}
+
     def note(self, what: str, place: object) -> None:
         """Keep an example."""
         if len(self.examples) < EXAMPLES_MAX:

@@ -142,11 +142,9 @@ def main() -> int:
         for point in track(points, "points", disable=not sys.stderr.isatty()):
             found = kill_at(point, args.times, cluster.direct, Path(folder), args.seed)
             print(f"{point}: {found.events} events, {'clean' if found.clean else found.examples}", flush=True)
-            for name in ("events", "outputs", "lost", "duplicated", "reordered"):
-                setattr(total, name, getattr(total, name) + getattr(found, name))
-    figures = {"points": len(points), "kills": args.times * len(points), "events": total.events, "lost": total.lost}
-    figures |= {"duplicated": total.duplicated, "reordered": total.reordered, "seed": args.seed}
-    print(json.dumps(figures))
+            total.add(found)
+    kills = args.times * len(points)
+    print(json.dumps({"points": len(points), "kills": kills, **total.figures(), "seed": args.seed}))
     return 0 if total.clean else 1
 
 

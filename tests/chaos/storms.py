@@ -132,10 +132,8 @@ def main() -> int:
             print(f"{protocol}: {found.events} events, {'clean' if found.clean else found.examples}", flush=True)
             settles += running.settles_s
             hand_overs += running.hand_overs_s
-            for name in ("events", "outputs", "lost", "duplicated", "reordered"):
-                setattr(total, name, getattr(total, name) + getattr(found, name))
-    figures = {"storms": args.times, "protocols": protocols, "events": total.events, "lost": total.lost}
-    figures |= {"duplicated": total.duplicated, "reordered": total.reordered, "seed": args.seed}
+            total.add(found)
+    figures = {"storms": args.times, "protocols": protocols, **total.figures(), "seed": args.seed}
     figures |= {"longest_settle_s": round(max(settles), 1), "longest_hand_over_s": round(max(hand_overs), 1)}
     print(json.dumps(figures))
     return 0 if total.clean else 1

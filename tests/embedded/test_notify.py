@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -24,7 +25,7 @@ from worker.config import Config, KafkaConfig, NotifyConfig, ObserveConfig, Webh
 from worker.demo.embedded import EmbeddedBroker
 from worker.errors import ConfigError, TopicError
 from worker.kafka.admin import create_topics
-from worker.kafka.feed import TopicFeed
+from worker.kafka.readback import Readback
 from worker.notify.role import DRAIN_S, run
 from worker.tools.silencing import ack, mute, silences, unmute
 from worker.tools.status import status
@@ -102,11 +103,8 @@ def finished(config: Config) -> bool:
 
 def letters(kafka: KafkaConfig) -> list[tuple[str, str, str]]:
     """Sink, reason and detail of the dead letters."""
-    feed = TopicFeed(kafka, kafka.topic(EVENTS_DEAD))
-    try:
-        found = [dict(message.headers()) for message in feed.load()]
-    finally:
-        feed.close()
+    with closing(Readback(kafka, "test")) as reader:
+        found = [dict(message.headers()) for message in reader.read(reader.places(kafka.topic(EVENTS_DEAD)))]
     return sorted(
         (each.get(HEADER_SINK, b"").decode(), each[HEADER_REASON].decode(), each[HEADER_DETAIL].decode())
         for each in found

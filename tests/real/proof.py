@@ -14,7 +14,8 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -114,20 +115,25 @@ def ends_of(bootstrap: str, topic: str) -> dict[int, int]:
 
 
 def read_all(bootstrap: str, topic: str) -> Iterator[Message]:
-    """Every record of a topic up to the end it had when asked."""
+    """Every record of a topic up to its end."""
+    return _records(bootstrap, [TopicPartition(topic, partition, 0) for partition in ends_of(bootstrap, topic)])
+
+
+def _records(bootstrap: str, parts: list[TopicPartition]) -> Generator[Message, None, None]:
+    """Every record of some partitions, each from its offset to its end."""
     reader = consumer(bootstrap)
     try:
-        left = set(ends_of(bootstrap, topic))
-        reader.assign([TopicPartition(topic, partition, 0) for partition in left])
+        reader.assign(parts)
+        left = {(part.topic, part.partition) for part in parts}
         deadline = time.monotonic() + 60
         while left:
-            assert time.monotonic() < deadline, f"{topic}: could not be read to its end"
+            assert time.monotonic() < deadline, f"{left} could not be read to the end"
             for message in reader.consume(1000, 0.2):
                 if message.error() is None:
                     yield message
                     continue
                 assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
-                left.discard(message.partition())
+                left.discard((message.topic(), message.partition()))
     finally:
         reader.close()
 
@@ -191,24 +197,11 @@ def wait_until_committed(
 
 def _any_record(bootstrap: str, starts: dict[tuple[str, int], int], ends: dict[tuple[str, int], int]) -> bool:
     """Whether there is a committed record at or above these offsets."""
-    reader = consumer(bootstrap)
-    try:
-        parts = [TopicPartition(*part, offset) for part, offset in starts.items() if ends[part] > offset]
-        if not parts:
-            return False
-        reader.assign(parts)
-        left = {(part.topic, part.partition) for part in parts}
-        deadline = time.monotonic() + 30
-        while left:
-            assert time.monotonic() < deadline, f"{left} could not be read"
-            for message in reader.consume(100, 0.2):
-                if message.error() is None:
-                    return True
-                assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
-                left.discard((message.topic(), message.partition()))
+    parts = [TopicPartition(*part, offset) for part, offset in starts.items() if ends[part] > offset]
+    if not parts:
         return False
-    finally:
-        reader.close()
+    with closing(_records(bootstrap, parts)) as records:
+        return next(records, None) is not None
 
 
 def scores_by_event(bootstrap: str, topics: list[str]) -> dict[str, list[dict[str, Any]]]:

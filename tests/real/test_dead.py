@@ -47,7 +47,7 @@ def test_a_killed_replay_loses_nothing_and_repeats_nothing(
     write_letters(site, *(record(topic, n, b"bad %d" % n) for n in range(LETTERS)))
     # Small transactions, and a stop before each commit, so that the kill falls between produce and commit.
     code = (
-        "import sys; from worker import dead_replay; dead_replay.BATCH_LETTERS = 50\n"
+        "import sys; from worker.tools import dead_replay; dead_replay.BATCH_LETTERS = 50\n"
         "from confluent_kafka import Producer\n"
         "class Slow(Producer):\n"
         "    def commit_transaction(self, *a):\n"

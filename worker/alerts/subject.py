@@ -1,37 +1,31 @@
-"""One subject of opinion: what has been counted, and the life of its alerts. Pure.
+"""One subject of opinion: the life of its alerts, judged on what `worker.alerts.tally` has counted. Pure.
 
-The event time reached (the watermark) and the wall time are arguments. Negative mass is kept in whole millionths, so
-sums do not depend on order: any order of the same opinions within the minutes kept gives the same counts and, at the
-same watermark, the same judgement and the same alert id.
+The event time reached (the watermark) and the wall time are arguments: the same counts give, at the same watermark, the
+same judgement and the same alert id. A surge is looked for in the last 1, 2, 3, 5, 8 ... minutes up to the rule's
+window.
 
-Three scales of time, each cheaper than the last: minutes (half an hour of them: what a surge is looked for in, at 1, 2,
-3, 5, 8 ... minutes up to the rule's window), blocks of five minutes (three hours: the level and share of lately), hours
-(two weeks, `worker.alerts.season`: what this hour of the week is like). Expected is the higher of lately and season, so
-that neither the morning nor the end of a promotion nor the return from an outage looks like a surge. A subject without
-history knows its share from its first blocks on; its volume is not judged before it has `DAYS_MIN` days.
+Expected is the higher of lately and season, so that neither the morning nor the end of a promotion nor the return from
+an outage looks like a surge. A subject without history knows its share from its first blocks on; its volume is not
+judged before it has `DAYS_MIN` days.
 
-Hours close `CLOSE_AFTER_MINUTES` after their end. Then the slow burn's CUSUM takes its step, capped, so that one bad
-hour does not make a burn. Blocks and hours that an alert stood in are left out of what is expected.
+When an hour closes the slow burn's CUSUM takes its step, capped, so that one bad hour does not make a burn. Blocks and
+hours that an alert stood in are left out of what is expected.
 """
 
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Final, Literal
+from typing import Final
 
 from schemas.scores import Alert, AlertStatus, Opinion
 from worker.alerts import subject_state
 from worker.alerts.baseline import ErrorRates, Expected, surge_score, volume_score
-from worker.alerts.expectation import Lately, estimate, long_run
-from worker.alerts.hours import CLOSE_AFTER_MINUTES, close_hours
+from worker.alerts.expectation import long_run
 from worker.alerts.rules import WINDOW_MINUTES_MAX, Kind, Matched, Rule
 from worker.alerts.season import Season
 from worker.alerts.subject_state import BLOCK_MINUTES, BLOCKS, MILLIONTHS, MINUTE_MS, OpenAlert, Severity, SubjectState
+from worker.alerts.tally import Counted, Tally, less_leaked
 
-LEAKED_ONE_IN: Final = 8
-"""Of so many recognised copies, another one was edited beyond recognition (measured on edits of a word or two)."""
-GAP_MINUTES: Final = 8
-"""Minutes before now that say nothing of lately, so that a surge is not compared with its own beginning."""
 NEGATIVE_MIN_MILLIONTHS: Final = 5 * MILLIONTHS
 SPREAD: Final = 3.0
 """Squared deviations of the long run's share below which no stretch is looked at: less than `SHARE_SIGMA` squared."""
@@ -44,13 +38,11 @@ SILENCE_MINUTES_MAX: Final = 24 * 60
 WORSENING_FACTOR: Final = 1.5
 IMPROVING_FACTOR: Final = 0.6
 
-Counted = Literal["counted", "apart", "repeat", "late"]
-
 
 class Subject:
-    """One subject. Bounds: minutes, blocks, hours, a mark a source partition, an alert a kind, 64 texts, 64 authors."""
+    """One subject. Bounds: those of its tally, and an alert a kind."""
 
-    __slots__ = ("_forecast_of", "_lately", "_rates", "_season_due", "_state", "name", "rules", "season")
+    __slots__ = ("_rates", "_state", "_tally", "name", "rules")
 
     def __init__(
         self,
@@ -59,15 +51,15 @@ class Subject:
         rates: ErrorRates,
         state: SubjectState | None = None,
         season: Season | None = None,
+        *,
+        season_due: bool = False,
     ) -> None:
+        """``season_due``: the season is not kept anywhere yet, see `take_season`."""
         self.name = name
         self.rules = rules
-        self.season = season or Season()
         self._rates = rates
         self._state = state or SubjectState()
-        self._lately: tuple[int, Lately | None] | None = None
-        self._season_due = False
-        self._forecast_of: tuple[int, Lately | None, tuple[float, float]] = (-1, None, (-1.0, 1.0))
+        self._tally = Tally(self._state, season or Season(), season_due=season_due)
 
     @classmethod
     def from_bytes(
@@ -75,9 +67,9 @@ class Subject:
     ) -> Subject:
         """Subject of the bytes of `to_bytes`, and its season's. Raises `FormatError` when they cannot be read."""
         state, known = subject_state.from_bytes(data)
-        subject = cls(name, rules, rates, state, Season.from_bytes(season) if season is not None else known)
-        subject._season_due = season is None and known is not None
-        return subject
+        if season is not None:
+            return cls(name, rules, rates, state, Season.from_bytes(season))
+        return cls(name, rules, rates, state, known, season_due=known is not None)
 
     def to_bytes(self) -> bytes:
         """Format version, then msgpack. The season is apart: it changes once an hour, this with every opinion."""
@@ -85,8 +77,7 @@ class Subject:
 
     def take_season(self) -> bytes | None:
         """The season's bytes, where it has changed since the last call."""
-        due, self._season_due = self._season_due, False
-        return self.season.to_bytes() if due else None
+        return self._tally.take_season()
 
     @property
     def touched_minute(self) -> int:
@@ -99,44 +90,12 @@ class Subject:
         return bool(self._state.alerts)
 
     def add(self, opinion: Opinion, now_minute: int) -> Counted:
-        """Count an opinion in its own minute. ``now_minute`` is the watermark's, at or after the opinion's.
-
-        One at or below the mark of its source partition is a repeat; one older than the blocks is late; a copy, or one
-        of many by one author, is set apart. Neither of them counts.
-        """
-        state = self._state
-        source = f"{opinion.source.topic}/{opinion.source.partition}"
-        if opinion.source.offset <= state.marks.get(source, -1):
-            return "repeat"
-        state.marks[source] = opinion.source.offset
-        state.level, state.model_version = opinion.level, opinion.model_version
-        minute = opinion.event_time_ms // MINUTE_MS
-        if not state.voices.counts(opinion.text_print, opinion.author, minute):
-            self._touch(now_minute)
-            if minute > now_minute - WINDOW_MINUTES_MAX:
-                self._minute(minute, now_minute)[2] += 1
-            return "apart"
-        return self.count(minute, round(opinion.p_negative * MILLIONTHS), 1, now_minute)
+        """Count an opinion, see `Tally.add`. ``now_minute`` is the watermark's, at or after the opinion's."""
+        return self._tally.add(opinion, now_minute, self._burn_rule)
 
     def count(self, minute: int, negative_millionths: int, total: int, now_minute: int) -> Counted:
         """Count ``total`` opinions of a minute at once: what `add` does when it has looked at the opinion itself."""
-        self._touch(now_minute)
-        blocks, number = self._state.blocks, minute // BLOCK_MINUTES
-        newest = now_minute // BLOCK_MINUTES
-        if number < newest - BLOCKS:
-            return "late"
-        block = blocks.get(number)
-        if block is None:
-            block = blocks[number] = [0, 0, 0]
-        block[0] += negative_millionths
-        block[1] += total
-        if self._lately is not None and number <= self._lately[0]:
-            self._lately = None
-        if minute > now_minute - WINDOW_MINUTES_MAX:
-            cells = self._minute(minute, now_minute)
-            cells[0] += negative_millionths
-            cells[1] += total
-        return "counted"
+        return self._tally.count(minute, negative_millionths, total, now_minute, self._burn_rule)
 
     def judge(self, watermark_ms: int, process_time_ms: int) -> list[Alert]:
         """What to publish now that event time has reached ``watermark_ms``. Moves the alerts' lives on.
@@ -159,23 +118,6 @@ class Subject:
         found = [each for each in told_all if each is not None]
         return found + ([] if "burn" in alerts else self._open_burn(clock))
 
-    def missed(self, now_minute: int, since_minute: int) -> float:
-        """Opinions that were to be expected since the last one, or since ``since_minute`` if that is later."""
-        first = max(self._state.touched_minute + 1, since_minute)
-        if now_minute < first or self.season.forecast(now_minute) is None:
-            return 0.0
-        step = max(1, (now_minute - first) // 12)
-        # Half of what is usual: a quiet day is not a drop-out.
-        return (
-            0.5
-            * step
-            * sum(
-                forecast.total
-                for minute in range(first, now_minute + 1, step)
-                if (forecast := self.season.forecast(minute)) is not None
-            )
-        )
-
     def judge_silence(self, watermark_ms: int, process_time_ms: int, since_minute: int) -> list[Alert]:
         """A drop-out to publish, if as much is missing as a rule says. The next opinion resolves it, in `judge`."""
         now, state = watermark_ms // MINUTE_MS, self._state
@@ -184,42 +126,23 @@ class Subject:
             told = state.resolved.get("dropout", -1) >= state.touched_minute
             if told or now - first + 1 < rule.window_minutes or self._cooling("dropout", rule, now):
                 continue
-            if 0.5 * self.season.peak / 60 * (now - first + 1) < rule.threshold:
+            if 0.5 * self._tally.season.peak / 60 * (now - first + 1) < rule.threshold:
                 continue
-            score = self.missed(now, since_minute)
+            score = self._tally.missed(now, since_minute)
             if score >= rule.threshold:
                 return [self._opened(rule, first, Expected(0.0, 0.0, 1.0), score, watermark_ms, process_time_ms)]
         return []
 
-    # --- counting -----------------------------------------------------------------------------------------------
-
-    def _minute(self, minute: int, now_minute: int) -> list[int]:
-        minutes = self._state.minutes
-        cells = minutes.get(minute)
-        if cells is None:
-            if len(minutes) >= WINDOW_MINUTES_MAX:
-                for old in [kept for kept in minutes if kept <= now_minute - WINDOW_MINUTES_MAX]:
-                    del minutes[old]
-            cells = minutes[minute] = [0, 0, 0]
-        return cells
-
-    def _touch(self, now_minute: int) -> None:
-        state = self._state
-        if state.next_hour < 0:
-            state.next_hour = now_minute // 60
-        elif now_minute >= 60 * state.next_hour + 60 + CLOSE_AFTER_MINUTES:
-            close_hours(state, self.season, now_minute, self.rules.burn[0] if self.rules.burn else None)
-            self._season_due, self._lately = True, None
-        state.touched_minute = now_minute
-
-    # --- judging ------------------------------------------------------------------------------------------------
+    @property
+    def _burn_rule(self) -> Rule | None:
+        return self.rules.burn[0] if self.rules.burn else None
 
     def _open_surge(self, watermark_ms: int, process_time_ms: int) -> Alert | None:
         now, minutes = watermark_ms // MINUTE_MS, self._state.minutes
         elapsed = (watermark_ms % MINUTE_MS + 1) / MINUTE_MS - 1
         mass = total = apart = 0
         minute = now + 1
-        usual = long_run(self.season, self._state.next_hour)
+        usual = long_run(self._tally.season, self._state.next_hour)
         floor, spread = (usual.share, SPREAD * usual.share * (1 - usual.share)) if usual is not None else (0.0, 0.0)
         for rules in self.rules.scales:
             minute, elapsed = minute - 1, elapsed + 1
@@ -231,12 +154,12 @@ class Subject:
             # The cheap tests come first: almost every opinion ends here.
             if mass < NEGATIVE_MIN_MILLIONTHS or not rules:
                 continue
-            negative, counted = _less_leaked(mass, total, apart)
+            negative, counted = less_leaked(mass, total, apart)
             excess = negative - floor * counted
             # What is expected is never below the long run: no rule fires on less than two deviations from it.
             if excess <= 0 or excess * excess <= spread * counted:
                 continue
-            lately = self._expect(now)
+            lately = self._tally.lately(now)
             if lately is None:
                 return None
             for rule in rules:
@@ -252,7 +175,7 @@ class Subject:
             return 0.0
         if rule.metric == "negative_share":
             return surge_score(negative, total, expected)
-        mean, error = self._forecast(now)
+        mean, error = self._tally.forecast(now)
         if mean < 0 or negative <= 1.2 * mean * minutes:
             return 0.0
         score = volume_score(negative, mean * minutes, error)
@@ -260,25 +183,14 @@ class Subject:
             return 0.0
         return score
 
-    def _forecast(self, now: int) -> tuple[float, float]:
-        """Negative mass to expect in a minute, -1 where nothing is known, and its relative error."""
-        lately = self._expect(now)
-        if self._forecast_of[0] != now or self._forecast_of[1] is not lately:
-            season = self.season.forecast(now)
-            found = -1.0, 1.0
-            if season is not None and lately is not None:
-                found = max(season.negative * lately.trend, lately.negative), season.relative_error
-            self._forecast_of = (now, lately, found)
-        return self._forecast_of[2]
-
     def _open_burn(self, clock: tuple[int, int]) -> list[Alert]:
         state = self._state
         if not state.burn:
             return []
         for rule in self.rules.burn:
             if state.burn >= rule.threshold and not self._cooling("burn", rule, clock[0] // MINUTE_MS):
-                expected = self.season.share(24 * ((state.next_hour - 25) // 24))
-                negative, total = self._mass(clock[0] // MINUTE_MS, _window(rule))
+                expected = self._tally.season.share(24 * ((state.next_hour - 25) // 24))
+                negative, total = self._tally.mass(clock[0] // MINUTE_MS, _window(rule))
                 if expected is not None and self._lift(negative, total, expected) >= rule.min_lift:
                     return [self._opened(rule, 60 * state.burn_hour, expected, state.burn, *clock)]
         return []
@@ -309,7 +221,7 @@ class Subject:
             return self._state.burn, alert.severity
         # Of the window only what has come since the alert's first minute: the calm before would end it at once.
         window = min(rule.window_minutes, now - alert.first_minute + 1)
-        negative, total = self._mass(now, window)
+        negative, total = self._tally.mass(now, window)
         minutes = window - 1 + (watermark_ms % MINUTE_MS + 1) / MINUTE_MS
         score = self._score(rule, negative, total, minutes, now, alert.expected)
         return score, self._severity(rule, score, negative, total, alert.expected)
@@ -351,7 +263,7 @@ class Subject:
         now, window, severity = watermark_ms // MINUTE_MS, _window(rule), rule.severity
         if rule.kind == "surge":
             window = now - first + 1
-            severity = self._severity(rule, score, *self._mass(now, window), expected)
+            severity = self._severity(rule, score, *self._tally.mass(now, window), expected)
         alert = self._state.alerts[rule.kind] = OpenAlert(
             alert_id=alert_id(rule.name, self.name, first),
             rule=rule.name,
@@ -373,16 +285,13 @@ class Subject:
         if kind == "burn":
             state.burn = 0.0
         if kind == "surge" and now - alert.first_minute < NORMAL_MINUTES:
-            for number, block in state.blocks.items():
-                if alert.first_minute // BLOCK_MINUTES <= number <= now // BLOCK_MINUTES:
-                    block[2] = 1
-            self._lately = None
+            self._tally.leave_out(alert.first_minute, now)
 
     def _message(self, alert: OpenAlert, rule: Rule | None, score: float, clock: tuple[int, int], window: int) -> Alert:
         now = clock[0] // MINUTE_MS
-        negative, total = self._mass(now, window)
+        negative, total = self._tally.mass(now, window)
         metric = rule.metric if rule else "negative_share"
-        volume = self._forecast(now)[0] if metric == "negative_volume" else -1.0
+        volume = self._tally.forecast(now)[0] if metric == "negative_volume" else -1.0
         return Alert(
             alert_id=alert.alert_id,
             rule=alert.rule,
@@ -402,40 +311,14 @@ class Subject:
             model_version=self._state.model_version,
             metric=metric,
             expected_negative=round(volume * window, 3) if volume >= 0 else None,
-            set_apart=sum(cells[2] for minute, cells in self._state.minutes.items() if now - window < minute <= now),
+            set_apart=self._tally.apart(now, window),
             sinks=list(rule.sinks) if rule else [],
         )
-
-    def _mass(self, now: int, window: int) -> tuple[float, int]:
-        mass = total = apart = 0
-        minutes = self._state.minutes
-        for minute in range(now - window + 1, now + 1):
-            cells = minutes.get(minute)
-            if cells is not None:
-                mass += cells[0]
-                total += cells[1]
-                apart += cells[2]
-        return _less_leaked(mass, total, apart)
-
-    # --- expecting ----------------------------------------------------------------------------------------------
-
-    def _expect(self, now: int) -> Lately | None:
-        # It changes when a block does, or when a late opinion enters one.
-        newest = (now - GAP_MINUTES) // BLOCK_MINUTES - 1
-        if self._lately is None or self._lately[0] != newest:
-            self._lately = (newest, estimate(self._state, self.season, newest))
-        return self._lately[1]
 
 
 def _window(rule: Rule | None) -> int:
     """Minutes that an alert of the rule tells about."""
     return WINDOW_MINUTES_MAX if rule is None or rule.metric == "slow_burn" else rule.window_minutes
-
-
-def _less_leaked(mass: int, total: int, apart: int) -> tuple[float, int]:
-    """Negative mass and opinions of a stretch, less the copies that went by unrecognised."""
-    leaked = min(apart // LEAKED_ONE_IN, total)
-    return max(mass / MILLIONTHS - leaked, 0.0), total - leaked
 
 
 def alert_id(rule: str, subject: str, first_minute: int) -> str:

@@ -19,8 +19,9 @@ from typing import Final
 from schemas.scores import Alert, Opinion
 from worker.alerts.baseline import ErrorRates
 from worker.alerts.rules import RuleBook
-from worker.alerts.subject import Counted, Subject
+from worker.alerts.subject import Subject
 from worker.alerts.subject_state import BLOCK_MINUTES, MINUTE_MS
+from worker.alerts.tally import Counted
 
 MAX_SUBJECTS: Final = 20_000
 IDLE_MINUTES: Final = 3 * 24 * 60

@@ -72,13 +72,11 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
         *_each("worker", "read", "topic", _topics(kafka, (*INPUTS, ERASURES))),
         *_each("worker", "write", "topic", _topics(kafka, _WORKER_WRITES)),
         *_prefixed("worker", ("read",), "group", f"{prefix}.worker"),
-        *_prefixed("worker", ("read",), "group", f"{prefix}.erasures"),
         *_prefixed("worker", ("write", "describe"), "transactional-id", f"{prefix}.worker"),
         *_each("profiles", "read", "topic", _topics(kafka, (*FOLDS.values(), *FEATURES.values(), ERASURES))),
         *_each("profiles", "write", "topic", _topics(kafka, (*FEATURES.values(), EVENTS_DEAD))),
         *_prefixed("profiles", ("read",), "group", f"{prefix}.profiles"),
         *_prefixed("profiles", ("write", "describe"), "transactional-id", f"{prefix}.profiles"),
-        *_prefixed("profiles", ("read",), "group", f"{prefix}.erasures"),
         *_each("alerts", "read", "topic", _topics(kafka, (OPINIONS, TRENDS_OPINION))),
         *_each("alerts", "write", "topic", _topics(kafka, (ALERTS_OPINION, TRENDS_OPINION))),
         *_prefixed("alerts", ("read", "write", "create"), "topic", changelogs),
@@ -86,7 +84,6 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
         *_each("notify", "read", "topic", _topics(kafka, (ALERTS_OPINION, ALERTS_CONTROL))),
         *_each("notify", "write", "topic", _topics(kafka, (EVENTS_DEAD,))),
         *_prefixed("notify", ("read",), "group", f"{prefix}.notify"),
-        *_prefixed("notify", ("read",), "group", f"{prefix}.feed-"),
         *(
             Acl(role="operator", operation=operation, resource="topic", name=name)
             for operation in _OPERATOR

@@ -15,6 +15,7 @@ from worker.errors import KafkaError, KafkaRefusedError, OffsetLostError, TopicE
 REQUEST_TIMEOUT_S: Final = 10.0
 """How long a metadata or admin request may take before the broker counts as unreachable."""
 
+_log = logging.getLogger(__name__)
 # Not librdkafka's settings but the Python client's: their names keep the underscore.
 _PYTHON_SETTINGS = frozenset({"logger", "error_cb", "stats_cb", "throttle_cb", "oauth_cb", "on_commit", "on_delivery"})
 
@@ -113,17 +114,20 @@ def transactional_config(kafka: KafkaConfig, transactional_id: str, timeout_ms: 
     return producer_config(kafka, **{"transactional.id": transactional_id, **limits})
 
 
-def watermarks(consumer: confluent_kafka.Consumer, part: confluent_kafka.TopicPartition) -> tuple[int, int]:
+def watermarks(
+    consumer: confluent_kafka.Consumer, part: confluent_kafka.TopicPartition, patience_s: float = REQUEST_TIMEOUT_S
+) -> tuple[int, int]:
     """First and next offset of a partition, asked of the broker. Raises librdkafka's exception.
 
-    A partition that is just being made or moved has no leader for a moment: asked again until the time-out.
+    A partition that is just being made or moved has no leader for a moment, or one that is away: asked again for
+    ``patience_s``.
     """
-    deadline = time.monotonic() + REQUEST_TIMEOUT_S
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             low, high = consumer.get_watermark_offsets(part, timeout=REQUEST_TIMEOUT_S)
         except confluent_kafka.KafkaException as error:
-            passing = error.args[0].retriable() or error.args[0].code() in _NO_LEADER
+            passing = error.args[0].retriable() or error.args[0].code() in _NO_LEADER | _UNREACHABLE
             if not passing or time.monotonic() > deadline:
                 raise
             consumer.poll(0.05)  # waits for new metadata rather than asking in a tight loop
@@ -166,3 +170,14 @@ def translate(error: confluent_kafka.KafkaException | confluent_kafka.KafkaError
             " offset on purpose (kafka-consumer-groups --reset-offsets) once you know what was lost"
         )
     return KafkaError(f"Kafka failed while {doing}: {text} ({cause.name()})")
+
+
+def raise_if_final(error: confluent_kafka.KafkaError, doing: str) -> None:
+    """Raise our error for what a reader was told and cannot outlive. The rest the client mends by itself: it is logged.
+
+    ``doing`` as for `translate`. Raises `TopicError`, `OffsetLostError`, `KafkaError`.
+    """
+    cause = translate(error, doing)
+    if isinstance(cause, TopicError | OffsetLostError) or error.fatal() or error.code() in NO_RIGHT:
+        raise cause from confluent_kafka.KafkaException(error)
+    _log.warning("%s: %s", doing, error.str())

@@ -17,11 +17,13 @@ import os
 import random
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from threading import Event
 from typing import Any, Final
 
 import msgspec
 import structlog
+from confluent_kafka import TopicPartition
 from prometheus_client import CollectorRegistry
 
 from schemas.scores import Alert
@@ -29,8 +31,8 @@ from schemas.topics import ALERTS_CONTROL, ALERTS_OPINION, EVENTS_DEAD
 from worker.config import Config, WebhookConfig
 from worker.errors import ConfigError
 from worker.kafka.admin import partition_counts, topic_ids
-from worker.kafka.feed import TopicFeed, read_before
 from worker.kafka.ledger import OffsetLedger, Ticket
+from worker.kafka.readback import FOLLOW_WAIT_MS, Readback
 from worker.kafka.records import Offsets, Partition, Record
 from worker.kafka.source import KafkaSource
 from worker.metrics import NotifyMetrics
@@ -49,6 +51,7 @@ COMMIT_INTERVAL_S: Final = 0.2
 POLL_RECORDS: Final = 200
 UNFINISHED_MAX: Final = 5000
 DRAIN_S: Final = 10.0
+GROUP: Final = "notify"
 
 _log = structlog.get_logger(__name__)
 _decoder = msgspec.json.Decoder(Alert)
@@ -103,19 +106,18 @@ class Notifier:
 
     def __init__(self, config: Config, metrics: NotifyMetrics) -> None:
         self._config, self._kafka, self._metrics = config.notify, config.kafka, metrics
-        self._group = f"{config.kafka.group_prefix}.notify"
         self.lanes = [self._lane(name) for name in config.notify.sinks]
         self._by_name = {lane.name: lane for lane in self.lanes}
         self._controls = Controls()
         self._dispatcher = Dispatcher(config.notify, self._controls)
         self._ledger: OffsetLedger[bool] = OffsetLedger()
-        self._control_feed = TopicFeed(config.kafka, config.kafka.topic(ALERTS_CONTROL))
-        for message in self._control_feed.load():
+        self._control_feed = Readback(config.kafka, "notify.control", FOLLOW_WAIT_MS)
+        for message in self._control_feed.follow(self._control_feed.places(config.kafka.topic(ALERTS_CONTROL))):
             self._control(message)
         self._letters: DeadLetters[_Pending] = DeadLetters(config.kafka)
         self._committing, self._commit_at = False, 0.0
         alerts = topic_ids(config.kafka, [config.kafka.topic(ALERTS_OPINION)])
-        self._source = KafkaSource(config.kafka, alerts, self._group)
+        self._source = KafkaSource(config.kafka, alerts, f"{config.kafka.group_prefix}.{GROUP}")
 
     def step(self) -> None:
         """Take in controls and alerts, settle what is over, commit."""
@@ -197,11 +199,12 @@ class Notifier:
     def _open(self, partitions: list[Partition]) -> None:
         self._ledger.assign(partitions)
         topic = self._kafka.topic(ALERTS_OPINION)
-        numbers = [number for _, number in partitions]
-        for message in read_before(self._kafka, self._group, topic, numbers, SEEN_MAX):
-            alert, _ = _decode(message.value())
-            if alert is not None:
-                self._dispatcher.remember(message.partition(), alert)
+        parts = [TopicPartition(topic, number) for _, number in partitions]
+        with closing(Readback(self._kafka, GROUP)) as reader:
+            for message in reader.before(parts, SEEN_MAX):
+                alert, _ = _decode(message.value())
+                if alert is not None:
+                    self._dispatcher.remember(message.partition(), alert)
 
     def _take(self, record: Record) -> None:
         ticket = self._ledger.begin((record.topic, record.partition), record.offset, "alert", time.monotonic())

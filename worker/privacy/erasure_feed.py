@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-import confluent_kafka
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 
 from schemas.erasures import ERASURES_PARTITION, decode_erasure
 from schemas.folds import FormatError
@@ -16,13 +15,11 @@ from schemas.topics import ERASURES
 from worker.config import KafkaConfig
 from worker.errors import KafkaError
 from worker.kafka.admin import partition_counts, topic_ids
-from worker.kafka.clients import consumer_config, translate
+from worker.kafka.readback import FOLLOW_WAIT_MS, Readback
 from worker.privacy.erasures import Erasures
 
 POLL_EVERY_S: Final = 1.0
 """How long a new erasure may go unnoticed by a running role."""
-STALL_S: Final = 30.0
-_EOF: Final = confluent_kafka.KafkaError._PARTITION_EOF
 _log = logging.getLogger(__name__)
 
 
@@ -38,15 +35,10 @@ class ErasureFeed:
         partition_counts(kafka, [self._topic])
         self.topic_id = topic_ids(kafka, [self._topic])[self._topic]
         self._bad: dict[bytes, str] = {}  # what is no erasure, by key, until something else takes its place
-        self._next_offset = 0
-        self._at_end = self._fresh = False
-        self._poll_at_s = 0.0
-        self._consumer = Consumer(
-            consumer_config(kafka, f"{kafka.group_prefix}.{role}.erasures", enable_partition_eof=True)
-        )
+        self._fresh, self._poll_at_s = False, 0.0
+        self._reader = Readback(kafka, f"{role}.erasures", FOLLOW_WAIT_MS)
         try:
-            self._consumer.assign([TopicPartition(self._topic, ERASURES_PARTITION, OFFSET_BEGINNING)])
-            self._read_until(lambda: self._at_end)
+            self._take(self._reader.follow([TopicPartition(self._topic, ERASURES_PARTITION, OFFSET_BEGINNING)]))
             self._check()
             self._fresh = False
         except BaseException:
@@ -60,47 +52,23 @@ class ErasureFeed:
         if self._clock() < self._poll_at_s:
             return False
         self._poll_at_s = self._clock() + POLL_EVERY_S
-        self._take(0.0)
+        self._take(self._reader.poll())
         self._check()
         fresh, self._fresh = self._fresh, False
         return fresh
 
     def catch_up(self, offset: int) -> None:
         """Read on until this offset of the topic is known: another process has seen it."""
-        self._read_until(lambda: self._next_offset > offset)
+        self._take(self._reader.reach({(self._topic, ERASURES_PARTITION): offset + 1}))
 
     def close(self) -> None:
         """Close the connection."""
-        self._consumer.close()
+        self._reader.close()
 
-    def _read_until(self, done: Callable[[], bool]) -> None:
-        deadline = self._clock() + STALL_S
-        while not done():
-            if self._take(0.1):
-                deadline = self._clock() + STALL_S
-            elif self._clock() > deadline:
-                raise KafkaError(f"{self._topic} could not be read for {STALL_S:.0f} s. Check kafka.bootstrap")
-
-    def _take(self, timeout_s: float) -> bool:
-        fresh = False
-        try:
-            messages = self._consumer.consume(1000, timeout_s)
-        except KafkaException as error:
-            raise translate(error, doing=f"reading {self._topic}") from error
+    def _take(self, messages: Iterable[Any]) -> None:
         for message in messages:
-            problem = message.error()
-            if problem is None:
-                self._note(message)
-                fresh = self._fresh = True
-                self._next_offset = message.offset() + 1
-            elif problem.code() == _EOF:
-                self._at_end = True
-                self._next_offset = max(self._next_offset, message.offset())
-            elif problem.fatal() or problem.code() == confluent_kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                raise translate(problem, doing=f"reading {self._topic}") from KafkaException(problem)
-            else:
-                _log.warning("reading erasures: %s", problem.str())
-        return fresh
+            self._note(message)
+            self._fresh = True
 
     def _note(self, message: Any) -> None:
         key = message.key() or b""

@@ -20,7 +20,7 @@ from schemas.dead import HEADER_REPLAY_COUNT, HEADER_TOMBSTONE, DeadLetter, read
 from schemas.folds import FormatError
 from schemas.topics import EVENTS_DEAD
 from worker.config import KafkaConfig
-from worker.errors import InputError, TopicError
+from worker.errors import InputError
 from worker.kafka.readback import Readback
 
 MAX_FOUND: Final = 1_000_000
@@ -83,8 +83,7 @@ class Letters:
     """The letters of a cluster. Raises `TopicError` where there is no ``events.dead``, `KafkaError`. To be closed."""
 
     def __init__(self, kafka: KafkaConfig) -> None:
-        self._kafka, self._reader = kafka, Readback(kafka, "dead")
-        self.topic = kafka.topic(EVENTS_DEAD)
+        self._reader, self.topic = Readback(kafka, "dead"), kafka.topic(EVENTS_DEAD)
 
     def close(self) -> None:
         """Close the connections."""
@@ -113,13 +112,7 @@ class Letters:
 
     def read(self, since_ms: int | None = None) -> Generator[Any, None, None]:
         """Records of the topic, partition by partition in order, from those written at ``since_ms`` on."""
-        parts = self._reader.partitions(self.topic)
-        if not parts:
-            raise TopicError(f"{self.topic} is missing. Run `millrace topics create`")
-        # The embedded broker cannot look for times.
-        if since_ms is not None and not self._kafka.embedded:
-            parts = self._reader.since(parts, since_ms)
-        return self._reader.read(parts)
+        return self._reader.read(self._reader.places(self.topic, since_ms))
 
     def fetch(self, found: Found) -> DeadLetter:
         """The letter with its value. Raises `InputError` when it is gone by now."""

@@ -26,6 +26,7 @@ from worker.config import Config
 from worker.errors import InputError, KafkaError, StoreError
 from worker.kafka.admin import partition_counts, topic_ids, topic_settings
 from worker.kafka.clients import consumer_config, producer_config, translate, watermarks
+from worker.kafka.single import write_one
 from worker.privacy.person import people_of
 from worker.profiles.features import SPACE_HEADER
 from worker.profiles.role import space_of
@@ -82,22 +83,15 @@ class Erase:
 
     def _record(self) -> int:
         """The offset of the erasure's record, once it is safe."""
-        told: list[tuple[Any, Any]] = []
-        producer = Producer(producer_config(self._kafka, message_timeout_ms=int(DELIVERY_TIMEOUT_S * 1000)))
-        producer.produce(
+        return write_one(
+            self._kafka,
             self._kafka.topic(ERASURES),
             encode_erasure(self._erasure),
             self._user.encode(),
-            ERASURES_PARTITION,
-            on_delivery=lambda error, message: told.append((error, message)),
+            doing="recording the erasure (nothing was done)",
+            timeout_s=DELIVERY_TIMEOUT_S,
+            partition=ERASURES_PARTITION,
         )
-        producer.flush(DELIVERY_TIMEOUT_S + 5)
-        if not told:
-            raise KafkaError("Kafka does not answer while recording the erasure: nothing was done. Run it again")
-        ((error, message),) = told
-        if error is not None:
-            raise translate(error, doing="recording the erasure (nothing was done)") from KafkaException(error)
-        return int(message.offset())
 
     def _published(self, offset: int, deadline_s: float) -> bool:
         """Whether profiles has deleted the state and published that: its fence, in features, has passed the erasure."""

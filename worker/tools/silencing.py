@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any, Final
+from contextlib import closing
+from typing import Final
 
-import confluent_kafka
 import msgspec
 
 from schemas.control import MAX_MUTE_DAYS, Ack, Mute
 from schemas.topics import ALERTS_CONTROL
 from worker.config import KafkaConfig
-from worker.errors import InputError, KafkaError
+from worker.errors import InputError
 from worker.kafka.admin import partition_counts
-from worker.kafka.clients import producer_config, translate
-from worker.kafka.feed import TopicFeed
+from worker.kafka.readback import Readback
+from worker.kafka.single import write_one
 from worker.notify.controls import DAY_MS, Controls
 
 SEND_TIMEOUT_S: Final = 15.0
@@ -61,12 +61,10 @@ def ack(kafka: KafkaConfig, alert_id: str, *, by: str = "", note: str = "") -> A
 
 def silences(kafka: KafkaConfig) -> Silences:
     """What is in force now. Raises `TopicError`, `KafkaError`."""
-    controls, feed = Controls(), TopicFeed(kafka, kafka.topic(ALERTS_CONTROL))
-    try:
-        for message in feed.load():
+    controls = Controls()
+    with closing(Readback(kafka, "silences")) as reader:
+        for message in reader.read(reader.places(kafka.topic(ALERTS_CONTROL))):
             controls.apply(message.key(), message.value())
-    finally:
-        feed.close()
     now_ms = _now_ms()
     return Silences(mutes=controls.mutes(now_ms), acks=controls.acks(now_ms))
 
@@ -83,13 +81,7 @@ def _write(kafka: KafkaConfig, control: Mute | Ack) -> None:
 def _send(kafka: KafkaConfig, key: str, value: bytes | None) -> None:
     topic = kafka.topic(ALERTS_CONTROL)
     partition_counts(kafka, [topic])  # a missing topic or broker is told now
-    failures: list[Any] = []
-    producer = confluent_kafka.Producer(producer_config(kafka, message_timeout_ms=int(SEND_TIMEOUT_S * 1000)))
-    producer.produce(topic, value, key, on_delivery=lambda error, _: failures.append(error))
-    if producer.flush(SEND_TIMEOUT_S + 5):
-        raise KafkaError(f"{topic}: not acknowledged within {SEND_TIMEOUT_S:.0f} s. Check the broker")
-    if failures[0] is not None:
-        raise translate(failures[0], doing=f"writing to {topic}")
+    write_one(kafka, topic, value, key.encode(), doing=f"writing to {topic}", timeout_s=SEND_TIMEOUT_S)
 
 
 def _now_ms() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import Final
 
 import msgspec
@@ -14,7 +15,7 @@ from worker.alerts.trend import TrendSpan, added_up, span
 from worker.config import KafkaConfig
 from worker.errors import InputError
 from worker.kafka.admin import partition_counts
-from worker.kafka.feed import TopicFeed
+from worker.kafka.readback import Readback
 
 SPANS_MINUTES: Final = (5, 15, 60)
 _decoder = msgspec.json.Decoder(TrendBucket)
@@ -34,17 +35,16 @@ def trend(kafka: KafkaConfig, subject: str, hours: float) -> Trend:
     topic = kafka.topic(TRENDS_OPINION)
     partition = shard_of(subject, partition_counts(kafka, [topic])[topic])
     since_ms = time.time_ns() // 1_000_000 - round(hours * 60 * MINUTE_MS)
-    feed = TopicFeed(kafka, topic)
     try:
-        found = [
-            _decoder.decode(message.value())
-            for message in feed.load(partition, since_ms)
-            if message.value() and (message.key() or b"").startswith(f"{subject}@".encode())
-        ]
+        with closing(Readback(kafka, "trend")) as reader:
+            places = [part for part in reader.places(topic, since_ms) if part.partition == partition]
+            found = [
+                _decoder.decode(message.value())
+                for message in reader.read(places)
+                if message.value() and (message.key() or b"").startswith(f"{subject}@".encode())
+            ]
     except msgspec.MsgspecError as error:
         raise InputError(f"{topic}: a record cannot be read ({error}); it was written by another release") from error
-    finally:
-        feed.close()
     minutes = added_up(bucket for bucket in found if bucket.subject == subject)
     if not minutes:
         raise InputError(

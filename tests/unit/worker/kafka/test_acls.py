@@ -32,7 +32,7 @@ def test_roles_read_what_they_consume_under_the_configured_names() -> None:
     assert names("worker", "read") == {"shop.clicks", "events.review", "events.service", "erasures"}
     assert names("profiles", "read") == {*FOLDS.values(), *FEATURES.values(), "erasures"}
     assert "opinions" in names("alerts", "read")
-    assert names("worker", "read", "group") == {"shop.worker", "shop.erasures"}
+    assert names("worker", "read", "group") == {"shop.worker"}
 
 
 def test_no_role_but_the_operator_may_touch_topics_themselves() -> None:
