@@ -82,9 +82,9 @@ def await_stable(config: Config, workers: Sequence[Process]) -> None:
         for worker in workers:
             assert worker.exit_code is None, f"ended by itself with {worker.exit_code}\n{worker.tail()}"
         try:
-            told = admin.describe_consumer_groups([group])[group].result(timeout=20)
-        except KafkaException as error:
-            found = str(error)
+            told = admin.describe_consumer_groups([group], request_timeout=10)[group].result(timeout=20)
+        except (KafkaException, TimeoutError) as error:  # the group's log may just be being made
+            found = repr(error)
         else:
             held = sum(len(member.assignment.topic_partitions) for member in told.members if member.assignment)
             found = f"{told.state}, {len(told.members)} members, {held} partitions"
