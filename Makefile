@@ -10,7 +10,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check kafka bench-worker bench-latency bench-three bench-scale bench-memory
-.PHONY: bench-limit bench-peers bench-delivery bench-shared bench-alerts bench-rebuild
+.PHONY: bench-limit bench-peers bench-delivery bench-shared bench-alerts bench-rebuild bench-watch
 .PHONY: simulate kills storms outages chaos fuzz starter starter-gpu schemas lock clean
 
 help: ## This list
@@ -81,6 +81,9 @@ chaos: $(READY) ## Everything broken at once on three real brokers (ARGS="--even
 
 bench-alerts: $(READY) ## Alerts against injected truth, beside three textbook detectors; one JSON line last (ARGS=--quick)
 	$(PY) -m tests.bench.bench_alerts $(ARGS)
+
+bench-watch: $(READY) ## The alerts role on a real broker: opinions a second, opinion to alert; one JSON line last
+	$(PY) -m tests.bench.bench_watch $(ARGS)
 
 starter: $(READY) $(BODY) ## Train the starter artifact again from the data files, within 150 minutes (ARGS=--resume)
 	$(PY) -m model.training.train --minutes 110 $(ARGS)
