@@ -47,7 +47,8 @@ REDIS_FAILURES = ("away", "late", "happened", "nonsense", "died", "crash")
 PRODUCER_CALLS = ("produce", "linger", "offsets", "commit", "abort", "init")
 PRODUCER_FAILURES = ("refused", "retriable", "timeout", "happened", "fatal", "crash")
 STREAM_CALLS = ("bounds", "published", "snapshot", "start", "dead")
-NAPS = ("membership", "script", "script answered", "mget", *3 * ("mget answered",), "poll", "published", "snapshot")
+NAPS = ("membership", "script", "script answered", "mget", "mget answered", *4 * ("produce",), "poll", "published",
+        "snapshot")  # fmt: skip
 KINDS = (*4 * ("redis call",), *3 * ("call", "nap"), *2 * ("flush", "fail over", "pause", "stuck", "start", "crash"),
          *2 * ("half",), "stream call", "stop", "away", "redis away", "restart", "hijack", "skip", "move")  # fmt: skip
 COPY_EVERY = 12
@@ -170,9 +171,12 @@ class SimProfiles(SimProcess):
 
     def fault(self, call: str) -> str | None:
         """As every process's; and some die when a transaction that had no room for all is committed, the next not."""
-        if call == "produce" and self.profiles._publishing.cut and super().fault("half") == "flush":
-            self.world.redis.flush()
-            raise Crash
+        if call == "produce":
+            # States in hand, nothing at the broker yet: what it wakes up with may be old.
+            self.nap("produce")
+            if self.profiles._publishing.cut and super().fault("half") == "flush":
+                self.world.redis.flush()
+                raise Crash
         return super().fault(call)
 
     def nap(self, call: str) -> None:
