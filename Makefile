@@ -64,7 +64,7 @@ bench-rebuild: $(READY) ## Users a second that profiles rebuilds into an empty R
 fuzz: $(READY) ## Any bytes give an event or a dead letter (ARGS="--inputs 100000 --seed 1"); one JSON line last
 	$(PY) tests/fuzz/fuzz_decode.py $(ARGS)
 
-simulate: $(READY) ## The worker's core under seeded faults, replayable (ARGS="--seeds 100000 --from 0")
+simulate: $(READY) ## The worker's core and profiles under seeded faults, replayable (ARGS="--seeds 100000 --from 0")
 	$(PY) -m tests.simulation $(ARGS)
 
 kills: $(READY) ## kill -9 at every point of a transaction's life, on a real broker (ARGS="--times 50")

@@ -1,9 +1,11 @@
-"""Run many seeds of the simulation; a failing one is shrunk to the fewest faults that still make it fail.
+"""Run many seeds of both simulated worlds; a failing one is shrunk to the fewest faults that still make it fail.
 
-    python -m tests.simulation [--seeds N] [--from N] [--seed N --faults JSON]
+    python -m tests.simulation [--seeds N] [--from N] [--world NAME] [--seed N --faults JSON]
 
-Last line: one JSON object with ``seeds``, ``from``, ``events``, ``faults``, ``violations`` (seed to what was violated)
-and ``digest``, which is the same for the same seeds on every machine. Exit code 1 when a promise was broken.
+The worlds are ``worker`` (`tests.simulation.world`) and ``profiles`` (`tests.simulation.profiles_world`). Last line: a
+JSON object with ``seeds`` (of each world), ``from``, ``events``, ``faults``, ``kinds``, ``violations`` (world and seed
+to what was violated), ``worlds`` (world to its own events, faults, kinds, digest) and ``digest``, which is the same for
+the same seeds on every machine. Exit code 1 when a promise was broken.
 """
 
 from __future__ import annotations
@@ -22,51 +24,61 @@ from typing import Any
 import msgspec
 from rich.progress import track
 
-from tests.simulation.world import Fault, faults_of, simulate
+from tests.simulation import profiles_world
+from tests.simulation import world as worker_world
+from tests.simulation.turns import Fault
 
 CHUNK = 20
+WORLDS: dict[str, Any] = {"worker": worker_world, "profiles": profiles_world}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="simulate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=1000, help="how many")
+    parser.add_argument("--seeds", type=int, default=1000, help="how many of each world")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first one")
+    parser.add_argument("--world", choices=list(WORLDS), help="only this one; with --seed, else the worker's")
     parser.add_argument("--seed", type=int, help="one seed alone, told in full")
     parser.add_argument("--faults", help="with --seed: these faults instead of its own, as a failing run prints them")
     args = parser.parse_args()
     if args.seed is not None:
-        return alone(args.seed, args.faults)
-    return campaign(args.first, args.seeds)
+        return alone(args.world or "worker", args.seed, args.faults)
+    return campaign(args.first, args.seeds, [args.world] if args.world else list(WORLDS))
 
 
-def campaign(first: int, seeds: int) -> int:
-    """All seeds, on all cores."""
-    digest, events, faults = hashlib.blake2b(digest_size=16), 0, Counter[str]()
-    violations: dict[int, list[str]] = {}
-    chunks = [range(n, min(n + CHUNK, first + seeds)) for n in range(first, first + seeds, CHUNK)]
+def campaign(first: int, seeds: int, worlds: Sequence[str]) -> int:
+    """All seeds of the worlds, on all cores."""
+    told: dict[str, dict[str, Any]] = {}
+    violations: dict[str, list[str]] = {}
+    starts = range(first, first + seeds, CHUNK)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for result in track(pool.map(_chunk, chunks), "seeds", len(chunks), disable=not sys.stderr.isatty()):
-            digest.update(result["digest"].encode())
-            events += result["events"]
-            faults.update(result["faults"])
-            violations.update(result["violations"])
-    for seed, found in violations.items():
-        fewest = shrink(seed, faults_of(seed))
-        print(f"seed {seed}: {'; '.join(found[:3])}")
-        print(f"  python -m tests.simulation --seed {seed} --faults '{msgspec.json.encode(fewest).decode()}'")
-    summary = {"seeds": seeds, "from": first, "events": events, "faults": sum(faults.values()), "kinds": len(faults)}
-    print(json.dumps({**summary, "violations": violations, "digest": digest.hexdigest()}))
+        for world in worlds:
+            digest, events, faults = hashlib.blake2b(digest_size=16), 0, Counter[str]()
+            chunks = [(world, range(n, min(n + CHUNK, first + seeds))) for n in starts]
+            for result in track(pool.map(_chunk, chunks), world, len(chunks), disable=not sys.stderr.isatty()):
+                digest.update(result["digest"].encode())
+                events += result["events"]
+                faults.update(result["faults"])
+                for seed, found in result["violations"].items():
+                    violations[f"{world} {seed}"] = found
+                    _tell(world, seed, found)
+            counts = {"faults": sum(faults.values()), "kinds": len(faults)}
+            told[world] = {"events": events, **counts, "digest": digest.hexdigest()}
+    summary = {"seeds": seeds, "from": first}
+    summary |= {name: sum(own[name] for own in told.values()) for name in ("events", "faults", "kinds")}
+    digest = hashlib.blake2b("".join(own["digest"] for own in told.values()).encode(), digest_size=16)
+    print(json.dumps({**summary, "violations": violations, "worlds": told, "digest": digest.hexdigest()}))
     return 1 if violations else 0
 
 
-def alone(seed: int, faults: str | None) -> int:
+def alone(world: str, seed: int, faults: str | None) -> int:
     """One seed, its faults and what was violated."""
-    chosen = faults_of(seed) if faults is None else msgspec.json.decode(faults, type=list[Fault])
+    simulated = WORLDS[world]
+    chosen = simulated.faults_of(seed) if faults is None else msgspec.json.decode(faults, type=list[Fault])
     for fault in chosen:
-        print(f"turn {fault.tick:4d}  {fault.kind} {fault.detail} worker {fault.worker} {fault.amount:.3f}")
-    outcome = simulate(seed, chosen)
+        print(f"turn {fault.tick:4d}  {fault.kind} {fault.detail} process {fault.worker} {fault.amount:.3f}")
+    outcome = simulated.simulate(seed, chosen)
     print("\n".join(outcome.violations) or "all promises kept")
     print(
         json.dumps({"seed": seed, "events": outcome.events, "digest": outcome.digest, "kept": not outcome.violations})
@@ -74,35 +86,41 @@ def alone(seed: int, faults: str | None) -> int:
     return 1 if outcome.violations else 0
 
 
-def shrink(seed: int, faults: Sequence[Fault]) -> list[Fault]:
+def shrink(seed: int, faults: Sequence[Fault], world: str = "worker") -> list[Fault]:
     """The fewest faults, found by leaving out one after the other, with which the seed still fails."""
     kept = list(faults)
     for fault in faults:
         fewer = [other for other in kept if other is not fault]
-        if _fails(seed, fewer):
+        if run_one(seed, fewer, world)[0]:
             kept = fewer
     return kept
 
 
-def _fails(seed: int, faults: Sequence[Fault]) -> bool:
-    return bool(run_one(seed, faults)[0])
-
-
-def run_one(seed: int, faults: Sequence[Fault] | None) -> tuple[list[str], str, int, Counter[str]]:
+def run_one(
+    seed: int, faults: Sequence[Fault] | None, world: str = "worker"
+) -> tuple[list[str], str, int, Counter[str]]:
     """Violations, digest, number of events, and what happened."""
     try:
-        outcome = simulate(seed, faults)
+        outcome = WORLDS[world].simulate(seed, faults)
     except Exception as error:  # noqa: BLE001 whatever the core raises is a violation, to be shrunk like any other
         return [f"raised {type(error).__name__}: {error}"], "", 0, Counter()
     return outcome.violations, outcome.digest, outcome.events, outcome.happened
 
 
-def _chunk(seeds: range) -> dict[str, Any]:
+def _tell(world: str, seed: int, found: list[str]) -> None:
+    fewest = shrink(seed, WORLDS[world].faults_of(seed), world)
+    print(f"{world} seed {seed}: {'; '.join(found[:3])}")
+    faults = msgspec.json.encode(fewest).decode()
+    print(f"  python -m tests.simulation --world {world} --seed {seed} --faults '{faults}'")
+
+
+def _chunk(chunk: tuple[str, range]) -> dict[str, Any]:
     logging.disable(logging.CRITICAL)  # thousands of provoked errors
+    world, seeds = chunk
     violations: dict[int, list[str]] = {}
     digests, events, faults = [], 0, Counter[str]()
     for seed in seeds:
-        found, digest, count, happened = run_one(seed, None)
+        found, digest, count, happened = run_one(seed, None, world)
         digests.append(digest)
         events += count
         faults += happened

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+from tests.simulation import profiles_mutants
 from tests.simulation.clients import Membership, SimSource
 from worker.kafka.ledger import OffsetLedger
 from worker.kafka.session import Session
@@ -156,7 +157,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
 
 @contextmanager
 def broken(name: str) -> Iterator[None]:
-    """The code with one safeguard broken."""
-    owner, attribute, breaking = MUTANTS[name]
+    """The code with one safeguard broken, of the worker or of profiles."""
+    owner, attribute, breaking = (MUTANTS | profiles_mutants.MUTANTS)[name]
     with patch.object(owner, attribute, breaking(getattr(owner, attribute))):
         yield

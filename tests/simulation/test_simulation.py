@@ -1,4 +1,4 @@
-"""The worker's core under a thousand seeds of faults; and proof that a broken safeguard would be seen."""
+"""Both worlds under hundreds of seeds of faults; and proof that a broken safeguard of the worker would be seen."""
 
 import json
 import subprocess
@@ -8,21 +8,31 @@ import pytest
 
 from tests.simulation.__main__ import run_one, shrink
 from tests.simulation.mutants import MUTANTS, broken
-from tests.simulation.world import Fault, faults_of, simulate
+from tests.simulation.turns import Fault
+from tests.simulation.world import faults_of, simulate
 
-SEEDS = 1000
 MUTANT_SEEDS = 1000
 """Enough for the rarest: a fault at the right moment of two workers' turns."""
 
 
-def test_a_thousand_seeds_keep_every_promise() -> None:
-    command = [sys.executable, "-m", "tests.simulation", "--seeds", str(SEEDS)]
+@pytest.mark.parametrize(("world", "seeds"), [("worker", 1000), ("profiles", 500)])
+def test_seeds_keep_every_promise(world: str, seeds: int) -> None:
+    command = [sys.executable, "-m", "tests.simulation", "--world", world, "--seeds", str(seeds)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told["seeds"] == SEEDS
+    assert told["seeds"] == seeds
     assert told["violations"] == {}
     assert told["kinds"] >= 20, "the faults that the seeds bring are too much of a kind"
+
+
+def test_both_worlds_run_unless_one_is_named() -> None:
+    command = [sys.executable, "-m", "tests.simulation", "--seeds", "3", "--from", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert set(told["worlds"]) == {"worker", "profiles"}
+    for name in ("events", "faults", "kinds"):
+        assert told[name] == sum(own[name] for own in told["worlds"].values()) > 0
 
 
 def test_a_seed_replays_byte_for_byte_in_another_process() -> None:

@@ -7,13 +7,9 @@ each event's output exactly once, in source order, and each of its folds exactly
 
 from __future__ import annotations
 
-import hashlib
-import math
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -27,10 +23,10 @@ from model.scoring import Floats, Prepared
 from schemas.dead import HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC
 from schemas.folds import decode_block
 from tests.simulation.clients import Membership, SimProducer, SimSource
-from tests.simulation.cluster import TRANSACTION_TIMEOUT_S, Cluster
+from tests.simulation.cluster import TRANSACTION_TIMEOUT_S
+from tests.simulation.turns import TICKS, Fault, Outcome, SimProcess, Turns
 from worker import logs
 from worker.config import Config, KafkaConfig, WorkerConfig
-from worker.errors import MillraceError
 from worker.kafka.records import Partition
 from worker.kafka.session import Session
 from worker.kafka.transaction import TransactionalSink
@@ -44,9 +40,6 @@ TOPICS = ("events.click", "events.review", "events.service")
 PARTITIONS = 2
 WORKERS = 3
 EVENTS = 90
-TICKS = 400
-"""Turns in which faults may happen; after them there are none."""
-TICKS_MAX = 6000
 NOW_MS = 1_700_000_000_000
 CALLS = ("produce", "linger", "offsets", "commit", "abort", "init")
 FAILURES = ("refused", "retriable", "timeout", "happened", "fatal")
@@ -60,16 +53,6 @@ CONFIG = Config(
 # Both only cost time to make; nothing that is checked reads the metrics.
 ROUTING = load_routing()
 METRICS = WorkerMetrics(CollectorRegistry())
-
-
-class Fault(msgspec.Struct, frozen=True, array_like=True):
-    """What goes wrong at a turn, to which worker; ``detail`` and ``amount`` mean what the kind wants."""
-
-    tick: int
-    kind: str
-    worker: int
-    detail: str = ""
-    amount: float = 0.0
 
 
 def faults_of(seed: int) -> list[Fault]:
@@ -86,40 +69,6 @@ def faults_of(seed: int) -> list[Fault]:
             detail = f"{call}:{'delay' if call == 'linger' else fault}"
         faults.append(Fault(tick, kind, worker, detail, amount))
     return sorted(faults, key=lambda fault: fault.tick)
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a run came to. ``violations`` are empty when all promises were kept."""
-
-    violations: list[str]
-    digest: str
-    events: int
-    happened: Counter[str]
-
-
-class SimExecutor(Executor):
-    """Runs a call when the world says so, on the world's own thread."""
-
-    def __init__(self) -> None:
-        self._calls: list[tuple[Future[Any], Callable[[], Any]]] = []
-
-    def submit(self, call: Any, /, *args: Any, **named: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._calls.append((future, lambda: call(*args, **named)))
-        return future
-
-    def run(self) -> None:
-        """Everything that waits."""
-        calls, self._calls = self._calls, []
-        for future, call in calls:
-            try:
-                future.set_result(call())
-            except Exception as error:  # noqa: BLE001 an executor passes on whatever it was
-                future.set_exception(error)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self.run()
 
 
 class SimScorer(NullScorer):
@@ -159,20 +108,16 @@ class Head:
     purchase = click
 
 
-class SimWorker:
+class SimWorker(SimProcess):
     """One process: the real engine and transactional sink, the simulated rest."""
 
     def __init__(self, world: World, slot: int) -> None:
-        self._world = world
-        self.paused_until_s = self.stuck_until_s = self.nap_s = 0.0
-        self.faults: dict[str, list[str]] = {}
-        self.executor = SimExecutor()
+        super().__init__(world)
         self.scorer = SimScorer()
-        name = f"worker.{slot}"
-        world.born += 1
+        name = f"{world.role}.{slot}"
         self.source = SimSource(world.cluster, f"{slot}-{world.born}", world.size, world.advance)
         session = Session(
-            lambda: SimProducer(world.cluster, name, self._fault, world.advance),
+            lambda: SimProducer(world.cluster, name, self.fault, world.advance),
             self.source.committed,
             lambda partition, offset: TopicPartition(*partition, offset),
             str,
@@ -180,7 +125,7 @@ class SimWorker:
             clock=world.clock,
             pause=world.advance,
         )
-        self.sink = TransactionalSink(session, self.executor, self._membership, world.clock, self._wait)
+        self.sink = TransactionalSink(session, self.executor, self._membership, world.clock, self.await_call)
         batches = BatchScorer(
             self.scorer, Head(), lambda *columns: columns[2], NoStates(), (3600.0,), ROUTING.heads, world.clock
         )
@@ -199,8 +144,8 @@ class SimWorker:
     def turn(self) -> None:
         """One step of the loop, and perhaps what waits on the executor."""
         self.engine.step()
-        if self._world.rng.random() < 0.5:
-            self._run()
+        if self.world.rng.random() < 0.5:
+            self.run_calls()
 
     def stop(self) -> None:
         """A clean end."""
@@ -208,174 +153,43 @@ class SimWorker:
         self.sink.close(10.0)
         self.source.close()
 
-    def _wait(self, call: Future[bool], timeout_s: float) -> bool:
-        if self._world.rng.random() < 0.6:
-            self._run()
-        self._world.advance(0.3 if self.stuck_until_s > self._world.clock() else timeout_s)
-        return call.done()
+    def heartbeat(self) -> None:
+        """The client's own thread."""
+        self.source.heartbeat()
+
+    def mend(self) -> None:
+        """No more faults."""
+        super().mend()
+        self.scorer.broken = False
 
     def _membership(self) -> Membership | None:
         # The worst moment to fall asleep: all is ready to be committed, and the group goes on meanwhile.
-        if self.nap_s:
-            self._world.nap(self)
+        self.nap("membership")
         return self.source.membership()
 
-    def _run(self) -> None:
-        if self.stuck_until_s <= self._world.clock():
-            self.executor.run()
 
-    def _fault(self, call: str) -> str | None:
-        if self._world.clock() < self._world.away_until_s and call in ("init", "offsets", "commit", "abort"):
-            return "timeout"
-        waiting = self.faults.get(call)
-        return waiting.pop(0) if waiting else None
-
-
-class World:
+class World(Turns):
     """Cluster, clock and workers of one run."""
 
+    role = "worker"
+
     def __init__(self, seed: int, faults: Sequence[Fault]) -> None:
-        self.rng = random.Random(f"order {seed}")
-        self._now = 1000.0
-        self.away_until_s = 0.0
-        self.born = 0
-        self.workers: dict[int, SimWorker] = {}
-        self.happened: Counter[str] = Counter()
-        self._faults = list(faults)
-        self._trace = hashlib.blake2b(digest_size=16)
         partitions: list[Partition] = [(topic, p) for topic in TOPICS for p in range(PARTITIONS)]
-        self.cluster = Cluster(partitions, self.clock)
+        super().__init__(seed, faults, partitions)
         rng = random.Random(f"events {seed}")
-        self._events = [(rng.choice(partitions), _event(rng, n)) for n in range(rng.randrange(EVENTS // 2, EVENTS))]
+        self._arriving = [(rng.choice(partitions), _event(rng, n)) for n in range(rng.randrange(EVENTS // 2, EVENTS))]
 
-    def run(self) -> Outcome:
-        """To the end, or to `TICKS_MAX` turns."""
-        total = len(self._events)
-        for slot in range(2):
-            self._start(slot)
-        violations: list[str] = []
-        for tick in range(TICKS_MAX):
-            self._arrive(tick, total)
-            while self._faults and self._faults[0].tick <= tick:
-                self._happen(self._faults.pop(0))
-            if tick == TICKS:
-                self._mend()
-            if tick > TICKS and self._finished():
-                break
-            self._turn(tick)
-        else:
-            violations.append(f"not finished after {TICKS_MAX} turns: {self._left()} events left")
-        return Outcome(violations + self._check(), self._trace.hexdigest(), total, self.happened)
+    def _born(self, slot: int) -> SimProcess:
+        return SimWorker(self, slot)
 
-    def clock(self) -> float:
-        """Seconds; a little passes at every look, so that waiting loops end."""
-        self._now += 1e-5
-        return self._now
+    def _happen_to(self, process: Any, fault: Fault) -> None:
+        if fault.kind == "device":
+            process.scorer.broken = True
+        super()._happen_to(process, fault)
 
-    def advance(self, seconds: float) -> None:
-        """Time passes; the clients' own threads go on sending heartbeats."""
-        self._now += seconds
-        for worker in self.workers.values():
-            if worker.paused_until_s <= self._now:
-                worker.source.heartbeat()
-
-    def nap(self, worker: SimWorker) -> None:
-        """One falls asleep in the middle of its turn; the others take theirs until it wakes."""
-        until_s, worker.nap_s, worker.paused_until_s = self._now + worker.nap_s, 0.0, math.inf
-        while self._now < until_s:
-            self._turn(-1)
-        worker.paused_until_s = 0.0
-
-    def size(self, most: int) -> int:
-        """How many records one poll brings."""
-        return self.rng.randrange(most + 1) if self.rng.random() < 0.5 else self.rng.randrange(4)
-
-    def _turn(self, tick: int) -> None:
-        self.advance(self.rng.random() * 0.06)
-        ready = sorted(slot for slot, w in self.workers.items() if w.paused_until_s <= self._now)
-        if not ready:
-            return
-        slot = self.rng.choice(ready)
-        try:
-            self.workers[slot].turn()
-        except MillraceError as error:
-            # A worker that ends by itself is started again by its supervisor.
-            self.happened[f"ended: {type(error).__name__}"] += 1
-            del self.workers[slot]
-            self._start(slot)
-        self._trace.update(f"{tick} {slot} {self._now:.5f} {len(self.cluster.log)}\n".encode())
-
-    def _arrive(self, tick: int, total: int) -> None:
-        due = total if tick >= TICKS else total * (tick + 40) // (TICKS + 40)
-        while self._events and total - len(self._events) < due:
-            partition, value = self._events.pop(0)
-            self.cluster.inputs[partition].append(value)
-
-    def _start(self, slot: int) -> None:
-        try:
-            self.workers[slot] = SimWorker(self, slot)
-        except MillraceError as error:
-            self.happened[f"not started: {type(error).__name__}"] += 1
-
-    def _happen(self, fault: Fault) -> None:
-        self.happened[f"{fault.kind} {fault.detail}".strip()] += 1
-        match fault.kind:
-            case "away":
-                self.away_until_s = self._now + 20 * fault.amount
-            case "skip":
-                self.advance(15 * fault.amount)
-            case "move":
-                self.cluster.balance(self.rng)
-            case "hijack" if f"worker.{fault.worker}" in self.cluster.ids:
-                self.cluster.open_id(f"worker.{fault.worker}")
-            case "start" if fault.worker not in self.workers:
-                self._start(fault.worker)
-            case _ if fault.worker in self.workers:
-                self._happen_to(self.workers[fault.worker], fault)
-
-    def _happen_to(self, worker: SimWorker, fault: Fault) -> None:
-        match fault.kind:
-            case "crash":
-                del self.workers[fault.worker]
-                if fault.amount < 0.7:
-                    self._start(fault.worker)
-            case "stop" if worker.paused_until_s <= self._now:
-                worker.stop()
-                del self.workers[fault.worker]
-            case "stuck":
-                # Its brokers answer late, while partitions move.
-                worker.stuck_until_s = self._now + 15 * fault.amount
-                self.cluster.balance(self.rng)
-            case "pause":
-                # Often so long that the group goes on without it.
-                worker.paused_until_s = self._now + 15 * fault.amount
-                self.advance(14 * fault.amount)
-            case "nap":
-                worker.nap_s = 15 * fault.amount
-            case "device":
-                worker.scorer.broken = True
-            case "call":
-                call, _, detail = fault.detail.partition(":")
-                worker.faults.setdefault(call, []).append(detail)
-
-    def _mend(self) -> None:
-        self.away_until_s = 0.0
-        for worker in self.workers.values():
-            worker.faults.clear()
-            worker.nap_s = 0.0
-            worker.scorer.broken = False
-        if not self.workers:
-            self._start(0)
-
-    def _left(self) -> int:
-        return sum(len(log) - self.cluster.committed.get(p, 0) for p, log in self.cluster.inputs.items())
-
-    def _finished(self) -> bool:
-        return self._left() <= 0 and all(owned.open is None for owned in self.cluster.ids.values())
-
-    def _check(self) -> list[str]:
+    def _check(self) -> None:
         wanted = [(*p, offset) for p, log in self.cluster.inputs.items() for offset in range(len(log))]
-        violations: list[str] = []
+        violations = self.violations
         scored: list[tuple[str, int, int]] = []
         dead: set[tuple[str, int, int]] = set()
         folds: Counter[tuple[Any, ...]] = Counter()
@@ -402,7 +216,6 @@ class World:
         for partition, log in self.cluster.inputs.items():
             if self.cluster.committed.get(partition, 0) > len(log):
                 violations.append(f"committed beyond the end: {partition}")
-        return violations
 
     def _clicks(self) -> list[tuple[str, int, int]]:
         """Positions of the events that change their user's state."""

@@ -33,13 +33,13 @@ class Published(msgspec.Struct, frozen=True, gc=False):
 
 
 class Features:
-    """Writes and reads the features topics of one vector space."""
+    """Writes and reads the features topics of one vector space. ``reader``: what to read them with."""
 
-    def __init__(self, kafka: KafkaConfig, space: str) -> None:
+    def __init__(self, kafka: KafkaConfig, space: str, reader: Readback | None = None) -> None:
         self._kafka = kafka
         self._space = space
         self._headers: Headers = [(SPACE_HEADER, space.encode())]
-        self._reader = Readback(kafka, "profiles.restore")
+        self._reader = Readback(kafka, "profiles.restore") if reader is None else reader
 
     def messages(
         self, kind: Kind, shard: int, keys: Sequence[str], states: Sequence[State | None], fence: bytes | None

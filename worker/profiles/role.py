@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from typing import Any, Final
 
 import structlog
-from confluent_kafka import TopicPartition
 from prometheus_client import CollectorRegistry
 
 from schemas.folds import FoldBlock, FormatError
@@ -41,20 +40,15 @@ from worker.errors import (
 from worker.kafka.admin import partition_counts
 from worker.kafka.dead import dead_letter, dead_message
 from worker.kafka.records import Record
-from worker.kafka.sink import KafkaSink, Sink
-from worker.kafka.slot import Slot
-from worker.kafka.transaction import transactional_sink
 from worker.metrics import ProfilesMetrics
 from worker.observe import Observer
-from worker.privacy.erasure_feed import ErasureFeed
 from worker.privacy.erasures import NOBODY
-from worker.profiles.features import Features
+from worker.profiles.edges import Edges
 from worker.profiles.folding import Placed, chunks, fold, read_block, select
-from worker.profiles.foldstream import FoldStream, ShardId
+from worker.profiles.foldstream import ShardId
 from worker.profiles.forgetting import Forgetting
 from worker.profiles.publishing import Publishing
 from worker.profiles.shard import Shard, ShardOpener
-from worker.redis.store import StateStore
 
 POLL_S: Final = 0.05
 LOOK_S: Final = 5.0
@@ -83,9 +77,19 @@ def run(config: Config, stop: threading.Event) -> None:
 
 
 class Profiles:
-    """All shards of this process: open ones are read and folded, shut ones wait to be opened."""
+    """All shards of this process: open ones are read and folded, shut ones wait to be opened.
 
-    def __init__(self, config: Config, space: str, metrics: ProfilesMetrics) -> None:
+    ``edges`` are the real ones unless given; ``clock`` gives seconds.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        space: str,
+        metrics: ProfilesMetrics,
+        edges: Edges | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._config, self._space, self._metrics = config, space, metrics
         self._open: dict[ShardId, Shard] = {}
         self._shut: dict[ShardId, None] = {}
@@ -93,37 +97,39 @@ class Profiles:
         self._retry_at = self._publish_at = self._look_at = 0.0
         self._shut_since: float | None = None
         metrics.redis_up.set(1)
+        self._clock = clock
         self._closing = ExitStack()
-        self._store = self._closing.enter_context(closing(StateStore(config.redis, space)))
-        self._features = self._closing.enter_context(closing(Features(config.kafka, space)))
-        self._dead = KafkaSink(config.kafka)
+        edges = self._closing.enter_context(closing(edges or Edges(config, space, metrics)))
+        self._store = self._closing.enter_context(closing(edges.store()))
+        features = self._closing.enter_context(closing(edges.features()))
+        self._dead = edges.dead()
         self._closing.callback(self._dead.close, HAND_OVER_S)
-        self._erasures = self._closing.enter_context(closing(ErasureFeed(config.kafka, "profiles")))  # before any fold
+        self._erasures = self._closing.enter_context(closing(edges.erasures()))  # before any fold
         self._forgetting = Forgetting(self._erasures, self._store, config.kafka.fold_shards, metrics)
-        self._stream = FoldStream(config.kafka, self._on_assigned, self._hand_over, self._on_lost)
+        self._stream = edges.stream(self._on_assigned, self._hand_over, self._on_lost)
         self._publishing = Publishing(
-            self._sink(), self._features, self._store, self._stream.topic, self._stream.commit, metrics
+            edges.sink(self._stream), features, self._store, self._stream.topic, self._stream.commit, metrics
         )
         self._closing.callback(self._publishing.close, HAND_OVER_S)
         self._closing.enter_context(closing(self._stream))
-        self._opener = ShardOpener(self._store, self._features, self._stream, self._erasures.known, metrics)
+        self._opener = ShardOpener(self._store, features, self._stream, self._erasures.known, metrics)
 
     def step(self) -> None:
         """Open what is shut, forget who is to be forgotten, fold what has come, publish when it is time."""
-        if time.monotonic() >= self._retry_at:
+        if self._clock() >= self._retry_at:
             self._open_shut()
         if self._erasures.poll():
             self._carry_out()
-        if time.monotonic() >= self._look_at:
+        if self._clock() >= self._look_at:
             self._look()
-            self._look_at = time.monotonic() + LOOK_S
+            self._look_at = self._clock() + LOOK_S
         for shard_id, records in self._stream.poll(self._config.profiles.poll_blocks, POLL_S).items():
             if shard_id in self._open:
                 self._fold(self._open[shard_id], records)
         self._publishing.settle(0.0)
-        if time.monotonic() >= self._publish_at or self._publishing.cut:
+        if self._clock() >= self._publish_at or self._publishing.cut:
             self._publish(list(self._open))
-            self._publish_at = time.monotonic() + self._config.profiles.publish_interval_ms / 1000
+            self._publish_at = self._clock() + self._config.profiles.publish_interval_ms / 1000
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """For ``/healthz``: unwell while Redis is away."""
@@ -134,40 +140,24 @@ class Profiles:
         """Leave the group (which publishes and commits what is pending) and close the connections."""
         self._closing.close()
 
-    def _sink(self) -> Sink:
-        kafka, profiles = self._config.kafka, self._config.profiles
-        if kafka.embedded or profiles.delivery == "at_least_once":
-            return KafkaSink(kafka)
-        group = f"{kafka.group_prefix}.profiles"
-        slot = self._closing.enter_context(closing(Slot(profiles.slot, group, key="profiles.slot")))
-        return transactional_sink(
-            kafka,
-            f"{group}.{slot.name}",
-            profiles.transaction_timeout_ms,
-            self._stream.membership,
-            lambda partition, offset: TopicPartition(*partition, offset),
-            None,  # a state that is published twice is the same state
-            lambda result: self._metrics.transactions.labels(result).inc(),
-        )
-
     def _open_shut(self) -> None:
         """Open shut shards, for about one poll's time: the group must hear from us."""
         if not self._shut:
             return
-        until = time.monotonic() + POLL_S
-        self._shut_since = self._shut_since or time.monotonic()
+        until = self._clock() + POLL_S
+        self._shut_since = self._shut_since or self._clock()
         try:
             if not self._redis_up:
                 self._store.ping()
                 self._redis_answers()
             for shard_id in list(self._shut):
                 self._open_one(shard_id)
-                if time.monotonic() > until or time.monotonic() < self._retry_at:
+                if self._clock() > until or self._clock() < self._retry_at:
                     break
         except StoreError as error:
             self._redis_away(error)
         if not self._shut:
-            self._metrics.recovery_seconds.observe(time.monotonic() - self._shut_since)
+            self._metrics.recovery_seconds.observe(self._clock() - self._shut_since)
             self._shut_since = None
 
     def _open_one(self, shard_id: ShardId) -> None:
@@ -180,7 +170,7 @@ class Profiles:
             raise
         except KafkaError as error:
             # A leader that moves, a broker that restarts: the shard stays shut until Kafka answers.
-            self._retry_at = time.monotonic() + self._config.profiles.redis_retry_ms / 1000
+            self._retry_at = self._clock() + self._config.profiles.redis_retry_ms / 1000
             _log.warning("shard not opened yet", kind=shard_id[0], shard=shard_id[1], detail=str(error))
             return
         if self._stream.start(shard_id, shard.position):
@@ -271,9 +261,9 @@ class Profiles:
         self._dead.write([dead_message(dead_letter(record, "decode", "wrong_type", detail))])
         self._dead.seal({})
         # The fence must not pass it before its copy is safe.
-        deadline = time.monotonic() + HAND_OVER_S
+        deadline = self._clock() + HAND_OVER_S
         while not self._dead.poll(POLL_S):
-            if time.monotonic() > deadline:
+            if self._clock() > deadline:
                 raise KafkaError(f"{topic}/{shard.number} offset {offset} cannot be read ({detail}) nor copied")
 
     def _publish(self, shards: Iterable[ShardId]) -> None:
@@ -296,8 +286,8 @@ class Profiles:
 
     def _hand_over(self, shards: list[ShardId]) -> None:
         """Publish what is left of shards that move, as far as there is time; the next owner publishes the rest."""
-        deadline = time.monotonic() + HAND_OVER_S
-        while time.monotonic() < deadline:
+        deadline = self._clock() + HAND_OVER_S
+        while self._clock() < deadline:
             self._publish(shards)
             if self._publishing.idle:
                 break
@@ -327,7 +317,7 @@ class Profiles:
 
     def _redis_away(self, error: StoreError) -> None:
         self._reopen(list(self._open))
-        self._retry_at = time.monotonic() + self._config.profiles.redis_retry_ms / 1000
+        self._retry_at = self._clock() + self._config.profiles.redis_retry_ms / 1000
         if self._redis_up:
             _log.error("redis_away: waiting, folds stay in Kafka", detail=str(error))
         self._redis_up = False

@@ -70,14 +70,14 @@ def connect(config: RedisConfig, timeout_s: float) -> redis.Redis:
 
 
 class StateStore:
-    """States and fences of one vector space, for the one writer of each shard.
+    """States and fences of one vector space, for the one writer of each shard. ``client``: a connection of one's own.
 
     Every method raises `StoreError` when Redis does not answer or refuses: nothing is known to be written then,
     and what may have been is told by the fence; `StoreRefusedError` where waiting does not help.
     """
 
-    def __init__(self, config: RedisConfig, space: str) -> None:
-        self._redis = connect(config, WRITE_TIMEOUT_S)
+    def __init__(self, config: RedisConfig, space: str, client: redis.Redis | None = None) -> None:
+        self._redis = connect(config, WRITE_TIMEOUT_S) if client is None else client
         self._where = where(config.url)
         self._space = space
         self._ttl_s = config.state_ttl_days * 86400

@@ -9,7 +9,7 @@ from confluent_kafka import TopicPartition
 
 from tests.simulation.clients import SimProducer, SimSource
 from tests.simulation.cluster import Cluster, failure
-from tests.simulation.world import SimExecutor
+from tests.simulation.turns import SimExecutor
 from worker.errors import KafkaError
 from worker.kafka import transaction
 from worker.kafka.records import OutMessage
