@@ -262,7 +262,8 @@ class Running:
 
 
 class Process:
-    """Profiles as a process of its own, to be killed; ``before`` is Python that it runs first."""
+    """Profiles as a process of its own, to be killed, at the latest when the context ends; ``before`` is Python that it
+    runs first."""
 
     def __init__(self, config: Config, before: str = "") -> None:
         code = before + (
@@ -274,6 +275,13 @@ class Process:
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.returncode is None:
+            self.kill()
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

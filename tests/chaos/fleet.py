@@ -125,15 +125,15 @@ def _method(module: str, owner: str, name: str, *, before: bool = False) -> Call
 
 
 def _call(name: str, *, before: bool) -> Callable[[Callable[[], None]], None]:
-    """Before or after a call of the transactional producer, which is made by `worker.scoring.pipeline`."""
+    """Before or after a call of the transactional producer, which is made by `worker.kafka.transaction`."""
 
     def install(die: Callable[[], None]) -> None:
-        from worker.scoring import pipeline
+        from worker.kafka import transaction
 
-        class Dying(pipeline.Producer):  # type: ignore[misc]
+        class Dying(transaction.Producer):  # type: ignore[misc]
             pass
 
-        original = getattr(pipeline.Producer, name)
+        original = getattr(transaction.Producer, name)
 
         def dying(self: Any, *args: Any, **named: Any) -> Any:
             if before:
@@ -144,16 +144,16 @@ def _call(name: str, *, before: bool) -> Callable[[Callable[[], None]], None]:
             return result
 
         setattr(Dying, name, dying)
-        pipeline.Producer = Dying  # type: ignore[misc]
+        transaction.Producer = Dying  # type: ignore[misc]
 
     return install
 
 
 def _during_commit(die: Callable[[], None]) -> None:
     """While the commit is under way: from another thread, some time after it began."""
-    from worker.scoring import pipeline
+    from worker.kafka import transaction
 
-    class Dying(pipeline.Producer):  # type: ignore[misc]
+    class Dying(transaction.Producer):  # type: ignore[misc]
         def commit_transaction(self, *args: Any) -> Any:
             timer = threading.Timer(0.003, die)
             timer.start()
@@ -162,7 +162,7 @@ def _during_commit(die: Callable[[], None]) -> None:
             finally:
                 timer.join()
 
-    pipeline.Producer = Dying  # type: ignore[misc]
+    transaction.Producer = Dying  # type: ignore[misc]
 
 
 CRASH_POINTS: Final[dict[str, Callable[[Callable[[], None]], None]]] = {

@@ -177,7 +177,8 @@ def test_the_proxy_delays_limits_refuses_and_resets(tmp_path: Path) -> None:
                 client.recv(1)
             server.close()
         proxy.set("r", refuse=True)
-        with socket.create_connection(("127.0.0.1", port), 10) as client, pytest.raises(ConnectionResetError):
+        # Refused as soon as it is accepted: told to the connect or to the first read.
+        with pytest.raises(ConnectionResetError), socket.create_connection(("127.0.0.1", port), 10) as client:
             client.recv(1)
         assert proxy.stats("r") == {"accepted": 2, "resets": 2, "up": 100_009, "down": 0}
     finally:

@@ -75,21 +75,20 @@ def test_exact_through_kill_9_replays_and_a_flushed_redis(config: Config, group:
 def test_a_zombie_that_wakes_up_harms_nothing(config: Config, group: Group) -> None:
     """Stopped with blocks in hand beyond its session, it wakes up when another process has folded on."""
     writer = FoldWriter(config, keys=100)
-    zombie = Process(config)
-    writer.write(writer.events(300))
-    wait_for(group.published, "first folds published", zombie.check)
-    writer.write(writer.events(300))
-    zombie.signal(signal.SIGSTOP)
-    writer.write(writer.events(300))
-    with Running(config) as profiles:
-        wait_for(group.published, "folds published by the other", profiles.check)
-        zombie.signal(signal.SIGCONT)
-        writer.write(writer.events(600))
-        wait_for(group.published, "later folds published", profiles.check)
-        zombie.check()
-        assert_exact(states_in_redis(config, config.redis.url), writer)
-        assert_exact(states_in_features(config), writer)
-        zombie.kill()
+    with Process(config) as zombie:
+        writer.write(writer.events(300))
+        wait_for(group.published, "first folds published", zombie.check)
+        writer.write(writer.events(300))
+        zombie.signal(signal.SIGSTOP)
+        writer.write(writer.events(300))
+        with Running(config) as profiles:
+            wait_for(group.published, "folds published by the other", profiles.check)
+            zombie.signal(signal.SIGCONT)
+            writer.write(writer.events(600))
+            wait_for(group.published, "later folds published", profiles.check)
+            zombie.check()
+            assert_exact(states_in_redis(config, config.redis.url), writer)
+            assert_exact(states_in_features(config), writer)
 
 
 ASLEEP_BEFORE_SENDING = """
@@ -115,14 +114,13 @@ Publishing.send, Publishing.settle = asleep, told
 def test_a_zombie_with_states_in_hand_publishes_none_of_them(config: Config, group: Group, tmp_path: Path) -> None:
     """Stopped between reading states and sending them, it wakes up when another has published newer ones."""
     writer, marker = FoldWriter(config, keys=20), tmp_path / "answered"
-    zombie = Process(config, ASLEEP_BEFORE_SENDING.format(marker=str(marker)))
-    writer.write(writer.events(200))
-    stat = Path(f"/proc/{zombie.process.pid}/stat")
-    wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the zombie asleep", zombie.check)
-    with Running(config) as profiles:
-        writer.write(writer.events(400))
-        wait_for(group.published, "newer states published by the other", profiles.check)
-        zombie.signal(signal.SIGCONT)
-        wait_for(marker.exists, "the zombie's answer", zombie.check)
-        assert_exact(states_in_features(config), writer)
-        zombie.kill()
+    with Process(config, ASLEEP_BEFORE_SENDING.format(marker=str(marker))) as zombie:
+        writer.write(writer.events(200))
+        stat = Path(f"/proc/{zombie.process.pid}/stat")
+        wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the zombie asleep", zombie.check)
+        with Running(config) as profiles:
+            writer.write(writer.events(400))
+            wait_for(group.published, "newer states published by the other", profiles.check)
+            zombie.signal(signal.SIGCONT)
+            wait_for(marker.exists, "the zombie's answer", zombie.check)
+            assert_exact(states_in_features(config), writer)
