@@ -22,7 +22,7 @@ supports. Batches are of 32, infinity's default. Nobody but us has a cache: none
 Start-up and the first batch are left out everywhere; for ours, the first 300 events.
 
 Installs tests/bench/peers.txt into .venv-peers once. Writes peers.json and peers.png to --out; last line: one JSON
-object, ``ratios`` being ours ÷ theirs.
+object, ``ratios`` being ours ÷ theirs, ``failed`` naming contenders that did not run, which are left out, and why.
 """
 
 from __future__ import annotations
@@ -72,18 +72,28 @@ def main() -> None:
     python = environment()
     folder = export(args.artifact, args.out / "peers-model")
     rates: dict[str, dict[str, list[float]]] = {kind: {} for kind in KINDS}
+    failed: dict[str, str] = {}
     for kind in KINDS:
         with preloaded(20_000, kind == "unique") as bootstrap:
             for n in range(rounds):
                 for name in ("ours", *args.only) if n % 2 == 0 else (*reversed(args.only), "ours"):
-                    rate = (
-                        ours(args.artifact, bootstrap, seconds)
-                        if name == "ours"
-                        else theirs(python, name, bootstrap, folder, seconds)
-                    )
+                    if name in failed:
+                        continue
+                    try:
+                        rate = (
+                            ours(args.artifact, bootstrap, seconds)
+                            if name == "ours"
+                            else theirs(python, name, bootstrap, folder, seconds)
+                        )
+                    except RuntimeError as error:
+                        if name == "ours":
+                            raise
+                        failed[name] = str(error)
+                        console.log(f"{kind}, round {n + 1}: {name} is left out: {error}", style="red")
+                        continue
                     rates[kind].setdefault(name, []).append(round(rate, 1))
                     console.log(f"{kind}, round {n + 1}: {name} {rate:.1f} events/s")
-    result = summary(rates, rounds, seconds)
+    result = summary(rates, rounds, seconds) | {"failed": failed}
     (args.out / "peers.json").write_text(json.dumps(result, indent=1))
     picture(result, args.out / "peers.png")
     print(json.dumps(result))
