@@ -52,6 +52,17 @@ def running(run: Run, config: Config) -> Iterator[Role]:
         role.stop()
 
 
+def program(module: str) -> str:
+    """Python that runs a role until it is killed, with the configuration whose path it is given."""
+    return f"""
+import sys, threading
+from pathlib import Path
+from {module} import run
+from worker.config import load_config
+run(load_config(Path(sys.argv[1])), threading.Event())
+"""
+
+
 @contextmanager
 def process(program: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The role in a process of its own, killed at the end; the program is given ``config.json`` of the folder."""

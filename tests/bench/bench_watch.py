@@ -29,18 +29,11 @@ from schemas.topics import ALERTS_OPINION, OPINIONS, TRENDS_OPINION
 from tests.chaos.cluster import KafkaCluster
 from tests.chaos.kills import fresh_config
 from tests.opinions import opinion
-from tests.roles import process
+from tests.roles import process, program
 from tests.servers import free_ports
 from worker.config import Config
 from worker.kafka.admin import create_topics
 
-PROGRAM: Final = """
-import sys, threading
-from pathlib import Path
-from worker.alerts.role import run
-from worker.config import load_config
-run(load_config(Path(sys.argv[1])), threading.Event())
-"""
 SUBJECTS: Final = 3000
 HISTORY_MS: Final = 3_600_000
 CALM_SHARE: Final = 0.12
@@ -168,7 +161,7 @@ def main() -> None:
         create_topics(config.kafka, replication=1, contracts=[OPINIONS, ALERTS_OPINION, TRENDS_OPINION])
         writer = Writer(config, args.seed)
         total = preload(writer, count, bursts, args.seed)
-        with process(PROGRAM, folder) as role:
+        with process(program("worker.alerts.role"), folder) as role:
 
             def check() -> None:
                 if role.poll() is not None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,14 +26,14 @@ from typing import Any, Final
 import kafka.errors
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from schemas.topics import FOLDS, INPUTS
-from tests.chaos.audit import audit
+from schemas.topics import FOLDS
+from tests.chaos.audit import audit, commit
 from tests.chaos.cluster import KafkaCluster
 from tests.chaos.faults import FAULTS, SMALL_DISK_NODE, Fault
 from tests.chaos.kills import Feeder
 from tests.chaos.redis_pair import RedisPair
 from tests.chaos.site import Site
-from tests.real.proof import state_mismatches, wait_until_committed
+from tests.real.proof import state_mismatches, wait_until_both_committed
 
 SMALL_DISK_MB: Final = 4000
 SETTLE_S: Final = 3.0
@@ -144,13 +143,12 @@ def run(folder: Path, events: int, faults: int, seed: int, rate: int) -> dict[st
         campaign.finish()
         cluster.wait_until_in_sync()
         feeder.finish()
-        _settle(site)
+        wait_until_both_committed(site.direct, meanwhile=site.tend, timeout_s=600)
         found = audit(cluster.direct, site.direct)
         mismatches = 0
         for kind, name in FOLDS.items():
             scales = site.config.profiles.scales_s
             mismatches += state_mismatches(cluster.direct, redis.url, site.direct.topic(name), kind, scales)[1]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "events": found.events,
         "faults": sum(campaign.begun.values()),
@@ -165,17 +163,9 @@ def run(folder: Path, events: int, faults: int, seed: int, rate: int) -> dict[st
         "bound_95": 3 / max(found.events, 1),
         "seconds": round(time.monotonic() - started),
         "seed": seed,
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "by_kind": dict(sorted(campaign.begun.items())),
     }
-
-
-def _settle(site: Site) -> None:
-    """Let the roles finish, while the supervisor goes on."""
-    prefix = site.config.kafka.group_prefix
-    for role, names in (("worker", INPUTS), ("profiles", tuple(FOLDS.values()))):
-        topics = [site.direct.topic(name) for name in names]
-        wait_until_committed(site.cluster.direct, f"{prefix}.{role}", topics, [], meanwhile=site.tend, timeout_s=600)
 
 
 def _progress() -> Progress:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import threading
@@ -34,14 +33,14 @@ from rich.progress import Progress, track
 
 from schemas.states import State
 from schemas.topics import FOLDS, INPUTS, SCORES_CTR, SCORES_INTENT, SCORES_SENTIMENT
-from tests.chaos.audit import Audit, audit
+from tests.chaos.audit import Audit, audit, commit
 from tests.chaos.cluster import KafkaCluster
 from tests.chaos.fleet import Process
 from tests.chaos.kills import Feeder, fresh_config
 from tests.chaos.redis_pair import RedisPair
 from tests.chaos.storms import await_stable
 from tests.fold_harness import FoldWriter, Group, Running, assert_exact, states_in_features, states_in_redis, wait_for
-from tests.real.proof import state_mismatches, wait_until_committed
+from tests.real.proof import state_mismatches, wait_until_both_committed, wait_until_committed
 from tests.redis_proxy import RedisProxy
 from worker.config import Config
 from worker.kafka.admin import create_topics
@@ -156,7 +155,7 @@ def redis_gone(bootstrap: str, folder: Path, seconds: float, rate: int, seed: in
             pair.start(pair.primary)
         finally:
             feeder.finish()
-        _until_committed(config)
+        wait_until_both_committed(config.kafka)
         watcher.stop()
         found = audit(bootstrap, config.kafka)
         wrong = 0
@@ -238,14 +237,6 @@ def _until(condition: Callable[[], bool], what: str, timeout_s: float = WAIT_S) 
         time.sleep(0.05)
 
 
-def _until_committed(config: Config) -> None:
-    """Both roles have committed all that there is for them."""
-    kafka = config.kafka
-    for role, names in (("worker", INPUTS), ("profiles", tuple(FOLDS.values()))):
-        topics = [kafka.topic(name) for name in names]
-        wait_until_committed(kafka.bootstrap, f"{kafka.group_prefix}.{role}", topics, [])
-
-
 def _verdict(found: Audit) -> dict[str, int]:
     return {
         "events": found.events, "lost": found.lost, "duplicated": found.duplicated, "reordered": found.reordered
@@ -280,8 +271,7 @@ def main() -> int:
             else:
                 told[what] = replays(*at, args.times or 10_000, args.seed)
             print(f"{what}: {json.dumps(told[what])}", flush=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    print(json.dumps({**told, "seed": args.seed, "commit": commit.stdout.strip()}))
+    print(json.dumps({**told, "seed": args.seed, "commit": commit()}))
     return 0 if all(figures["kept"] for figures in told.values()) else 1
 
 

@@ -28,6 +28,8 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from schemas.folds import decode_block
 from schemas.redis_keys import state_key
 from schemas.states import decode_state
+from schemas.topics import FOLDS, INPUTS
+from worker.config import KafkaConfig
 
 MILLRACE = (sys.executable, "-m", "worker.cli.app")
 SCORES = ("scores.ctr", "scores.sentiment", "scores.intent")
@@ -160,6 +162,13 @@ class Tally:
     def close(self) -> None:
         """Let go of the connection."""
         self._reader.close()
+
+
+def wait_until_both_committed(kafka: KafkaConfig, **how: Any) -> None:
+    """`wait_until_committed` for all that there is for worker and for profiles."""
+    for role, names in (("worker", INPUTS), ("profiles", tuple(FOLDS.values()))):
+        topics = [kafka.topic(name) for name in names]
+        wait_until_committed(kafka.bootstrap, f"{kafka.group_prefix}.{role}", topics, [], **how)
 
 
 def wait_until_committed(

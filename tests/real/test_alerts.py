@@ -38,13 +38,6 @@ from worker.kafka.admin import create_topics
 pytestmark = pytest.mark.real
 
 A_MINUTE = 12
-PROGRAM = """
-import sys, threading
-from pathlib import Path
-from worker.alerts.role import run
-from worker.config import load_config
-run(load_config(Path(sys.argv[1])), threading.Event())
-"""
 
 
 @pytest.fixture
@@ -60,7 +53,7 @@ def config(kafka_config: dict[str, Any], tmp_path: Path) -> Config:
     return config
 
 
-process = partial(roles.process, PROGRAM)
+process = partial(roles.process, roles.program("worker.alerts.role"))
 
 
 def test_a_burst_opens_one_alert_which_resolves(config: Config) -> None:

@@ -21,14 +21,6 @@ from worker.tools.silencing import mute
 
 pytestmark = pytest.mark.real
 
-PROGRAM = """
-import sys, threading
-from pathlib import Path
-from worker.notify.role import run
-from worker.config import load_config
-run(load_config(Path(sys.argv[1])), threading.Event())
-"""
-
 
 def config_of(kafka: dict[str, Any], url: str, folder: Path) -> Config:
     tree = {
@@ -42,7 +34,7 @@ def config_of(kafka: dict[str, Any], url: str, folder: Path) -> Config:
     return config
 
 
-process = partial(roles.process, PROGRAM)
+process = partial(roles.process, roles.program("worker.notify.role"))
 
 
 def test_a_kill_loses_no_message_and_repeats_bear_the_same_id(kafka_config: dict[str, Any], tmp_path: Path) -> None:

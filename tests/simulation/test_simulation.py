@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
+from tests.simulation import profiles_world
 from tests.simulation.__main__ import run_one, shrink
 from tests.simulation.mutants import MUTANTS, broken
-from tests.simulation.turns import Fault
+from tests.simulation.turns import Fault, Outcome
 from tests.simulation.world import faults_of, simulate
 
 MUTANT_SEEDS = 1000
@@ -35,8 +37,9 @@ def test_both_worlds_run_unless_one_is_named() -> None:
         assert told[name] == sum(own[name] for own in told["worlds"].values()) > 0
 
 
-def test_a_seed_replays_byte_for_byte_in_another_process() -> None:
-    command = [sys.executable, "-m", "tests.simulation", "--seed", "14"]
+@pytest.mark.parametrize(("world", "simulate"), [("worker", simulate), ("profiles", profiles_world.simulate)])
+def test_a_seed_replays_byte_for_byte_in_another_process(world: str, simulate: Callable[[int], Outcome]) -> None:
+    command = [sys.executable, "-m", "tests.simulation", "--world", world, "--seed", "14"]
     digests = {simulate(14).digest}
     for hash_seed in ("1", "2"):
         done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONHASHSEED": hash_seed}, check=True)

@@ -181,8 +181,8 @@ class Session:
         if error.code() in FENCED or error.fatal():
             if len(self._renewals) == RENEWALS_MAX and now - self._renewals[0] < RENEWALS_WITHIN_S:
                 raise KafkaError(
-                    f"another process keeps taking our transactional id ({error.str()}): give each worker its own"
-                    " worker.slot"
+                    f"another process keeps taking our transactional id ({error.str()}): give each its own"
+                    " worker.slot or profiles.slot"
                 ) from KafkaException(error)
             self._renewals.append(now)
         old, self._producer = self._producer, None
