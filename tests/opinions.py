@@ -14,6 +14,7 @@ from schemas.scores import Alert, Opinion, SourcePosition
 from schemas.topics import ALERTS_OPINION, OPINIONS
 from tests import roles
 from tests.roles import WAIT_S
+from tests.servers import NOT_YET
 from worker.alerts.role import run
 from worker.alerts.rules import RuleBook, shipped
 from worker.alerts.surge import SurgeDetector
@@ -22,11 +23,6 @@ from worker.kafka.clients import consumer_config
 
 MINUTE_MS = 60_000
 START_MS = 29_000_000 * MINUTE_MS  # some day in February 2025, on a minute
-
-_NOT_YET = frozenset(
-    {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE}
-    | {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
-)
 
 
 def opinion(subject: str, at_ms: int, p_negative: float, offset: int, *, partition: int = 0) -> Opinion:
@@ -109,7 +105,7 @@ def read(config: Config, contract: str, *, isolation: str = "read_committed") ->
             if error is not None and error.code() == KafkaError._PARTITION_EOF:
                 at_end.add(message.partition())
             elif error is not None:
-                assert error.retriable() or error.code() in _NOT_YET, error
+                assert error.retriable() or error.code() in NOT_YET, error
             else:
                 values[message.partition()].append(message.value())
         return values
@@ -149,7 +145,7 @@ def counted_to_the_end(config: Config) -> bool:
         return all(end == 0 or part.offset == end for part, end in zip(committed, ends, strict=True))
     except KafkaException as error:
         # A broker that has just made a topic or its first group is still looking for leader and coordinator.
-        if error.args[0].code() in _NOT_YET:
+        if error.args[0].code() in NOT_YET:
             return False
         raise
     finally:

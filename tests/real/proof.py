@@ -29,12 +29,12 @@ from schemas.folds import decode_block
 from schemas.redis_keys import state_key
 from schemas.states import decode_state
 from schemas.topics import FOLDS, INPUTS
+from tests.servers import NOT_YET
 from worker.config import KafkaConfig
 
 MILLRACE = (sys.executable, "-m", "worker.cli.app")
 SCORES = ("scores.ctr", "scores.sentiment", "scores.intent")
 DEADLINE_S = 240.0
-_PASSING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
 
 
 def write_config(folder: Path, **sections: dict[str, Any]) -> Path:
@@ -111,7 +111,7 @@ def ends_of(bootstrap: str, topic: str) -> dict[int, int]:
             return {part.partition: future.result(30).offset for part, future in found.items()}
         except KafkaException as error:
             # Admin results carry no retriable flag of their own.
-            if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
+            if error.args[0].code() not in NOT_YET or time.monotonic() > deadline:
                 raise
         time.sleep(0.1)
 
@@ -186,12 +186,8 @@ def wait_until_committed(
     try:
         while True:
             known = {(topic, p): end for topic in topics for p, end in ends_of(bootstrap, topic).items()}
-            committed = reader.committed([TopicPartition(*part) for part in known], timeout=20)
-            behind = {
-                (part.topic, part.partition): max(0, part.offset)
-                for part in committed
-                if part.offset < known[part.topic, part.partition]
-            }
+            committed = _committed(reader, list(known))
+            behind = {part: max(0, offset) for part, offset in committed.items() if offset < known[part]}
             if not _any_record(bootstrap, behind, known):
                 return
             for role in roles:
@@ -202,6 +198,16 @@ def wait_until_committed(
             time.sleep(0.5)
     finally:
         reader.close()
+
+
+def _committed(reader: Consumer, parts: list[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    try:
+        found = reader.committed([TopicPartition(*part) for part in parts], timeout=20)
+    except KafkaException as error:
+        if error.args[0].code() not in NOT_YET:
+            raise
+        return dict.fromkeys(parts, 0)
+    return {(part.topic, part.partition): part.offset for part in found}
 
 
 def _any_record(bootstrap: str, starts: dict[tuple[str, int], int], ends: dict[tuple[str, int], int]) -> bool:

@@ -6,6 +6,7 @@ from files. What is wrong with a password, a CA or a right ends a role with one 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -165,9 +166,10 @@ def test_all_roles_run_end_to_end_with_exactly_their_rights(site: Site, tmp_path
         assert erased.returncode == 0, erased.stdout + erased.stderr
         assert json.loads(erased.stdout)["redis"] == "deleted"
     finally:
-        for role in roles:
-            if role.process.poll() is None:
-                role.stop()
+        with contextlib.ExitStack() as stopping:  # each, whatever another one says
+            for role in roles:
+                if role.process.poll() is None:
+                    stopping.callback(role.stop)
     for role in roles:
         text = role.log.read_text(encoding="utf-8")
         assert not any(word in text for word in (PASSWORDS["worker"] + "@", PASSWORDS["profiles"])), (

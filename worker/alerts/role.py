@@ -1,8 +1,8 @@
 """The alerts role: reads ``opinions``, publishes ``alerts.opinion`` when negative opinion on a subject surges.
 
-Faust runs the consumer group and recovers the table; `worker.alerts.watch` counts and writes. One stream, one record at
-a time in the order of its partition. Bounds: Faust's stream buffer (4096 records), `worker.alerts.watch.MAX_UNWRITTEN`
-changed subjects, one write at a time, `STOP_TIMEOUT_S` for the last one.
+Faust runs the consumer group and recovers the table; `worker.alerts.watch` counts and writes, in the order of each
+partition. Bounds: `MAX_POLL_RECORDS` a fetch, and no fetch before the last one is counted;
+`worker.alerts.watch.MAX_UNWRITTEN` changed subjects, one write at a time, `STOP_TIMEOUT_S` for the last one.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ LINGER_S: Final = 0.1
 SESSION_TIMEOUT_S: Final = 10.0
 """How long a killed process holds its partitions."""
 STOP_TIMEOUT_S: Final = 10.0
+MAX_POLL_RECORDS: Final = 500
+"""Counted in one go of the event loop, some 50 ms; heartbeats have a thread of their own."""
 
 _log = structlog.get_logger(__name__)
 
@@ -128,6 +130,7 @@ def _make_app(config: Config, watch: OpinionWatch, partitions: int) -> Any:
         broker_credentials=credentials(kafka),
         broker_session_timeout=SESSION_TIMEOUT_S,
         broker_heartbeat_interval=SESSION_TIMEOUT_S / 3,
+        broker_max_poll_records=MAX_POLL_RECORDS,
         consumer_auto_offset_reset="earliest",
         datadir=data_dir,
         store="memory://",
@@ -140,21 +143,6 @@ def _make_app(config: Config, watch: OpinionWatch, partitions: int) -> Any:
         autodiscover=False,
     )
     app.Table(TABLE, key_type=bytes, value_type=bytes, partitions=partitions)
-    topic = app.topic(
-        kafka.topic(OPINIONS),
-        key_serializer="raw",
-        value_serializer="raw",
-        acks=False,
-        allow_empty=True,
-    )
-
-    async def count(stream: Any) -> None:
-        try:
-            async for event in stream.events():
-                await watch.feed(event.message)
-        except Exception as error:  # noqa: BLE001 raised again by `_serve`
-            # Not through Faust: it would start the agent again behind the record that broke it.
-            watch.failure = error
-
-    app.agent(topic, name="opinions")(count)
+    # Subscribed to without a stream: the fetches feed the watch.
+    app.topics.add(app.topic(kafka.topic(OPINIONS), acks=False))
     return app

@@ -1,4 +1,4 @@
-"""Opinions counted by partition, between Faust's stream on one side and its producer on the other.
+"""Opinions counted by partition, between Faust's fetches on one side and its producer on the other.
 
 Order of writing, always: alerts, then the states that say they were published, then the position that says all
 below it is in the states. State and position go to one partition of a changelog, so a position is never ahead of
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -95,7 +95,7 @@ class _Partition:
 
 
 class OpinionWatch:
-    """Partitions and their detectors, between Faust's stream on one side and its producer on the other.
+    """Partitions and their detectors, between Faust's fetches on one side and its producer on the other.
 
     Everything runs on the app's event loop; only `health` is called from another thread, and it only reads.
     """
@@ -183,27 +183,23 @@ class OpinionWatch:
 
     # --- what the role calls ------------------------------------------------------------------------------------
 
-    async def feed(self, message: Any) -> None:
-        """Count one record of ``opinions``. Waits for writing when `MAX_UNWRITTEN` subjects have changed."""
-        partition = self._partitions.get(message.partition)
-        if self.failure is not None or partition is None or message.offset < (partition.next_offset or 0):
-            return
-        partition.next_offset = message.offset + 1
-        opinion = _decode(message.value, round(message.timestamp * 1000))
-        if opinion is None:
-            self._metrics.skipped.labels("malformed").inc()
-            _log.warning("record is no opinion, skipped", partition=message.partition, offset=message.offset)
-            return
-        counted, alerts = partition.detector.add(opinion, time.time_ns() // 1_000_000)
-        if counted == "counted":
-            self._metrics.opinions.inc()
-            partition.evidence.add(opinion)
-            partition.trend.add(opinion)
-        else:
-            self._metrics.skipped.labels(counted).inc()
-        partition.alerts += [partition.evidence.attach(alert) for alert in alerts]
-        if partition.unwritten >= MAX_UNWRITTEN:
-            await self.write()
+    async def feed(self, partition: int, records: Sequence[Any]) -> None:
+        """Count records of ``opinions`` (with ``offset``, ``timestamp`` in ms, ``value``), in their order.
+
+        Waits for writing when `MAX_UNWRITTEN` subjects have changed. What goes wrong becomes `failure`.
+        """
+        part = self._partitions.get(partition)
+        try:
+            for record in records:
+                # A write waits, and the partition may be taken away meanwhile.
+                if part is None or self.failure is not None or self._partitions.get(partition) is not part:
+                    return
+                self._count(part, record)
+                if part.unwritten >= MAX_UNWRITTEN:
+                    await self.write()
+        except Exception as error:  # noqa: BLE001 raised again by the role
+            # Not through Faust: it would tell a traceback, and go on behind the record that broke it.
+            self.failure = error
 
     def reload_rules(self) -> None:
         """Take up the rules file where it has changed; looked at once in `RULES_INTERVAL_S`."""
@@ -253,6 +249,25 @@ class OpinionWatch:
             "subjects": sum(len(partition.detector) for partition in partitions),
             "open_alerts": sum(partition.detector.open_alerts for partition in partitions),
         }
+
+    def _count(self, part: _Partition, record: Any) -> None:
+        if record.offset < (part.next_offset or 0):
+            return
+        part.next_offset = record.offset + 1
+        opinion = _decode(record.value, record.timestamp)
+        if opinion is None:
+            self._metrics.skipped.labels("malformed").inc()
+            _log.warning("record is no opinion, skipped", partition=record.partition, offset=record.offset)
+            return
+        counted, alerts = part.detector.add(opinion, time.time_ns() // 1_000_000)
+        if counted == "counted":
+            self._metrics.opinions.inc()
+            part.evidence.add(opinion)
+            part.trend.add(opinion)
+        else:
+            self._metrics.skipped.labels(counted).inc()
+        if alerts:
+            part.alerts += [part.evidence.attach(alert) for alert in alerts]
 
     def _restore(self, records: dict[bytes, bytes]) -> _Partition:
         data = records.pop(POSITION_KEY, None)

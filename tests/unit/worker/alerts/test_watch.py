@@ -57,12 +57,11 @@ def watching() -> tuple[OpinionWatch, HeldProducer]:
 
 def record(offset: int, value: Opinion | bytes, partition: int = 0) -> Any:
     data = value if isinstance(value, bytes) else msgspec.json.encode(value)
-    return SimpleNamespace(partition=partition, offset=offset, timestamp=1.8e9, value=data)
+    return SimpleNamespace(partition=partition, offset=offset, timestamp=1_800_000_000_000, value=data)
 
 
 async def feed(watch: OpinionWatch, opinions: list[Opinion]) -> None:
-    for offset, each in enumerate(opinions):
-        await watch.feed(record(offset, each))
+    await watch.feed(0, [record(offset, each) for offset, each in enumerate(opinions)])
 
 
 def test_alerts_go_before_states_and_the_position_last() -> None:
@@ -115,9 +114,9 @@ def test_reading_waits_when_too_much_is_unwritten(monkeypatch: pytest.MonkeyPatc
 def test_what_lies_below_the_position_or_on_other_partitions_is_not_fed() -> None:
     async def go() -> None:
         watch, producer = watching()
-        await watch.feed(record(7, opinion("item:lamp", 1_000_000, 0.5, 7)))
-        await watch.feed(record(3, opinion("item:tent", 1_000_000, 0.5, 3)))
-        await watch.feed(record(9, opinion("item:tent", 1_000_000, 0.5, 3), partition=5))
+        await watch.feed(0, [record(7, opinion("item:lamp", 1_000_000, 0.5, 7))])
+        await watch.feed(0, [record(3, opinion("item:tent", 1_000_000, 0.5, 3))])
+        await watch.feed(5, [record(9, opinion("item:tent", 1_000_000, 0.5, 3), partition=5)])
         await watch.write()
         assert [key for _, key, *_ in producer.sent] == [b"item:lamp", POSITION_KEY]
 
@@ -187,7 +186,7 @@ def test_changed_rules_are_taken_up_while_it_runs(monkeypatch: pytest.MonkeyPatc
                     file.write_bytes(change)
                     clock[0] += watch_module.RULES_INTERVAL_S
                 watch.reload_rules()
-                await watch.feed(record(offset, each))
+                await watch.feed(0, [record(offset, each)])
             await watch.write()
             return [value for topic, _, value, _ in producer.sent if topic == ALERTS_OPINION]
 
