@@ -81,7 +81,8 @@ def plain(alerts: list[Alert]) -> list[Alert]:
 
 def produce(config: Config, opinions: list[Opinion]) -> None:
     """Write opinions as the worker does: keyed by subject."""
-    producer = Producer({"bootstrap.servers": config.kafka.bootstrap, "compression.type": "lz4", "log_level": 0})
+    settings = {"bootstrap.servers": config.kafka.bootstrap, "compression.type": "lz4", "log_level": 0}
+    producer = Producer({**settings, "partitioner": "murmur2_random"})
     topic = config.kafka.topic(OPINIONS)
     for each in opinions:
         producer.produce(topic, msgspec.json.encode(each), key=each.subject)

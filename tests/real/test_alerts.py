@@ -13,6 +13,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from schemas.scores import Alert
+from schemas.shards import shard_of
 from schemas.topics import ALERTS_OPINION, OPINIONS
 from tests import roles
 from tests.opinions import (
@@ -21,6 +22,7 @@ from tests.opinions import (
     Role,
     burst_on_lamp,
     counted_to_the_end,
+    detect,
     expected,
     opinion,
     plain,
@@ -30,9 +32,11 @@ from tests.opinions import (
     stream,
     wait_until,
 )
+from worker.alerts import role as role_module
+from worker.alerts.rebuild import Rebuild
 from worker.alerts.watch import changelog_name
 from worker.config import Config
-from worker.errors import TopicError
+from worker.errors import KafkaError, TopicError
 from worker.kafka.admin import create_topics
 
 pytestmark = pytest.mark.real
@@ -131,15 +135,52 @@ def test_two_processes_share_partitions_and_one_takes_over(config: Config, tmp_p
     assert distinct(published(config)) == plain(expected(config))
 
 
-def test_new_partitions_are_refused_not_guessed(config: Config) -> None:
+def test_new_partitions_are_refused_not_guessed(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(role_module, "PARTITIONS_INTERVAL_S", 0.5)
     produce(config, stream(3, 3, burst_on_lamp))
-    with running(config):
-        wait_until(lambda: counted_to_the_end(config), "all counted")
+    role = Role(config)
+    wait_until(lambda: counted_to_the_end(config), "all counted")
     admin = AdminClient({"bootstrap.servers": config.kafka.bootstrap, "log_level": 0})
     topic = config.kafka.topic(OPINIONS)
     admin.create_partitions([NewPartitions(topic, 13)])[topic].result(WAIT_S)
-    with pytest.raises(TopicError, match=f"13 partitions, {changelog_name(config)} has 12"), running(config):
+    said = f"13 partitions, {changelog_name(config)} has 12"
+    wait_until(lambda: role.ended, "the role refuses while it runs")
+    with pytest.raises(TopicError, match=said):
+        role.stop()
+    with pytest.raises(TopicError, match=said), running(config):
         pass
+
+
+def test_after_a_rebuild_a_subject_goes_on_in_its_new_partition(config: Config) -> None:
+    lamps = stream(60, A_MINUTE, burst_on_lamp, subjects=("item:lamp",))
+    others = stream(60, A_MINUTE, burst_on_lamp, subjects=("item:kettle", "item:tent"))
+    known, uncounted = 42 * A_MINUTE, 44 * A_MINUTE
+    count = next(n for n in range(13, 24) if shard_of("item:lamp", n) != shard_of("item:lamp", 12))
+    produce(config, lamps[:known] + others[: 2 * known])
+    with running(config):
+        wait_until(lambda: counted_to_the_end(config), "all counted")
+        assert refusal(config) == "1 alerts process(es)"
+    told = published(config)
+    assert [alert.status for alert in told][:1] == ["opened"]
+    produce(config, lamps[known:uncounted] + others[2 * known : 2 * uncounted])
+    admin = AdminClient({"bootstrap.servers": config.kafka.bootstrap, "log_level": 0})
+    topic = config.kafka.topic(OPINIONS)
+    admin.create_partitions([NewPartitions(topic, count)])[topic].result(WAIT_S)
+    found = Rebuild(config).run(lambda _done: None)
+    assert (found.partitions, found.opinions, found.subjects) == (count, 3 * uncounted, 3)
+    assert distinct(published(config)) == plain(detect(lamps[:uncounted])), "those not yet told, and no other"
+    assert len(published(config)) == len(told) + found.alerts_published
+    produce(config, lamps[uncounted:] + others[2 * uncounted :])
+    with running(config):
+        wait_until(lambda: counted_to_the_end(config), "the rest counted")
+    assert plain(published(config)) == plain(detect(lamps)), "each once"
+
+
+def refusal(config: Config) -> str:
+    """How a rebuild is refused."""
+    with pytest.raises(KafkaError) as refused:
+        Rebuild(config).run(lambda _done: None)
+    return str(refused.value).partition(" are in")[0]
 
 
 def test_a_topic_made_anew_is_refused(config: Config) -> None:

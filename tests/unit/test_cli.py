@@ -55,7 +55,7 @@ def documented(mark: str) -> str:
 
 def test_the_commands_are_those_of_the_design() -> None:
     assert set(COMMANDS) == {
-        *("demo", "worker", "profiles", "alerts", "alerts backtest", "alerts tune"),
+        *("demo", "worker", "profiles", "alerts", "alerts backtest", "alerts tune", "alerts rebuild"),
         *("topics create", "topics describe", "topics acls", "replay", "tail"),
         *("status", "score", "doctor", "evaluate", "plan"),
         *("dead list", "dead show", "dead replay", "erase"),

@@ -255,11 +255,16 @@ def ensure_changelog(kafka: KafkaConfig, source: str, name: str) -> int:
         admin.poll(0.05)
     found = partition_counts(kafka, [name])[name]
     if found != wanted:
-        raise TopicError(
-            f"{source} has {wanted} partitions, {name} has {found}. Stop all alerts processes and delete {name}:"
-            " opinions still retained are then counted again, and alerts keep their ids"
-        )
+        raise other_partitions(source, wanted, name, found)
     return wanted
+
+
+def other_partitions(source: str, wanted: int, name: str, found: int) -> TopicError:
+    """The error of a changelog ``name`` with ``found`` partitions over a ``source`` that has ``wanted``."""
+    return TopicError(
+        f"{source} has {wanted} partitions, {name} has {found}. Stop all alerts processes and run"
+        " `millrace alerts rebuild`: opinions still retained are counted again, and alerts keep their ids"
+    )
 
 
 def _make_changelog(admin: Any, kafka: KafkaConfig, name: str, partitions: int, copies: int) -> None:

@@ -20,7 +20,7 @@ from faust.exceptions import ProducerSendError
 from prometheus_client import CollectorRegistry
 
 from schemas.topics import ALERTS_OPINION, OPINIONS, TRENDS_OPINION
-from worker.alerts.faust_app import KeptApp, KeptTable, broker_urls, credentials, ensure_changelog
+from worker.alerts.faust_app import KeptApp, KeptTable, broker_urls, credentials, ensure_changelog, other_partitions
 from worker.alerts.watch import TABLE, OpinionWatch, changelog_name
 from worker.config import Config
 from worker.errors import ConfigError, KafkaError, TopicError
@@ -33,6 +33,8 @@ LINGER_S: Final = 0.1
 SESSION_TIMEOUT_S: Final = 10.0
 """How long a killed process holds its partitions."""
 STOP_TIMEOUT_S: Final = 10.0
+PARTITIONS_INTERVAL_S: Final = 30.0
+"""How often the role looks whether ``opinions`` has got other partitions. Faust would go on without the new ones."""
 MAX_POLL_RECORDS: Final = 500
 """Counted in one go of the event loop, some 50 ms; heartbeats have a thread of their own."""
 
@@ -61,10 +63,13 @@ async def _serve(config: Config, stop: Event, partitions: int) -> None:
     with Observer(config.observe, registry, watch.health):
         starting = asyncio.ensure_future(app.start())
         writing = asyncio.ensure_future(asyncio.sleep(0))
+        checking = asyncio.ensure_future(_refuse_other_partitions(config, partitions))
         try:
             while not stop.is_set() and watch.failure is None and not app.crashed:
                 await asyncio.sleep(LINGER_S)
                 watch.reload_rules()
+                if checking.done():
+                    checking.result()
                 if starting.done():
                     starting.result()
                     # Beside this loop: while Kafka is away a write waits for it, and a stop must not wait for that.
@@ -78,10 +83,26 @@ async def _serve(config: Config, stop: Event, partitions: int) -> None:
             if watch.failure is None and not app.crashed:
                 raise
         finally:
+            checking.cancel()
             await _shut(watch, app, starting, writing)
     failure = watch.failure or app.crash_reason
     if failure is not None:
         raise _ours(failure) from failure.__cause__
+
+
+async def _refuse_other_partitions(config: Config, partitions: int) -> None:
+    """Raises `TopicError` once ``opinions`` has other than these."""
+    source = config.kafka.topic(OPINIONS)
+    while True:
+        await asyncio.sleep(PARTITIONS_INTERVAL_S)
+        try:
+            found = (await asyncio.to_thread(partition_counts, config.kafka, [source]))[source]
+        except KafkaError as error:
+            # Brokers that are away are the business of those who read and write.
+            _log.warning("partitions could not be looked up", error=str(error))
+            continue
+        if found != partitions:
+            raise other_partitions(source, found, changelog_name(config), partitions)
 
 
 def _trend_partitions(config: Config) -> int:

@@ -139,7 +139,7 @@ class OpinionWatch:
             except FormatError as error:
                 self.failure = KafkaError(
                     f"{self._changelog}, partition {partition}: {error}. Run the release that wrote it, or stop all"
-                    " alerts processes and delete this topic: opinions still retained are then counted again"
+                    " alerts processes and run `millrace alerts rebuild`: opinions still retained are counted again"
                 )
                 return
         self._recovered.clear()
@@ -160,7 +160,7 @@ class OpinionWatch:
             if wanted is not None and wanted > ends[number]:
                 self.failure = TopicError(
                     f"{self._opinions}, partition {number} ends at {ends[number]}, but {wanted} were counted: the"
-                    f" topic has been made anew. Stop all alerts processes and delete {self._changelog}"
+                    " topic has been made anew. Stop all alerts processes and run `millrace alerts rebuild`"
                 )
                 return {}
             if wanted is not None and wanted < first:
@@ -254,7 +254,7 @@ class OpinionWatch:
         if record.offset < (part.next_offset or 0):
             return
         part.next_offset = record.offset + 1
-        opinion = _decode(record.value, record.timestamp)
+        opinion = decode(record.value, record.timestamp)
         if opinion is None:
             self._metrics.skipped.labels("malformed").inc()
             _log.warning("record is no opinion, skipped", partition=record.partition, offset=record.offset)
@@ -323,7 +323,7 @@ def _trend_record(topic: str, partitions: int, bucket: TrendBucket) -> tuple[str
     return topic, bucket.key().encode(), _encoder.encode(bucket), shard_of(bucket.subject, partitions)
 
 
-def _decode(value: bytes | None, timestamp_ms: int) -> Opinion | None:
+def decode(value: bytes | None, timestamp_ms: int) -> Opinion | None:
     """Opinion of a record; None when it is none, or lies further ahead of its own record than events may."""
     try:
         opinion = _opinion_decoder.decode(value or b"")

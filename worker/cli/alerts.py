@@ -33,6 +33,7 @@ def alerts(context: click.Context, /, config: Config) -> None:
     millrace alerts --config millrace.yaml
     millrace alerts backtest opinions.jsonl.gz --truth truth.jsonl --out timeline/
     millrace alerts tune opinions.jsonl.gz --truth truth.jsonl --budget 0.1
+    millrace alerts rebuild
     """
     if context.invoked_subcommand is None:
         from worker.cli.app import run_role
@@ -105,6 +106,35 @@ def tune(config: Config, /, file: Path, truth: Path | None, rules: Path | None, 
         tuned = tune(file, truths, book, rates, budget, progress)
     tables.show(tuned, _tuned_table, json_=json_)
     sys.exit(any((each.verdict.false_alarms_per_1000_subject_days or 0.0) > budget for each in tuned))
+
+
+@alerts.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@common
+def rebuild(config: Config, /, yes: bool, json_: bool) -> None:
+    """Count all retained opinions anew, when their topic has got other partitions.
+
+    Stop all alerts processes first. The topic that holds the counts (GROUP_PREFIX.alerts-subjects-changelog) is deleted
+    and written anew, each subject where its opinions come now. Published are only alerts of opinions that had not been
+    counted; alerts keep their ids. The user needs the alerts role's rights and the right to delete that topic.
+
+    
+    kafka-topics --alter --topic opinions --partitions 24 --bootstrap-server localhost:9092
+    millrace alerts rebuild
+    """
+    from worker.alerts.rebuild import Rebuild
+    from worker.alerts.watch import changelog_name
+    from worker.cli import tables
+
+    job = Rebuild(config)
+    if not yes:
+        click.confirm(f"Delete {changelog_name(config)} and count all opinions again?", abort=True, err=True)
+    with tables.counter("opinions counted again") as progress:
+        done = job.run(progress)
+    import msgspec
+
+    tables.show(msgspec.to_builtins(done), tables.figures_table, json_=json_)
 
 
 def _rules(config: Config, file: Path | None) -> tuple[Any, Any]:
