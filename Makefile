@@ -11,7 +11,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .PHONY: help demo test check kafka bench-worker bench-latency bench-three bench-scale bench-memory
 .PHONY: bench-limit bench-peers bench-delivery bench-shared bench-alerts bench-rebuild bench-watch
-.PHONY: simulate kills storms outages chaos fuzz starter starter-gpu schemas lock clean
+.PHONY: simulate kills storms outages upgrade chaos fuzz starter starter-gpu schemas lock clean
 
 help: ## This list
 	@echo "make <target>, with ARGS=\"...\" passed on:"
@@ -75,6 +75,9 @@ storms: $(READY) ## One worker becomes eight becomes three, under each group pro
 
 outages: $(READY) ## How long readers stall after kill -9, scoring without Redis, folds again (ARGS="stall redis replays")
 	$(PY) -m tests.chaos.outages $(ARGS)
+
+upgrade: $(READY) ## An earlier release becomes this one and back, process by process (ARGS="--times 5")
+	$(PY) -m tests.chaos.upgrade $(ARGS)
 
 chaos: $(READY) ## Everything broken at once on three real brokers (ARGS="--events 1000000 --faults 300 --seed 1")
 	$(PY) -m tests.chaos $(ARGS)

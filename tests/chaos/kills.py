@@ -108,6 +108,11 @@ def kill_at(point: str, times: int, bootstrap: str, folder: Path, seed: int, **k
 
 
 def fresh_config(bootstrap: str, seed: int, **more: Any) -> Config:
+    """The configuration of `fresh_sections`."""
+    return msgspec.convert(fresh_sections(bootstrap, seed, **more), Config)
+
+
+def fresh_sections(bootstrap: str, seed: int, **more: Any) -> dict[str, dict[str, Any]]:
     """Topics and groups of one run alone, the null model, no Redis (states are read best-effort)."""
     run = f"{seed}-{uuid.uuid4().hex[:6]}"
     kafka = {
@@ -119,13 +124,12 @@ def fresh_config(bootstrap: str, seed: int, **more: Any) -> Config:
         "static_members": True,
         **more,
     }
-    sections = {
+    return {
         "kafka": kafka,
         "redis": {"url": "redis://127.0.0.1:1/0"},
         "model": {"artifact": "null"},
         "worker": {"slot": f"slot-{run}"},
     }
-    return msgspec.convert(sections, Config)
 
 
 def main() -> int:

@@ -38,7 +38,7 @@ from tests.chaos.cluster import KafkaCluster
 from tests.chaos.fleet import Process
 from tests.chaos.kills import Feeder, fresh_config
 from tests.chaos.redis_pair import RedisPair
-from tests.chaos.storms import await_stable
+from tests.chaos.storms import await_stable, check_running
 from tests.fold_harness import FoldWriter, Group, Running, assert_exact, states_in_features, states_in_redis, wait_for
 from tests.real.proof import state_mismatches, wait_until_both_committed, wait_until_committed
 from tests.redis_proxy import RedisProxy
@@ -108,7 +108,7 @@ def stall(bootstrap: str, folder: Path, times: int, rate: int, seed: int) -> dic
     stalls: list[float] = []
     try:
         for n in track(range(times), "kills", disable=not sys.stderr.isatty()):
-            await_stable(config, workers)
+            await_stable(config, len(workers), lambda: check_running(workers))
             _until(watcher.calm, "outputs without delay")
             killed_s = time.time()
             workers.pop(rng.randrange(2)).kill()

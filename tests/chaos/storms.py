@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, get_args
@@ -68,19 +68,18 @@ class Storm:
             named = msgspec.structs.replace(self.config.worker, slot=f"{self.config.worker.slot}-{self.born}")
             config = msgspec.structs.replace(self.config, worker=named)
             self.workers.append(Process("worker", config, self.folder / f"worker-{self.born}.log"))
-        await_stable(self.config, self.workers)
+        await_stable(self.config, len(self.workers), lambda: check_running(self.workers))
         self.settles_s.append(time.monotonic() - start)
 
 
-def await_stable(config: Config, workers: Sequence[Process]) -> None:
-    """Wait until the group is stable with just these, and they hold all partitions."""
+def await_stable(config: Config, workers: int, check: Callable[[], None]) -> None:
+    """Wait until the group is stable with so many, and they hold all partitions. ``check`` fails when one has ended."""
     group = f"{config.kafka.group_prefix}.worker"
     admin = AdminClient({"bootstrap.servers": config.kafka.bootstrap, "log_level": 0})
     deadline = time.monotonic() + SETTLE_TIMEOUT_S
     found = "nothing"
     while time.monotonic() < deadline:
-        for worker in workers:
-            assert worker.exit_code is None, f"ended by itself with {worker.exit_code}\n{worker.tail()}"
+        check()
         try:
             told = admin.describe_consumer_groups([group], request_timeout=10)[group].result(timeout=20)
         except (KafkaException, TimeoutError) as error:  # the group's log may just be being made
@@ -88,11 +87,17 @@ def await_stable(config: Config, workers: Sequence[Process]) -> None:
         else:
             held = sum(len(member.assignment.topic_partitions) for member in told.members if member.assignment)
             found = f"{told.state}, {len(told.members)} members, {held} partitions"
-            whole = len(told.members) == len(workers) and held == 12 * len(INPUTS)
+            whole = len(told.members) == workers and held == 12 * len(INPUTS)
             if told.state == ConsumerGroupState.STABLE and whole:
                 return
         time.sleep(0.1)
-    raise AssertionError(f"{len(workers)} workers are no stable group after {SETTLE_TIMEOUT_S:.0f} s: {found}")
+    raise AssertionError(f"{workers} workers are no stable group after {SETTLE_TIMEOUT_S:.0f} s: {found}")
+
+
+def check_running(workers: Sequence[Process]) -> None:
+    """Fail when one of them has ended."""
+    for worker in workers:
+        assert worker.exit_code is None, f"ended by itself with {worker.exit_code}\n{worker.tail()}"
 
 
 def storm(protocol: GroupProtocol, times: int, bootstrap: str, folder: Path, seed: int) -> tuple[Audit, Storm]:

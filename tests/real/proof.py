@@ -54,12 +54,16 @@ def millrace(*arguments: str, timeout_s: float = 300.0) -> str:
 class Role:
     """A role, or a long command, as a process of its own, whose log is shown when it dies unasked."""
 
-    def __init__(self, name: str, config: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, config: Path, *arguments: str, env: dict[str, str] | None = None, tree: Path | None = None
+    ) -> None:
+        """``tree``: the folder of the source to run, where it is not the one under test."""
         self.name, self.log = name, config.parent / f"{name}-{uuid.uuid4().hex[:6]}.log"
+        # worker.cli was a module before it was a room.
+        program = (sys.executable, "-m", "worker.cli") if tree and (tree / "worker" / "cli.py").exists() else MILLRACE
+        command = [*program, name, *arguments, "--config", str(config)]
         with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [*MILLRACE, name, *arguments, "--config", str(config)], stdout=out, stderr=out, env=env
-            )
+            self.process = subprocess.Popen(command, stdout=out, stderr=out, env=env, cwd=tree)
 
     def kill(self) -> None:
         """kill -9: nothing is flushed, committed or handed over."""

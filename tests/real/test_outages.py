@@ -1,4 +1,4 @@
-"""Small runs of `make outages` and `make storms`: what is felt is measured there, that nothing is left of it here."""
+"""Small runs of `make outages`, `storms` and `upgrade`: what is felt is measured there, that nothing is left here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any, get_args
 import pytest
 
 from tests.chaos.outages import redis_gone, replays, stall
+from tests.chaos.redis_pair import RedisPair
 from tests.chaos.storms import storm
+from tests.chaos.upgrade import RELEASE, ROOT, NoReleaseError, release, upgrade
 from tests.servers import or_skip
 from worker.config import GroupProtocol
 
@@ -46,3 +48,16 @@ def test_one_worker_becomes_eight_becomes_three(protocol: GroupProtocol, kafka_b
     found, running = storm(protocol, 1, kafka_bootstrap, tmp_path, seed=3)
     assert found.clean, found.examples
     assert len(running.settles_s) == 4
+
+
+def test_an_earlier_release_becomes_this_one(kafka_bootstrap: str, tmp_path: Path) -> None:
+    try:
+        earlier = release(RELEASE, tmp_path / "earlier")
+    except NoReleaseError:
+        earlier = ROOT  # a checkout without history: the same steps, from this release to itself
+    with or_skip(), RedisPair(tmp_path / "redis") as pair:
+        figures = upgrade(kafka_bootstrap, pair.url, tmp_path, earlier, times=1, rate=100, seed=3)
+    assert counts(figures) == CLEAN, figures["examples"]
+    assert figures["state_mismatches"] == 0
+    assert figures["changes"] == 3
+    assert figures["events"] > 0
