@@ -60,8 +60,14 @@ class Writer:
         p_negative = self._rng.uniform(0.8, 1.0) if bad else self._rng.uniform(0.0, 0.2)
         made = opinion(subject, at_ms, p_negative, self._sent)
         self._sent += 1
-        self._producer.produce(self._topic, msgspec.json.encode(made), subject)
-        self._producer.poll(0)
+        while True:
+            try:
+                self._producer.produce(self._topic, msgspec.json.encode(made), subject)
+            except BufferError:  # the client's queue is full: this is faster than the broker
+                self._producer.poll(0.1)
+            else:
+                self._producer.poll(0)
+                return
 
     def flush(self) -> None:
         """Until all is there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -65,8 +66,10 @@ class Aspects:
         return [self._names[place] for place in sorted(found)]
 
 
+@lru_cache(maxsize=8)
 def load_aspects(name: str) -> Aspects:
-    """The lexicon of ``worker.aspects``: "shipped", "none", or a YAML file. Raises `ConfigError`."""
+    """The lexicon of ``worker.aspects``: "shipped", "none", or a YAML file, read once a process. Raises `ConfigError`.
+    """
     if name == NONE:
         return Aspects({})
     try:
