@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from worker.config import GroupProtocol, KafkaConfig
 from worker.errors import KafkaError, KafkaRefusedError, OffsetLostError, TopicError
 
 REQUEST_TIMEOUT_S: Final = 10.0
+CLOSE_TIMEOUT_S: Final = 10.0
 """How long a metadata or admin request may take before the broker counts as unreachable."""
 
 _log = logging.getLogger(__name__)
@@ -144,6 +146,42 @@ def membership(consumer: Consumer) -> bytes | None:
     metadata: bytes = consumer.consumer_group_metadata()
     # Asked second: who is expelled in between has metadata that the broker refuses.
     return metadata if consumer.memberid() else None
+
+
+def leave(consumer: Consumer) -> None:
+    """Give the partitions back, leave the group, close. Takes twice `CLOSE_TIMEOUT_S` and what callbacks take at most.
+
+    A client that closes while it is given partitions may wait for itself for ever (librdkafka#4527, #4884), so they are
+    given back first; and where it hangs all the same it is left behind: its process ends, and the partitions move when
+    its session is over. Raises what callbacks raise.
+    """
+    try:
+        consumer.unsubscribe()
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        while consumer.assignment() and time.monotonic() < deadline:
+            consumer.poll(0.1)  # what is read is not committed: the next owner reads it
+    except confluent_kafka.KafkaException as error:
+        _log.warning("leaving a group: %s", error)
+    finally:
+        _close(consumer)
+
+
+def _close(consumer: Consumer) -> None:
+    failed: list[BaseException] = []
+
+    def close() -> None:
+        try:
+            consumer.close()
+        except BaseException as error:  # noqa: BLE001 raised again on the caller's thread
+            failed.append(error)
+
+    closing = threading.Thread(target=close, name="close", daemon=True)
+    closing.start()
+    closing.join(CLOSE_TIMEOUT_S)
+    if closing.is_alive():
+        _log.warning("a client did not close in %.0f s: its partitions move after its session", CLOSE_TIMEOUT_S)
+    if failed:
+        raise failed[0]
 
 
 def translate(error: confluent_kafka.KafkaException | confluent_kafka.KafkaError, doing: str) -> KafkaError:

@@ -16,7 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPar
 
 from worker.config import KafkaConfig
 from worker.errors import TopicError
-from worker.kafka.clients import consumer_config, membership, translate
+from worker.kafka.clients import consumer_config, leave, membership, translate
 from worker.kafka.records import Offsets, Partition, Record
 
 STABLE_TIMEOUT_S: Final = 30.0
@@ -179,7 +179,7 @@ class KafkaSource:
 
     def close(self) -> None:
         self._stopped = True
-        self._consumer.close()
+        leave(self._consumer)
 
     def _positions(self, offsets: Mapping[Partition, int]) -> list[TopicPartition]:
         return [self.position(partition, offset) for partition, offset in offsets.items()]

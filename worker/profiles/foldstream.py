@@ -17,7 +17,7 @@ from schemas.redis_keys import Kind
 from schemas.topics import FOLDS
 from worker.config import KafkaConfig
 from worker.errors import KafkaError, OffsetLostError, TopicError
-from worker.kafka.clients import NO_RIGHT, REQUEST_TIMEOUT_S, consumer_config, membership, translate
+from worker.kafka.clients import NO_RIGHT, REQUEST_TIMEOUT_S, consumer_config, leave, membership, translate
 
 _log = logging.getLogger(__name__)
 _code: Final = confluent_kafka.KafkaError
@@ -135,7 +135,7 @@ class FoldStream:
 
     def close(self) -> None:
         """Leave the group; partitions are revoked first."""
-        self._consumer.close()
+        leave(self._consumer)
 
     def _at(self, shard: ShardId, offset: int = OFFSET_BEGINNING) -> TopicPartition:
         return TopicPartition(self._names[shard[0]], shard[1], offset)

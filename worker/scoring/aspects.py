@@ -68,7 +68,7 @@ class Aspects:
 
 @lru_cache(maxsize=8)
 def load_aspects(name: str) -> Aspects:
-    """The lexicon of ``worker.aspects``: "shipped", "none", or a YAML file, read once a process. Raises `ConfigError`."""
+    """The lexicon of ``worker.aspects``: "shipped", "none", or a YAML file. Read once. Raises `ConfigError`."""
     if name == NONE:
         return Aspects({})
     try:

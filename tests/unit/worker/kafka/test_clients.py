@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import confluent_kafka
 import pytest
 from confluent_kafka import KafkaError as Code
@@ -9,7 +11,8 @@ from confluent_kafka import KafkaException
 
 from worker.config import KafkaConfig
 from worker.errors import KafkaError, KafkaRefusedError, OffsetLostError, TopicError
-from worker.kafka.clients import consumer_config, producer_config, translate
+from worker.kafka import clients
+from worker.kafka.clients import consumer_config, leave, producer_config, translate
 
 KAFKA = KafkaConfig(bootstrap="broker:9092", options={"linger.ms": 7, "security.protocol": "ssl", "fetch.min.bytes": 9})
 
@@ -57,3 +60,60 @@ def test_errors_say_what_was_being_done_and_what_to_do(code: int, kind: type[Kaf
         assert type(ours) is kind
         assert "while reading events" in str(ours)
         assert says in str(ours)
+
+
+class Leaving:
+    """A client that gives its partitions back in the second poll; closes when it may."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.may_close = threading.Event()
+        self.error: Exception | None = None
+
+    def unsubscribe(self) -> None:
+        self.calls.append("unsubscribe")
+
+    def assignment(self) -> list[int]:
+        return [1] if self.calls.count("poll") < 2 else []
+
+    def poll(self, _timeout_s: float) -> None:
+        self.calls.append("poll")
+
+    def close(self) -> None:
+        self.calls.append("close")
+        self.may_close.wait()
+        if self.error is not None:
+            raise self.error
+
+
+def test_partitions_are_given_back_before_a_client_closes() -> None:
+    client = Leaving()
+    client.may_close.set()
+    leave(client)  # type: ignore[arg-type]
+    assert client.calls == ["unsubscribe", "poll", "poll", "close"]
+
+
+def test_a_client_that_does_not_close_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(clients, "CLOSE_TIMEOUT_S", 0.05)
+    client = Leaving()
+    leave(client)  # type: ignore[arg-type]
+    assert "did not close" in caplog.text
+    client.may_close.set()
+
+
+def test_what_a_callback_raises_comes_out_and_the_client_is_closed() -> None:
+    client = Leaving()
+    client.may_close.set()
+    client.error = ValueError("revoked")
+    with pytest.raises(ValueError, match="revoked"):
+        leave(client)  # type: ignore[arg-type]
+
+    def poll(_timeout_s: float) -> None:
+        raise KeyError("handing over")
+
+    client.poll, client.calls, client.error = poll, [], None  # type: ignore[method-assign]
+    with pytest.raises(KeyError, match="handing over"):
+        leave(client)  # type: ignore[arg-type]
+    assert client.calls == ["unsubscribe", "close"]
