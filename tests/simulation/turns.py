@@ -65,6 +65,8 @@ class SimExecutor(Executor):
         """Everything that waits."""
         calls, self._calls = self._calls, []
         for future, call in calls:
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 future.set_result(call())
             except Exception as error:  # noqa: BLE001 an executor passes on whatever it was

@@ -94,6 +94,10 @@ class TransactionalSink:
 
     def abandon(self) -> bool:
         self._gathering, self._sealed, self._withdrawing = _Output(), None, True
+        if self._call is not None and self._call.cancel():
+            # Not begun: it would commit what is taken back here, under a membership that may still be good. One that
+            # has begun ends as the broker decides, and who has the partitions next waits for that end.
+            self._call = None
         if self._call is None:
             self._call = self._executor.submit(self._session.abort)
         return True

@@ -272,7 +272,7 @@ class Engine:
         self._write()
         while not self._sink.ready and self._clock() < deadline_s:
             self._take_answers(BUSY_WAIT_S)
-        if self._sink.ready:
+        if self._sink.ready and self._clock() < deadline_s:  # later nobody waits for the answer
             self._seal()
         while self._sink.sealed and self._clock() < deadline_s:
             self._take_answers(BUSY_WAIT_S)

@@ -131,6 +131,20 @@ def test_abandoned_output_is_taken_back_and_said_so() -> None:
     assert run.visible() == [b"b"]
 
 
+def test_a_commit_that_has_not_begun_is_abandoned_too() -> None:
+    run = Setting()
+    run.sink.write([message(b"a")])
+    run.sink.seal({INPUT: 1})
+    assert run.sink.abandon()
+    assert run.settle() == [Answer({}, withdrawn=True)]
+    assert run.visible() == []
+    assert run.cluster.committed == {}
+    run.sink.write([message(b"b")])
+    run.sink.seal({INPUT: 2})
+    assert run.settle() == [Answer({INPUT: 2}, committed=True)]
+    assert run.visible() == [b"b"]
+
+
 def test_retained_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transaction, "RETAINED_BYTES", 100)
     run = Setting()
