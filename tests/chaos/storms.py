@@ -61,6 +61,7 @@ class Storm:
             worker.send(signal.SIGTERM)
         for worker in leaving:
             code = worker.join(HAND_OVER_MAX_S)
+            worker.kill()  # one that hangs would keep this process from ending
             assert code == 0, f"told to stop, it ended with {code}\n{worker.tail()}"
             self.hand_overs_s.append(time.monotonic() - start)
         while len(self.workers) < size:
