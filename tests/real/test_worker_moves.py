@@ -9,14 +9,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from schemas.topics import INPUTS
+from schemas.topics import EVENTS_CLICK, INPUTS
 from tests.worker_harness import Reader, Worker, committed, events, produce, until, worker
 from worker.config import Config, KafkaConfig
 from worker.errors import TopicError
 from worker.kafka.admin import create_topics
+from worker.kafka.clients import consumer_config, membership, transactional_config
 
 SCORES = ("scores.ctr", "scores.sentiment", "scores.intent")
 pytestmark = pytest.mark.real
@@ -102,3 +103,39 @@ def test_the_other_group_protocols_share_and_move_partitions_too(kafka_config: d
 
 def read_by(running: Worker) -> float:
     return sum(running.value("events_total", topic=topic) for topic in INPUTS)
+
+
+def test_a_client_that_is_no_member_has_no_membership(kafka_config: dict[str, Any]) -> None:
+    """Why `membership` gives None: from a client that has not joined yet the broker takes any offset."""
+    kafka = msgspec.convert(kafka_config, KafkaConfig)
+    create_topics(kafka, contracts=[EVENTS_CLICK])
+    topic, group = kafka.topic(EVENTS_CLICK), f"{kafka.group_prefix}.worker"
+    owner = Consumer(consumer_config(kafka, group))
+    other = Consumer(consumer_config(kafka, group, session_timeout_ms=6000, max_poll_interval_ms=6000))
+    owner.subscribe([topic])
+    until(lambda: owner.poll(0.1) is None and bool(owner.assignment()), "an owner of the partitions")
+    producer = Producer(transactional_config(kafka, f"{kafka.group_prefix}.x", 30_000))
+    producer.init_transactions(20)
+
+    def taken(offset: int) -> bool:
+        producer.begin_transaction()
+        try:
+            producer.send_offsets_to_transaction(
+                [TopicPartition(topic, 0, offset)], other.consumer_group_metadata(), 20
+            )
+            producer.commit_transaction(20)
+        except KafkaException as error:
+            assert error.args[0].code() == KafkaError.UNKNOWN_MEMBER_ID
+            producer.abort_transaction(20)
+        return bool(owner.committed([TopicPartition(topic, 0)], timeout=20)[0].offset == offset)
+
+    assert membership(other) is None
+    assert taken(41), "the broker has become stricter: membership() may go"
+    other.subscribe([topic])
+    until(lambda: owner.poll(0.01) is None and other.poll(0.1) is None and bool(other.assignment()), "both are members")
+    assert membership(other) is not None
+    until(lambda: owner.poll(0.01) is None and not other.memberid(), "expelled for not having polled")
+    assert membership(other) is None
+    assert not taken(42), "an expelled client's metadata keeps its generation"
+    owner.close()
+    other.close()
