@@ -125,8 +125,9 @@ def test_a_client_that_is_no_member_has_no_membership(kafka_config: dict[str, An
             )
             producer.commit_transaction(20)
         except KafkaException as error:
-            assert error.args[0].code() == KafkaError.UNKNOWN_MEMBER_ID
             producer.abort_transaction(20)
+            if error.args[0].code() != KafkaError.UNKNOWN_MEMBER_ID:
+                raise
         return bool(owner.committed([TopicPartition(topic, 0)], timeout=20)[0].offset == offset)
 
     assert membership(other) is None

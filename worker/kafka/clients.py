@@ -141,8 +141,8 @@ def membership(consumer: Consumer) -> bytes | None:
     """The group's metadata as it is now, for offsets in a transaction; None while the client is no member.
 
     The broker takes offsets with metadata that names neither member nor generation from anybody, and a client that has
-    not joined has such. One that was expelled (asleep for too long) names no member either; Kafka 4.4 refuses it for the
-    generation that it still names, which is not relied on. `tests/real/test_worker_moves.py` tries both.
+    not joined has such. One that was expelled (asleep for too long) names no member either; Kafka 4.4 refuses it for
+    the generation that it still names, which is not relied on. `tests/real/test_worker_moves.py` tries both.
     """
     metadata: bytes = consumer.consumer_group_metadata()
     # Asked second: who is expelled in between has metadata that the broker refuses.
