@@ -99,7 +99,7 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
     # Names the transactional id, stable across restarts. Empty: the first free one of this machine's workers.
     slot: str = ""
-    transaction_timeout_ms: Positive = 10_000
+    transaction_timeout_ms: Positive = 8_000
     commit_interval_ms: Positive = 100
     drain_timeout_ms: Positive = 10_000
     device_timeout_ms: Positive = 60_000
@@ -131,7 +131,7 @@ class ProfilesConfig(Section, frozen=True, kw_only=True):
     # As for the worker: features and the group's offsets in one transaction, under an id that `slot` names.
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
     slot: str = ""
-    transaction_timeout_ms: Positive = 10_000
+    transaction_timeout_ms: Positive = 8_000
     publish_interval_ms: Positive = 1000
     redis_retry_ms: Positive = 500
 

@@ -46,7 +46,7 @@ from worker.config import Config
 from worker.kafka.admin import create_topics
 
 STALL_MAX_S: Final = 12.0
-"""The session time-out of nine seconds, and three to notice and take over."""
+"""Session and transaction time-out of eight seconds, and four to notice and take over."""
 SLOWER_MAX_MS: Final = 25.0
 ANSWERS_LOST: Final = 0.02
 """Share of Redis's answers that go wrong while blocks are applied."""

@@ -45,7 +45,7 @@ _OFFSET_LOST = frozenset({_code.OFFSET_OUT_OF_RANGE, _code._AUTO_OFFSET_RESET})
 # A killed member's partitions wait this long for another: its readers' stall after kill -9. The client's own thread
 # sends the heartbeats, so a long batch on the device does not cost the membership. With the protocol of KIP-848 both,
 # and the assignment, are the broker's to set.
-_TIMES: Final = {"session.timeout.ms": 9_000, "heartbeat.interval.ms": 2_000}
+_TIMES: Final = {"session.timeout.ms": 8_000, "heartbeat.interval.ms": 2_000}
 _GROUP: Final[dict[GroupProtocol, dict[str, Any]]] = {
     "cooperative": {"partition.assignment.strategy": "cooperative-sticky", **_TIMES},
     "eager": {"partition.assignment.strategy": "range", **_TIMES},
