@@ -17,7 +17,7 @@ TARGETS = {
     *("bench-latency", "bench-three", "bench-scale", "bench-memory"),
     *("bench-worker", "bench-limit", "bench-peers", "bench-delivery", "bench-shared", "bench-alerts"),
     *("bench-rebuild", "bench-watch"),
-    *("simulate", "kills", "storms", "outages", "chaos", "fuzz", "starter", "starter-gpu"),
+    *("simulate", "kills", "storms", "outages", "upgrade", "chaos", "fuzz", "starter", "starter-gpu"),
 }
 
 
