@@ -279,6 +279,8 @@ class Turns:
                     process.stop()
                 except Crash:
                     self.happened["crash while stopping"] += 1
+                except MillraceError as error:
+                    self._ended(error)
                 del self.processes[fault.worker]
             case "stuck":
                 # Its brokers answer late, while partitions move.
