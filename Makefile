@@ -21,7 +21,7 @@ demo: $(READY) ## A simulated shop through all three roles, with a live view (AR
 	$(VENV)/bin/millrace demo $(ARGS)
 
 test: $(READY) ## All tests; those on real Kafka and Redis where the machine has Java, Maven and redis-server
-	$(PY) -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15 $(ARGS)
 
 check: $(READY) ## Lint, format and strict types
 	$(VENV)/bin/ruff check .
