@@ -90,7 +90,9 @@ class Shop:
         self._roles[name] = Role(name.partition("-")[0], write_config(folder, **{**self._sections, **slot}), tree=tree)
 
 
-def upgrade(bootstrap: str, redis_url: str, folder: Path, earlier: Path, times: int, rate: int, seed: int) -> Any:
+def upgrade(
+    bootstrap: str, redis_url: str, folder: Path, earlier: Path, times: int, rate: int, seed: int
+) -> dict[str, Any]:
     """From the earlier release to this one and back, so many times, and to this one in the end."""
     sections = fresh_sections(bootstrap, seed, static_members=False)
     sections["redis"]["url"] = redis_url

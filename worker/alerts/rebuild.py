@@ -32,12 +32,13 @@ from worker.alerts.rules import RulesFile
 from worker.alerts.surge import SurgeDetector
 from worker.alerts.watch import POSITION_KEY, Position, changelog_name, decode
 from worker.config import Config
-from worker.errors import KafkaError
+from worker.errors import KafkaError, TopicError
 from worker.kafka.admin import admin_client, partition_counts
 from worker.kafka.clients import REQUEST_TIMEOUT_S, producer_config, translate
 from worker.kafka.readback import Readback
 
 DELETION_TIMEOUT_S: Final = 60.0
+DELIVERY_TIMEOUT_S: Final = 60.0
 GROUP: Final = "alerts-rebuild"
 
 Progress = Callable[[int], None]
@@ -134,17 +135,20 @@ class Rebuild:
     def _counted_positions(self) -> dict[int, int]:
         """Next offset of each partition, as the old changelog has it; empty where there is none."""
         positions: dict[int, int] = {}
-        if self._changelog not in self._admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics:
-            return positions
         with closing(Readback(self._kafka, GROUP)) as reader:
-            for message in reader.read(reader.places(self._changelog)):
+            try:
+                places = reader.places(self._changelog)
+            except TopicError:
+                return positions
+            for message in reader.read(places):
                 if message.key() == POSITION_KEY and message.value() is not None:
                     positions[message.partition()] = _next_offset(message.value())
         return positions
 
     def _write(self, alerts: list[Alert]) -> None:
         """Alerts, then states, then positions: what is in a position is in the states, and was told."""
-        producer = Producer(producer_config(self._kafka))
+        # A record's own time-out bounds the wait for a full queue, too.
+        producer = Producer(producer_config(self._kafka, message_timeout_ms=int(DELIVERY_TIMEOUT_S * 1000)))
         encoder = msgspec.json.Encoder()
         for alert in alerts:
             _produce(producer, self._alerts, alert.subject.encode(), encoder.encode(alert), None)
@@ -205,5 +209,5 @@ def _raise_if_failed(error: confluent_kafka.KafkaError | None, message: Any) -> 
 
 
 def _flush(producer: Producer) -> None:
-    if producer.flush(DELETION_TIMEOUT_S):
-        raise KafkaError(f"Kafka did not take all in {DELETION_TIMEOUT_S:.0f} s. Check the brokers, and run this again")
+    if producer.flush(DELIVERY_TIMEOUT_S + 5):
+        raise KafkaError(f"Kafka did not take all in {DELIVERY_TIMEOUT_S:.0f} s. Check the brokers, and run this again")

@@ -189,10 +189,12 @@ class OpinionWatch:
         Waits for writing when `MAX_UNWRITTEN` subjects have changed. What goes wrong becomes `failure`.
         """
         part = self._partitions.get(partition)
+        if part is None:
+            return
         try:
             for record in records:
                 # A write waits, and the partition may be taken away meanwhile.
-                if part is None or self.failure is not None or self._partitions.get(partition) is not part:
+                if self.failure is not None or self._partitions.get(partition) is not part:
                     return
                 self._count(part, record)
                 if part.unwritten >= MAX_UNWRITTEN:

@@ -119,7 +119,7 @@ def rebuild(config: Config, /, yes: bool, json_: bool) -> None:
     and written anew, each subject where its opinions come now. Published are only alerts of opinions that had not been
     counted; alerts keep their ids. The user needs the alerts role's rights and the right to delete that topic.
 
-    
+    \b
     kafka-topics --alter --topic opinions --partitions 24 --bootstrap-server localhost:9092
     millrace alerts rebuild
     """

@@ -14,8 +14,9 @@ from worker.config import GroupProtocol, KafkaConfig
 from worker.errors import KafkaError, KafkaRefusedError, OffsetLostError, TopicError
 
 REQUEST_TIMEOUT_S: Final = 10.0
-CLOSE_TIMEOUT_S: Final = 10.0
 """How long a metadata or admin request may take before the broker counts as unreachable."""
+CLOSE_TIMEOUT_S: Final = 10.0
+"""How long a consumer may take to give its partitions back, and then to close, before it is left behind."""
 
 _log = logging.getLogger(__name__)
 # Not librdkafka's settings but the Python client's: their names keep the underscore.
