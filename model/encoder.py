@@ -1,7 +1,8 @@
 """The shared encoder: a packed forward for the BERT family, the padded Hugging Face path for the rest.
 
 Packed: the tokens of all texts lie end to end, so no matrix product sees padding; only attention works by sequence, in
-groups of near-equal length. Parameter names are Hugging Face's, so a checkpoint loads as it is.
+groups of near-equal length or, in half precision on a GPU, by flash attention that knows where each text ends.
+Parameter names are Hugging Face's, so a checkpoint loads as it is.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,12 @@ from torch.nn import functional
 
 from model.packing import Packed
 
+try:
+    from torch.nn.attention.varlen import varlen_attn  # torch 2.10 and later
+except ImportError:
+    varlen_attn = None  # type: ignore[assignment]
+
+_FLASH_HEAD_SIZE_MAX = 256
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
@@ -57,6 +64,10 @@ class _SelfAttention(nn.Module):
         """x [T, hidden] -> [T, hidden]."""
         width = x.shape[1]
         projected = [m(x) for m in (self.query, self.key, self.value)]
+        if not packed.groups:
+            q, k, v = (t.view(len(t), self.heads, width // self.heads) for t in projected)
+            out = varlen_attn(q, k, v, packed.ends, packed.ends, packed.longest, packed.longest)
+            return out.reshape(-1, width)  # type: ignore[union-attr]
         outputs = []
         for group in packed.groups:
             shape = (group.texts, group.longest, self.heads, width // self.heads)
@@ -73,9 +84,13 @@ class _Residual(nn.Module):
         super().__init__()
         self.dense = nn.Linear(inner, config.hidden)
         self.LayerNorm = nn.LayerNorm(config.hidden, eps=config.eps)
+        self.dropout = 0.0  # training's: what is loaded has none
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(self.dense(x) + residual)  # type: ignore[no-any-return]
+        x = self.dense(x)
+        if self.dropout and self.training:
+            x = functional.dropout(x, self.dropout)
+        return self.LayerNorm(x + residual)  # type: ignore[no-any-return]
 
 
 class _Attention(nn.Module):
@@ -140,6 +155,19 @@ class PackedEncoder(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
+
+    def set_dropout(self, share: float) -> None:
+        """Drop ``share`` of what each layer adds to its input, in training."""
+        for module in self.modules():
+            if isinstance(module, _Residual):
+                module.dropout = share
+
+    def attends_by_ends(self, device: torch.device, kind: torch.dtype) -> bool:
+        """Whether attention on ``device`` in precision ``kind`` needs no groups (``model.packing.pack``)."""
+        size = self.config.hidden // self.config.heads
+        able = varlen_attn is not None and size % 8 == 0 and size <= _FLASH_HEAD_SIZE_MAX
+        half = kind in (torch.bfloat16, torch.float16)
+        return able and half and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
     def states(self, packed: Packed) -> Tensor:
         """Last hidden states of the sorted tokens, [T, hidden]."""

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from model.bag import GramBag
 from model.encoder import PackedEncoder, PaddedEncoder
 from model.experts import Experts, ExpertsConfig, module_name
-from model.packing import pack
-from model.scoring import Floats, Prepared
+from model.packing import Packed, pack
+from model.scoring import Floats, Ints, Prepared
 
 
 class Network(nn.Module):
@@ -41,12 +41,20 @@ class Network(nn.Module):
 
     def encode(self, texts: Sequence[Prepared], bag_values: Tensor | None = None) -> Tensor:
         """Encoded rows, float32 [n, hidden]. ``bag_values`` [n, columns] replaces the channel's own (training)."""
-        device = next(self.encoder.parameters()).device
-        pooled = self.encoder(pack([text.ids for text in texts], device))
-        if self.bag is None:
-            return pooled  # type: ignore[no-any-return]
-        values = self.bag(list(texts)) if bag_values is None else bag_values
-        return torch.cat([pooled, values], dim=1)
+        values = self.bag(list(texts)) if self.bag is not None and bag_values is None else bag_values
+        return self.encode_packed(self.pack([text.ids for text in texts]), values)
+
+    def pack(self, ids: Sequence[Ints]) -> Packed:
+        """Token ids laid out on the network's device as its encoder reads them in the precision of now."""
+        weight = next(self.encoder.parameters())
+        kind = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else weight.dtype
+        by_ends = isinstance(self.encoder, PackedEncoder) and self.encoder.attends_by_ends(weight.device, kind)
+        return pack(ids, weight.device, grouped=not by_ends)
+
+    def encode_packed(self, packed: Packed, bag_values: Tensor | None) -> Tensor:
+        """Encoded rows, float32 [n, hidden], of packed texts and their n-gram columns [n, columns], if it has them."""
+        pooled = self.encoder(packed)
+        return pooled if bag_values is None or self.bag is None else torch.cat([pooled, bag_values], dim=1)
 
     def head(self, name: str) -> nn.Linear:
         """The linear layer of a head. Raises KeyError for an unknown one."""

@@ -45,7 +45,9 @@ class Packed:
     """Texts end to end, longest first. T tokens, n texts.
 
     tokens, positions, rows: int64 [T] (rows: which sorted text a token belongs to). starts, lengths: int64 [n].
-    groups cover the sorted tokens in order. restore: int64 [n], sorted place of each original text.
+    ends: int32 [n + 1], 0 and then where each sorted text ends; longest: tokens of the longest text. groups cover the
+    sorted tokens in order, or are empty where attention goes by ``ends``. restore: int64 [n], sorted place of each
+    original text.
     """
 
     tokens: Tensor
@@ -53,12 +55,15 @@ class Packed:
     rows: Tensor
     starts: Tensor
     lengths: Tensor
+    ends: Tensor
+    longest: int
     groups: tuple[Group, ...]
     restore: Tensor
 
 
-def pack(ids: Sequence[Ints], device: torch.device | str = "cpu") -> Packed:
-    """Lay token ids end to end, sorted by length. Every text must hold at least one token."""
+def pack(ids: Sequence[Ints], device: torch.device | str = "cpu", *, grouped: bool = True) -> Packed:
+    """Lay token ids end to end, sorted by length. Every text must hold at least one token. Without ``grouped`` there
+    are no groups: for attention that reads ``ends``."""
     lengths = np.array([len(i) for i in ids], np.int64)
     order = np.argsort(-lengths, kind="stable")
     lengths = lengths[order]
@@ -70,7 +75,7 @@ def pack(ids: Sequence[Ints], device: torch.device | str = "cpu") -> Packed:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
     groups = []
-    for first, last in _group(lengths):
+    for first, last in _group(lengths) if grouped else []:
         start, end, longest = int(starts[first]), int(ends[last - 1]), int(lengths[first])
         group = Group(start, end, last - first, longest)
         if lengths[last - 1] < longest:
@@ -80,14 +85,19 @@ def pack(ids: Sequence[Ints], device: torch.device | str = "cpu") -> Packed:
             padding = (tensor(index.reshape(-1)), tensor(real[:, None, None, :]), tensor(np.flatnonzero(real)))
             group = Group(start, end, last - first, longest, *padding)
         groups.append(group)
+    tokens = np.concatenate([ids[i] for i in order]).astype(np.int64)
+    by_token = tensor(np.stack([tokens, np.arange(len(tokens)) - starts[rows], rows]))  # one copy to a device, not six
+    by_text = tensor(np.stack([starts, lengths, np.argsort(order, kind="stable")]))
     return Packed(
-        tokens=tensor(np.concatenate([ids[i] for i in order]).astype(np.int64)),
-        positions=tensor(np.arange(int(ends[-1])) - starts[rows]),
-        rows=tensor(rows),
-        starts=tensor(starts),
-        lengths=tensor(lengths),
+        tokens=by_token[0],
+        positions=by_token[1],
+        rows=by_token[2],
+        starts=by_text[0],
+        lengths=by_text[1],
+        ends=tensor(np.concatenate([[0], ends]).astype(np.int32)),
+        longest=int(lengths[0]),
         groups=tuple(groups),
-        restore=tensor(np.argsort(order, kind="stable")),
+        restore=by_text[2],
     )
 
 

@@ -6,6 +6,7 @@ pretrained weights is L2-SP (Li, Grandvalet, Davoine 2018).
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,31 +18,40 @@ NO_LABEL, OUTSIDE = -1, -2
 
 
 def row_losses(
-    logits: Tensor, labels: Tensor, allowed: Tensor, weights: Tensor, outside_weight: float = 0.5
-) -> Tensor | None:
-    """Loss of one task on each of its labelled rows, [labelled rows], None when there are none.
+    logits: Tensor,
+    labels: Tensor,
+    allowed: Tensor,
+    weights: Tensor,
+    outside_weight: float = 0.5,
+    taught: Tensor | None = None,
+    taught_share: float = 0.0,
+) -> Tensor:
+    """Loss of one task on each of its labelled rows, [n].
 
-    logits [n, C]; labels int64 [n], NO_LABEL for unlabelled rows, OUTSIDE for rows out of scope, whose target is the
-    uniform distribution; allowed bool [n, C]: the classes that a row's data set knows (the loss is that of the
-    conditional probability over them); weights [n], of each row.
+    logits [n, C]; labels int64 [n], OUTSIDE for rows out of scope, whose target is the uniform distribution; allowed
+    bool [n, C]: the classes that a row's data set knows (the loss is that of the conditional probability over them);
+    weights [n], of each row; taught [n, C]: teachers' probabilities over those classes, which make up ``taught_share``
+    of the target (Hinton, Vinyals, Dean 2015, temperature 1).
     """
-    chosen = labels != NO_LABEL
-    if not bool(chosen.any()):
-        return None
-    logits, labels, allowed, weights = logits[chosen], labels[chosen], allowed[chosen], weights[chosen]
-    log_p = functional.log_softmax(logits.masked_fill(~allowed, float("-inf")), dim=1)
+    log_p = functional.log_softmax(logits.masked_fill(~allowed, float("-inf")), dim=1).masked_fill(~allowed, 0.0)
     inside = labels != OUTSIDE
     own = log_p.gather(1, labels.clamp_min(0)[:, None])[:, 0]
-    flat = log_p.masked_fill(~allowed, 0.0).sum(1) / allowed.sum(1)
+    flat = log_p.sum(1) / allowed.sum(1)
+    if taught is not None:
+        soft = (taught * log_p).sum(1)
+        own, flat = torch.lerp(own, soft, taught_share), torch.lerp(flat, soft, taught_share)
     return -torch.where(inside, own * weights, outside_weight * flat)
 
 
 def task_loss(
     logits: Tensor, labels: Tensor, allowed: Tensor, weights: Tensor, outside_weight: float = 0.5
 ) -> Tensor | None:
-    """Mean loss of one task over its labelled rows, None when there are none. Arguments as ``row_losses``."""
-    rows = row_losses(logits, labels, allowed, weights, outside_weight)
-    return None if rows is None else rows.mean()
+    """Mean loss of one task over its labelled rows, None when there are none. Arguments as ``row_losses``, but for
+    labels that may be NO_LABEL."""
+    own = labels != NO_LABEL
+    if not bool(own.any()):
+        return None
+    return row_losses(logits[own], labels[own], allowed[own], weights[own], outside_weight).mean()
 
 
 def disagreement(first: Tensor, second: Tensor, allowed: Tensor) -> Tensor:
@@ -54,18 +64,31 @@ def disagreement(first: Tensor, second: Tensor, allowed: Tensor) -> Tensor:
     return 0.5 * ((p.exp() - q.exp()) * (p - q)).sum(1).mean()  # both divergences at once
 
 
-def score_loss(logits: Tensor, labels: Tensor, levels: Tensor, weights: Tensor) -> Tensor | None:
-    """Mean absolute error of the expected value over ``levels`` [C] on the labelled rows, None when there are none."""
+def score_loss(logits: Tensor, labels: Tensor, levels: Tensor, weights: Tensor) -> Tensor:
+    """Mean absolute error of the expected value over ``levels`` [C] on the rows with a class, 0 when there are none."""
     chosen = labels >= 0
-    if not bool(chosen.any()):
-        return None
-    expected = functional.softmax(logits[chosen], dim=1) @ levels
-    return ((expected - levels[labels[chosen]]).abs() * weights[chosen]).mean()
+    expected = functional.softmax(logits, dim=1) @ levels
+    errors = (expected - levels[labels.clamp_min(0)]).abs() * weights
+    return errors.where(chosen, 0.0).sum() / chosen.sum().clamp_min(1)
 
 
 def combine(losses: Mapping[str, Tensor], weights: Mapping[str, float], tasks: int = 0) -> Tensor:
     """(1/N) sum_i w_i L_i; N is ``tasks``, or with 0 the tasks present here (a batch that is a whole step)."""
     return torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum() / (tasks or len(losses))
+
+
+class _Distance(torch.autograd.Function):
+    """Sum of ||p - p_0||^2 over many matrices in a few launches: by torch's own operations each costs a GPU six."""
+
+    @staticmethod
+    def forward(ctx: Any, origins: list[Tensor] | None, *parameters: Tensor) -> Tensor:
+        gaps = [*parameters] if origins is None else torch._foreach_sub(parameters, origins)
+        ctx.save_for_backward(*gaps)
+        return torch.stack(torch._foreach_norm(gaps)).square().sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return None, *torch._foreach_mul(ctx.saved_tensors, 2.0 * gradients[0])
 
 
 class SharedPenalty:
@@ -84,7 +107,7 @@ class SharedPenalty:
             for name, p in encoder.named_parameters()
             if p.dim() == 2 and "embedding" not in name and "lora_" not in name and p.requires_grad
         ]
-        self._origin = [p.detach().clone() if kind == "l2sp" else None for p in self._shared]
+        self._origin = [p.detach().clone() for p in self._shared] if kind == "l2sp" else None
         self._adapted = [(layer, kind == "l2sp") for _, layer in lora_layers(encoder)]
 
     def __call__(self) -> Tensor:
@@ -92,8 +115,9 @@ class SharedPenalty:
         total = torch.zeros(())
         if not self._strength:
             return total
-        gaps = [p if origin is None else p - origin for p, origin in zip(self._shared, self._origin, strict=True)]
-        gaps += [shift(layer) if from_start else layer.weight + shift(layer) for layer, from_start in self._adapted]
-        for gap in gaps:
+        if self._shared:
+            total = _Distance.apply(self._origin, *self._shared)  # type: ignore[no-untyped-call]
+        for layer, from_start in self._adapted:
+            gap = shift(layer) if from_start else layer.weight + shift(layer)
             total = total.to(gap.device) + gap.pow(2).sum()
         return 0.5 * self._strength * total

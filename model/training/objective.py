@@ -1,6 +1,6 @@
 """The losses of some rows by task: one pass through the encoder, a loss for every head that has labels there."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.network import Network
-from model.packing import chunks
-from model.scoring import Floats
+from model.packing import Packed, chunks
+from model.scoring import Floats, Ints
 from model.training.corpus import Corpus
 from model.training.fairness import gap_penalty
 from model.training.loss import NO_LABEL, disagreement, row_losses, score_loss
@@ -24,17 +24,33 @@ _HELD_TEXTS_MAX, _HELD_TOKENS_MAX = 192, 6144  # of one pass on calibration rows
 
 
 class Objective:
-    """Losses of corpus rows under a network. ``values`` [rows, columns] are the n-gram columns to train with."""
+    """Losses of corpus rows under a network. ``values`` [rows, columns] are the n-gram columns to train with; of the
+    ``teachers``' answers the recipe makes a share of every target."""
 
-    def __init__(self, network: Network, corpus: Corpus, values: Floats | None, recipe: Recipe, *, half: bool) -> None:
+    def __init__(
+        self,
+        network: Network,
+        corpus: Corpus,
+        values: Floats | None,
+        recipe: Recipe,
+        *,
+        half: bool,
+        teachers: Sequence[Network] = (),
+    ) -> None:
         self._network = network
         self._corpus = corpus
-        self._values = None if values is None else torch.from_numpy(values)
         self._recipe = recipe
         self._half = half
-        self._device = next(network.parameters()).device
+        self._teachers = teachers
+        self._device = device = next(network.parameters()).device
+        # On the device whole, for what a step copies there costs it more than what it computes with it.
+        self._values = None if values is None else torch.from_numpy(values).to(device)
+        self._labels, self._weights, self._dataset, self._groups = (
+            torch.from_numpy(x).to(device) for x in (corpus.labels, corpus.weights, corpus.dataset, corpus.groups)
+        )
         self._allowed = {
-            head: torch.from_numpy(np.stack([allowed[head] for allowed in corpus.allowed])) for head in corpus.heads
+            head: torch.from_numpy(np.stack([allowed[head] for allowed in corpus.allowed])).to(device)
+            for head in corpus.heads
         }
         self._levels = {
             head: torch.tensor([float(label) for label in labels], device=self._device)
@@ -54,13 +70,17 @@ class Objective:
         losses of a step's batches add up to the loss of one batch that holds all their rows.
         """
         settings = self._recipe.training
-        values = None if self._values is None else self._drop_rows(self._values[rows])
+        index = self._on_device(rows)
+        values = None if self._values is None else self._drop_rows(self._values[index])
         with self._precision():
-            encoded = self._network.encode([self._corpus.prepared[i] for i in rows], values).float()
+            packed = self._network.pack(self._drop_tokens([self._corpus.prepared[i].ids for i in rows]))
+            encoded = self._network.encode_packed(packed, values).float()
         masked = [functional.dropout(encoded, settings.dropout) for _ in range(2 if settings.r_drop else 1)]
+        owned = {head: self._on_device(own) for head, own in self._own(rows).items()}
+        taught = self._ask_teachers(packed, values, owned, index)
         losses = {}
-        for head, own in self._own(rows).items():
-            own_counted = self._of_head(head, rows[own], [x[torch.from_numpy(own).to(self._device)] for x in masked])
+        for head, own in owned.items():
+            own_counted = self._of_head(head, index[own], [x[own] for x in masked], taught.get(head))
             share = len(own) / counts[head]
             losses[head] = own_counted if share == 1.0 else own_counted * share
         return losses
@@ -72,9 +92,11 @@ class Objective:
             for part in chunks([self._corpus.prepared[i].tokens for i in rows], _HELD_TEXTS_MAX, _HELD_TOKENS_MAX):
                 chosen = rows[part]
                 encoded = self._network.encode([self._corpus.prepared[i] for i in chosen]).float()
-                for head, own in self._own(chosen).items():
-                    logits = self._network.logits(head, encoded[torch.from_numpy(own).to(self._device)]).float()
-                    totals.setdefault(head, []).extend(self._row_losses(head, chosen[own], logits).tolist())
+                index = self._on_device(chosen)
+                for head, places in self._own(chosen).items():
+                    own = self._on_device(places)
+                    logits = self._network.logits(head, encoded[own]).float()
+                    totals.setdefault(head, []).extend(self._row_losses(head, index[own], logits).tolist())
         return {head: sum(totals[head]) / len(totals[head]) for head in self._corpus.heads if head in totals}
 
     def _own(self, rows: Rows) -> dict[str, Rows]:
@@ -83,7 +105,23 @@ class Objective:
         found = {head: np.flatnonzero(labelled[:, column]) for column, head in enumerate(self._corpus.heads)}
         return {head: own for head, own in found.items() if len(own)}
 
-    def _of_head(self, head: str, rows: Rows, passes: list[Tensor]) -> Tensor:
+    def _ask_teachers(
+        self, packed: Packed, values: Tensor | None, owned: Mapping[str, Tensor], rows: Tensor
+    ) -> dict[str, Tensor]:
+        """By head, the teachers' mean probabilities [own rows, classes] over the classes that each row's data set
+        knows. They read what the network reads, left-out tokens and all (Beyer et al. 2022)."""
+        sums: dict[str, Tensor] = {}
+        for teacher in self._teachers:
+            with torch.no_grad(), self._precision():
+                encoded = teacher.encode_packed(packed, values).float()
+                for head, own in owned.items():
+                    allowed = self._allowed[head][self._dataset[rows[own]]]
+                    logits = teacher.logits(head, encoded[own]).float().masked_fill(~allowed, float("-inf"))
+                    share = functional.softmax(logits, dim=1) / len(self._teachers)
+                    sums[head] = sums[head] + share if head in sums else share
+        return sums
+
+    def _of_head(self, head: str, rows: Tensor, passes: list[Tensor], taught: Tensor | None) -> Tensor:
         """A head's loss on its labelled rows, from one pass of encoded rows [n, hidden] or, for R-Drop, two.
 
         R-Drop's two passes differ in the dropout of the encoded row, the one place where this network has dropout
@@ -91,41 +129,52 @@ class Objective:
         task stays.
         """
         logits = [self._network.logits(head, encoded) for encoded in passes]
-        loss = torch.stack([self._once(head, rows, own) for own in logits]).mean() if len(logits) > 1 else None
-        if loss is None:
-            return self._once(head, rows, logits[0])
-        allowed = self._allowed[head][self._corpus.dataset[rows]].to(self._device)
-        return loss + 0.5 * self._recipe.training.r_drop * disagreement(logits[0], logits[1], allowed)
+        losses = [self._once(head, rows, own, taught) for own in logits]
+        if len(losses) == 1:
+            return losses[0]
+        apart = disagreement(logits[0], logits[1], self._allowed[head][self._dataset[rows]])
+        return torch.stack(losses).mean() + 0.5 * self._recipe.training.r_drop * apart
 
-    def _once(self, head: str, rows: Rows, logits: Tensor) -> Tensor:
-        settings, corpus = self._recipe.training, self._corpus
-        by_row = self._row_losses(head, rows, logits)
+    def _once(self, head: str, rows: Tensor, logits: Tensor, taught: Tensor | None) -> Tensor:
+        settings = self._recipe.training
+        by_row = self._row_losses(head, rows, logits, taught)
         loss = by_row.mean()
         if head in self._levels:
             truth, weights = self._truth(head, rows)
             error = score_loss(logits, truth, self._levels[head], weights)
-            loss = loss if error is None else loss + self._recipe.heads[head].error_weight * error
+            loss = loss + self._recipe.heads[head].error_weight * error
         if settings.fairness_weight:
-            groups = torch.from_numpy(corpus.groups[rows]).to(self._device)
-            loss = loss + gap_penalty(by_row, groups, corpus.group_names, strength=settings.fairness_weight)
+            names = self._corpus.group_names
+            loss = loss + gap_penalty(by_row, self._groups[rows], names, strength=settings.fairness_weight)
         return loss
 
-    def _row_losses(self, head: str, rows: Rows, logits: Tensor) -> Tensor:
+    def _row_losses(self, head: str, rows: Tensor, logits: Tensor, taught: Tensor | None = None) -> Tensor:
         truth, weights = self._truth(head, rows)
-        allowed = self._allowed[head][self._corpus.dataset[rows]].to(self._device)
-        losses = row_losses(logits, truth, allowed, weights)
-        assert losses is not None, "only labelled rows come here"  # noqa: S101 - for the type checker
-        return losses
+        allowed = self._allowed[head][self._dataset[rows]]
+        share = self._recipe.training.taught_share
+        return row_losses(logits, truth, allowed, weights, taught=taught, taught_share=share)
 
-    def _truth(self, head: str, rows: Rows) -> tuple[Tensor, Tensor]:
+    def _truth(self, head: str, rows: Tensor) -> tuple[Tensor, Tensor]:
         column = self._corpus.names.index(head)
-        labels, weights = self._corpus.labels[rows, column], self._corpus.weights[rows, column]
-        return torch.from_numpy(labels).to(self._device), torch.from_numpy(weights).to(self._device)
+        return self._labels[rows, column], self._weights[rows, column]
 
     def _drop_rows(self, values: Tensor) -> Tensor:
         """Some rows must do without their n-grams, so that the encoder learns what the n-grams already know."""
         keep = torch.rand(len(values), 1) >= self._recipe.training.bag_drop
-        return (values * keep).to(self._device)
+        return values * keep.to(self._device)
+
+    def _drop_tokens(self, ids: Sequence[Ints]) -> Sequence[Ints]:
+        """Texts without some of their tokens; the special ones at both ends stay."""
+        share = self._recipe.training.token_drop
+        if not share:
+            return ids
+        ends = np.cumsum([len(text) for text in ids])
+        keep = torch.rand(int(ends[-1])).numpy() >= share
+        keep[ends - 1] = keep[np.concatenate([[0], ends[:-1]])] = True
+        return [text[own] for text, own in zip(ids, np.split(keep, ends[:-1]), strict=True)]
+
+    def _on_device(self, numbers: Rows) -> Tensor:
+        return torch.from_numpy(numbers).to(self._device)
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self._device.type, torch.bfloat16) if self._half else nullcontext()

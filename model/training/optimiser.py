@@ -32,7 +32,7 @@ def make_optimiser(network: Network, settings: Training) -> torch.optim.Optimize
         for (rate, decays), params in groups.items()
     ]
     if settings.optimiser == "adamw":
-        return torch.optim.AdamW(parts)
+        return torch.optim.AdamW(parts, fused=next(network.parameters()).is_cuda)
     for part in parts:  # in these torch adds the decay to the gradient, which is the Frobenius penalty again
         part["weight_decay"] = 0.0
     if settings.optimiser == "adam":

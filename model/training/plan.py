@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,14 @@ def draw_batches(recipe: Recipe, corpus: Corpus, tokens: float, console: Console
     )
     passes = {d.name: round(n / len(own), 2) for d, n, own in zip(recipe.datasets, draws, rows, strict=True)}
     console.log(f"passes: {passes}")
-    return schedule(rows, draws, lengths, batch_tokens=training.batch_tokens, seed=recipe.seed)
+    return schedule(
+        rows,
+        draws,
+        lengths,
+        batch_tokens=training.batch_tokens,
+        window_batches=training.window_batches,
+        seed=recipe.seed,
+    )
 
 
 def make_trainer(
@@ -50,6 +58,7 @@ def make_trainer(
     out: Path,
     minutes: float,
     console: Console,
+    teachers: Sequence[Network] = (),
 ) -> Trainer:
     """A trainer for ``minutes``. The rate is measured once; tokens and precision are kept in the folder ``out`` for a
     resumed run."""
@@ -60,14 +69,14 @@ def make_trainer(
         half = half_is_faster(next(network.parameters()).device)
         step = recipe.training.accumulate
         trial = draw_batches(recipe, corpus, 40 * step * recipe.training.batch_tokens, console)[: _TRIAL_STEPS * step]
-        rate = Trainer(network, corpus, values, recipe, trial, half=half).measure()
+        rate = Trainer(network, corpus, values, recipe, trial, half=half, teachers=teachers).measure()
         plan = {"half": half, "tokens": rate * minutes * 60 * _RESERVE, "rate": rate, "minutes": minutes}
         fresh = path.with_suffix(".part")
         fresh.write_text(json.dumps(plan))
         os.replace(fresh, path)
         console.log(f"{rate:.0f} tokens a second in {'bfloat16' if half else 'float32'}")
     batches = draw_batches(recipe, corpus, plan["tokens"], console)
-    trainer = Trainer(network, corpus, values, recipe, batches, half=plan["half"])
+    trainer = Trainer(network, corpus, values, recipe, batches, half=plan["half"], teachers=teachers)
     console.log(f"{len(trainer.steps)} steps, {plan['tokens'] / 1e6:.2f} M tokens planned")
     return trainer
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-_WINDOW_BATCHES = 48  # rows are sorted by length within a window of about this many batches
-_TEXTS_MAX = 256
+_TEXT_TOKENS_MIN = 6  # a batch has at most as many texts as if each had so many tokens: the heads' share is bounded
 
 
 def draws_by_dataset(
@@ -41,10 +40,12 @@ def schedule(
     lengths: npt.NDArray[np.int64],
     *,
     batch_tokens: int,
+    window_batches: int,
     seed: int,
 ) -> list[npt.NDArray[np.int64]]:
     """Batches of row numbers: ``draws[d]`` draws from ``rows[d]``, pass after pass, mixed, in batches of similar length
-    and at most ``batch_tokens`` tokens (a single longer row stands alone)."""
+    and at most ``batch_tokens`` tokens (a single longer row stands alone). Rows are sorted by length within a window of
+    about ``window_batches`` batches; with 1 not at all."""
     rng = np.random.default_rng(seed)
     stream: list[npt.NDArray[np.int64]] = []
     places: list[npt.NDArray[np.float64]] = []
@@ -56,7 +57,9 @@ def schedule(
         places.append((np.arange(count) + rng.random(count)) / count)  # spread each data set evenly over the run
     order = np.concatenate(stream)[np.argsort(np.concatenate(places), kind="stable")]
     batches: list[npt.NDArray[np.int64]] = []
-    window = max(1, int(_WINDOW_BATCHES * batch_tokens / max(1.0, float(lengths[order].mean()))))
+    if window_batches == 1:
+        return _cut(order, lengths, batch_tokens)
+    window = max(1, int(window_batches * batch_tokens / max(1.0, float(lengths[order].mean()))))
     for start in range(0, len(order), window):
         part = order[start : start + window]
         part = part[np.argsort(lengths[part], kind="stable")]
@@ -69,7 +72,7 @@ def _cut(part: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], batch_toke
     batches, first, total = [], 0, 0
     for i, row in enumerate(part):
         length = int(lengths[row])
-        if i > first and (total + length > batch_tokens or i - first >= _TEXTS_MAX):
+        if i > first and (total + length > batch_tokens or i - first >= batch_tokens // _TEXT_TOKENS_MIN):
             batches.append(part[first:i])
             first, total = i, 0
         total += length

@@ -46,12 +46,17 @@ class Training:
     frozen_layers: int = 0  # embeddings and so many of the first layers stay as they are; 0 trains everything
     warm_up: float = 0.06
     batch_tokens: int = 2560
+    window_batches: int = 48  # rows are sorted by length within so many batches: 1 mixes them, where padding is free
     accumulate: int = 1  # batches of batch_tokens in one optimiser step
     temperature: float = 0.5
     passes_max: float = 8.0
     bag_drop: float = 0.15
-    dropout: float = 0.1
+    dropout: float = 0.1  # of an encoded row
+    body_dropout: float = 0.0  # of what each layer of the body adds to its input
+    token_drop: float = 0.0  # share of a text's tokens that are left out, anew each time
     r_drop: float = 0.0  # weight of the disagreement of two dropout masks (Liang et al. 2021); 0: one mask
+    teachers: int = 0  # models of the same recipe trained before, whose mean answer the network learns from
+    taught_share: float = 0.7  # of the target, theirs; the rest is the label
     fairness_weight: float = 0.0  # of the gap between the groups that data sets name
     gradient_norm_max: float = 1.0
     tensorboard: bool = False  # events in --out/tb beside metrics.jsonl, and the tasks' conflict
@@ -67,14 +72,17 @@ _POSITIVE = (
     "passes_max",
     "batch_tokens",
     "accumulate",
+    "window_batches",
     "experts_width",
     "experts_shared",
     "held_rows",
 )
-_SHARES = ("bag_drop", "dropout", "momentum")  # 1 itself would leave nothing
+_SHARES = ("bag_drop", "dropout", "body_dropout", "token_drop", "momentum")  # 1 itself would leave nothing
 _INTEGERS = (
     "frozen_layers",
+    "teachers",
     "batch_tokens",
+    "window_batches",
     "accumulate",
     "experts_width",
     "experts_shared",

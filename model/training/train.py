@@ -7,15 +7,18 @@ their result in ``--out``, so that a run that was stopped goes on from there wit
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from model.clicks.fit import fit_into
 from model.errors import ModelError
+from model.network import Network
 from model.training.export import export, write_card
 from model.training.lora import merge_lora
 from model.training.optimiser import trained_parameters
@@ -23,8 +26,9 @@ from model.training.plan import make_trainer
 from model.training.recipe import Recipe, load_recipe
 from model.training.trainer import Trainer
 from model.training.watch import Watch
-from model.training.workshop import furnish, new_network
+from model.training.workshop import Workshop, furnish, new_network
 
+CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 120
 
 
@@ -55,18 +59,13 @@ def train(
     if tensorboard:
         recipe = replace(recipe, training=replace(recipe.training, tensorboard=True))
     run = Run(recipe, out, console)
-    checkpoint = out / "checkpoint.safetensors"
-    _prepare_out(checkpoint, resume=resume, needed=not further)
+    _prepare_out(out / CHECKPOINT, resume=resume, needed=not further)
     shop = furnish(recipe, data, out, console)
-    resuming = checkpoint.exists()
-    network, machines = new_network(recipe, shop, warm=not resuming)
-    trainer = make_trainer(recipe, network, shop.corpus, shop.values, out=out, minutes=minutes, console=console)
-    if resuming:
-        trainer.load(checkpoint)
-        console.log(f"resumed at step {trainer.step}")
-    if further:
-        _loop(run, trainer, checkpoint)
-        trainer.save(checkpoint)
+    each = minutes / (recipe.training.teachers + 1)
+    teachers = [
+        _learned(_teacher(run, n), shop, each, (), further=further)[0].eval() for n in range(recipe.training.teachers)
+    ]
+    network, machines = _learned(run, shop, each, teachers, further=further)
     merge_lora(network)
     folder = export(
         recipe, network.eval(), shop.corpus, machines, shop.codec, shop.tokenizer_json, data, out / "artifact"
@@ -78,10 +77,36 @@ def train(
     return folder
 
 
+def _teacher(run: Run, number: int) -> Run:
+    """The run of a teacher: the same recipe with a seed and a folder of its own."""
+    training, folder = replace(run.recipe.training, teachers=0), run.out / f"teacher-{number}"
+    folder.mkdir(exist_ok=True)
+    return Run(replace(run.recipe, seed=run.recipe.seed + 1 + number, training=training), folder, run.console)
+
+
+def _learned(
+    run: Run, shop: Workshop, minutes: float, teachers: Sequence[Network], *, further: bool
+) -> tuple[Network, dict[str, Tensor]]:
+    """A network trained to its end, from the run's checkpoint on where there is one, and its linear machines."""
+    recipe, checkpoint = run.recipe, run.out / CHECKPOINT
+    resuming = checkpoint.exists()
+    network, machines = new_network(recipe, shop, warm=not resuming)
+    trainer = make_trainer(
+        recipe, network, shop.corpus, shop.values, out=run.out, minutes=minutes, console=run.console, teachers=teachers
+    )
+    if resuming:
+        trainer.load(checkpoint)
+        run.console.log(f"{run.out.name}: resumed at step {trainer.step}")
+    if further:
+        _loop(run, trainer, checkpoint)
+        trainer.save(checkpoint)
+    return network, machines
+
+
 def _prepare_out(checkpoint: Path, *, resume: bool, needed: bool) -> None:
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    if checkpoint.exists() and not resume:
-        raise ModelError(f"{checkpoint} is there already: go on with --resume, or give another --out")
+    if not resume and (checkpoint.exists() or any(checkpoint.parent.glob(f"teacher-*/{CHECKPOINT}"))):
+        raise ModelError(f"{checkpoint.parent} holds a run already: go on with --resume, or give another --out")
     if needed and not checkpoint.exists():
         raise ModelError(f"there is no {checkpoint} to export; train first, or give the --out of a run")
 

@@ -6,7 +6,7 @@ that goes on from a checkpoint does what it would have done.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from model.encoder import PackedEncoder
 from model.errors import ModelError
 from model.network import Network
 from model.scoring import Floats
@@ -34,7 +35,15 @@ class Trainer:
     """Steps through a fixed schedule of batches. ``values`` [rows, columns] are the n-gram columns to train with."""
 
     def __init__(
-        self, network: Network, corpus: Corpus, values: Floats | None, recipe: Recipe, batches: Batches, *, half: bool
+        self,
+        network: Network,
+        corpus: Corpus,
+        values: Floats | None,
+        recipe: Recipe,
+        batches: Batches,
+        *,
+        half: bool,
+        teachers: Sequence[Network] = (),
     ) -> None:
         self._settings = recipe.training
         several = self._settings.accumulate
@@ -43,7 +52,9 @@ class Trainer:
         self.steps = [batches[first : first + several] for first in range(0, len(batches), several)]
         self.step = 0
         self._recipe = recipe
-        self._objective = Objective(network, corpus, values, recipe, half=half)
+        self._objective = Objective(network, corpus, values, recipe, half=half, teachers=teachers)
+        if isinstance(network.encoder, PackedEncoder):
+            network.encoder.set_dropout(self._settings.body_dropout)
         freeze(network, self._settings.frozen_layers)
         self._penalty = SharedPenalty(network.encoder, self._settings.penalty, self._settings.penalty_weight)
         self._watched = last_matrices(network) if self._settings.tensorboard else []
@@ -64,27 +75,34 @@ class Trainer:
         factor = set_rates(self._optimiser, step, len(self.steps), settings.warm_up)
         counts = self._objective.counts(batches)
         ahead = self._again(batches, counts, step) if self._weights.looks_ahead and len(batches) > 1 else None
-        before: dict[str, float] = dict.fromkeys(counts, 0.0)
+        sums: dict[str, Tensor] = {}
         coefficients: dict[str, float] = {}
         conflict: dict[str, float] = {}
         self._seed(step)
         for i, rows in enumerate(batches):
             losses = self._objective.losses(rows, counts)
             for name, loss in losses.items():
-                before[name] += float(loss.detach())
+                sums[name] = sums[name] + loss.detach() if name in sums else loss.detach()
             if i == 0:  # the step's weights; a loss that they look at is that of the whole step
-                coefficients = self._weights.coefficients(ahead or before)
+                coefficients = self._weights.coefficients(ahead or self._read(sums, counts))
                 if self._watched and settings.conflict_every and step % settings.conflict_every == 0:
                     conflict = gradient_cosines(losses, self._watched)
             self._backward(losses, coefficients, len(counts), whole=i == 0)
-        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), settings.gradient_norm_max))
-        self._check_finite(before | {"gradient norm": norm}, step)
+        sums["gradient norm"] = nn.utils.clip_grad_norm_(self.network.parameters(), settings.gradient_norm_max)
+        before = dict(zip(sums, torch.stack([*sums.values()]).tolist(), strict=True))  # the step's one wait for a GPU
+        self._check_finite(before, step)
+        norm = before.pop("gradient norm")
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         self._weights.learn(before, self._again(batches, counts, step) if self._weights.looks_again else None)
         held = self._held_losses() if settings.held_every and (step + 1) % settings.held_every == 0 else {}
         tokens = sum(self.corpus.prepared[row].tokens for rows in batches for row in rows)
         return Report(step + 1, before, coefficients, settings.body_lr * factor, norm, tokens, held, conflict)
+
+    def _read(self, sums: Mapping[str, Tensor], counts: Counts) -> dict[str, float]:
+        """The losses so far, 0 of a task that comes later in the step; unread where nobody looks at them."""
+        reads = self._weights.looks_ahead
+        return {name: float(sums[name]) if reads and name in sums else 0.0 for name in counts}
 
     def _backward(self, losses: dict[str, Tensor], coefficients: dict[str, float], tasks: int, *, whole: bool) -> None:
         """Add one batch's gradients; ``whole``: with the penalty, which is the step's and not a batch's."""

@@ -62,15 +62,15 @@ def new_network(recipe: Recipe, shop: Workshop, *, warm: bool) -> tuple[Network,
     )
     heads = {name: len(labels) for name, labels in shop.corpus.heads.items()}
     network = Network(copy.deepcopy(shop.encoder), copy.deepcopy(shop.bag), heads, experts)
+    network.to(device := torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     machines = linear_weights(network, shop.first_column)
     if recipe.warm_rows and warm:
         warm_start(network, shop.corpus, recipe.warm_rows, recipe.seed, partial(encode, network))
     with torch.no_grad():
         for head, machine in machines.items():  # training starts at the linear machine, not below it
-            network.head(head).weight += BAG_HEAD_SCALE * machine
+            network.head(head).weight += BAG_HEAD_SCALE * machine.to(device)
     add_lora(network, training.lora, frozen_layers=training.frozen_layers, seed=recipe.seed)
-    network.to("cuda" if torch.cuda.is_available() else "cpu")
-    return network, machines
+    return network.to(device), machines  # with its adapters
 
 
 def _body(
