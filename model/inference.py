@@ -19,7 +19,7 @@ from torch.nn import functional
 from model.encoder import EncoderConfig, PackedEncoder
 from model.packing import Packed
 
-_IN_PLACE: dict[str, Callable[[Tensor], object]] = {
+IN_PLACE: dict[str, Callable[[Tensor], object]] = {
     "gelu": lambda x: torch.ops.aten.gelu_(x),
     "gelu_new": lambda x: torch.ops.aten.gelu_(x, approximate="tanh"),
     "gelu_pytorch_tanh": lambda x: torch.ops.aten.gelu_(x, approximate="tanh"),
@@ -64,7 +64,7 @@ class _Layer:
             Dense(m.dense.weight, m.dense.bias) for m in (layer.attention.output, layer.intermediate, layer.output)
         )
         self.norms = (layer.attention.output.LayerNorm, layer.output.LayerNorm)
-        self._activate = _IN_PLACE[config.activation]
+        self._activate = IN_PLACE[config.activation]
         self._heads, self._hidden = config.heads, config.hidden
 
     def __call__(self, work: dict[str, Tensor], packed: Packed, masks: list[Tensor | None]) -> None:

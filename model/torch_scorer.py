@@ -11,6 +11,7 @@ import torch
 from model.artifact import Artifact
 from model.bag import GramBag
 from model.cpu_encoder import CpuEncoder
+from model.cuda_encoder import CudaEncoder
 from model.encoder import EncoderConfig, PackedEncoder, build_encoder
 from model.errors import ArtifactError
 from model.experts import ExpertsConfig
@@ -45,9 +46,11 @@ class TorchScorer:
         self._network = network_from(artifact).eval().to(self.device)
         self.hidden = self._network.hidden
         encoder = self._network.encoder
-        self._cpu: CpuEncoder | None = None
-        if self.device.type == "cpu" and isinstance(encoder, PackedEncoder):
-            self._cpu = CpuEncoder(encoder)
+        self._served: CpuEncoder | CudaEncoder | None = None
+        if isinstance(encoder, PackedEncoder) and self.device.type == "cpu":
+            self._served = CpuEncoder(encoder)
+        elif isinstance(encoder, PackedEncoder) and self.device.type == "cuda":
+            self._served = CudaEncoder(encoder, self.device, longest=self._codec.spec.max_tokens)
         self._tensors = {name: t for name, t in artifact.tensors.items() if not name.startswith(("encoder.", "bag."))}
         self._mean = self.tensor("space.mean")
         self._projection = self.tensor("space.projection")
@@ -68,14 +71,14 @@ class TorchScorer:
         return self._codec.prepare(texts)
 
     def encode(self, prepared: Sequence[Prepared]) -> Floats:
-        if self._cpu is None:
+        if self._served is None:
             return self._encode_whole(prepared)
-        rows = self._cpu.encode([text.ids for text in prepared])
+        rows = self._served.encode([text.ids for text in prepared])
         bag = self._network.bag
         if bag is None or not len(prepared):
             return rows if bag is None else np.zeros((0, self.hidden), np.float32)
         with torch.inference_mode():
-            return np.concatenate([rows, bag(list(prepared)).numpy()], axis=1)
+            return np.concatenate([rows, bag(list(prepared)).cpu().numpy()], axis=1)
 
     def _encode_whole(self, prepared: Sequence[Prepared]) -> Floats:
         """Through the module that is trained: foreign encoders."""

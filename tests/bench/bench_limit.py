@@ -1,6 +1,7 @@
 """How near the packed encoder is to the machine's limit: its tokens per second against its matrix products alone.
 
-    python tests/bench/bench_limit.py [--quick] [--artifact starter] [--threads N] [--out FOLDER]
+    python tests/bench/bench_limit.py [--quick] [--artifact starter | --random] [--device cpu|cuda|auto] [--threads N]
+        [--tokens N] [--chunk N] [--out FOLDER] [--no-picture]
 
 The limit runs, for the same sub-batches on the same threads, each layer's four products (query-key-value, attention's
 output, up, down) into buffers that are used again, and nothing else: no attention, activation, normalisation, packing
@@ -8,6 +9,10 @@ or pooling. Encoder, limit and the module that is trained (with torch's own thre
 one full batch whose lengths are drawn as titles, reviews and messages have them. ``fraction_of_limit`` is the median
 over rounds of encoder against limit by the clock; ``fraction_of_limit_cpu`` the same by CPU time, which other programs
 on the machine disturb less. Writes limit.json and limit.png to --out; last line: one JSON object.
+
+On a GPU the limit is the same products in bfloat16 as one CUDA graph, of the sub-batches as the encoder pads them. More
+take turns: the encoder without graphs (`eager`), with GELU by tanh inside the product (`tanh_gelu`), and the library's
+model on padded sub-batches (`padded`). Everything is timed until the device is idle, host work and copies included.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import argparse
 import json
 import platform
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,10 +30,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
+from limit_cuda import RANDOM, sides, timed, token_counts
 
 from model.artifact import resolve
 from model.cpu_encoder import CHUNK_TOKENS_MAX, CpuEncoder
+from model.cuda_encoder import CHUNK_TOKENS_MAX as CUDA_CHUNK_TOKENS_MAX
 from model.encoder import EncoderConfig, PackedEncoder
 from model.packing import chunks, even_chunks, pack
 from model.torch_scorer import TorchScorer
@@ -41,23 +48,48 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds of a smaller batch: about a minute")
     parser.add_argument("--artifact", default="starter", help="starter, or a folder")
+    parser.add_argument("--random", action="store_true", help="random weights of the starter's shape, no artifact")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "auto"))
+    parser.add_argument("--chunk", type=int, default=CUDA_CHUNK_TOKENS_MAX, help="tokens of a sub-batch on a GPU")
+    parser.add_argument("--no-picture", action="store_true", help="no limit.png, which needs matplotlib")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="cores to use")
     parser.add_argument("--tokens", type=int, default=0, help="tokens of the batch; 0: a full batch")
     parser.add_argument("--out", type=Path, default=Path(".millrace/bench"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
+    encoder, longest = loaded(args)
+    rounds, tokens = (4, 4096) if args.quick else (9, 8192)
+    if cuda:
+        rounds, tokens = (9, 65536) if args.quick else (31, 65536)
+    ids = draw(args.tokens or tokens, encoder.config, longest)
+    device: dict[str, Any] = {"device": "cpu", "graphs": 0}
+    if cuda:
+        turns, served = sides(encoder, ids, longest, args.chunk)
+        seen = in_turns(turns, rounds, timed)
+        padded = sum(token_counts(ids, args.chunk))
+        device = {"device": torch.cuda.get_device_name(), "graphs": served.graphs, "attention": served.attention}
+        device |= {"chunk_tokens": args.chunk, "padding": round(1 - sum(map(len, ids)) / padded, 3)}
+    else:
+        seen = measure(encoder, ids, args.threads, rounds)
+    result = summary(seen, ids, args.threads) | device
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "limit.json").write_text(json.dumps(result, indent=1))
+    if not args.no_picture:
+        picture(result, args.out / "limit.png")
+    print(f"{args.out / 'limit.json'}: {result['fraction_of_limit']:.2f} of the limit", file=sys.stderr)
+    print(json.dumps({name: value for name, value in result.items() if name != "rounds"}))
+
+
+def loaded(args: argparse.Namespace) -> tuple[PackedEncoder, int]:
+    """The encoder on CPU, and the most tokens of its texts."""
+    if args.random:
+        return PackedEncoder(RANDOM).eval(), RANDOM.positions
     scorer = TorchScorer(resolve(args.artifact), device="cpu")
     encoder = scorer.network.encoder
     if not isinstance(encoder, PackedEncoder):
         raise SystemExit(f"{args.artifact}: not of the BERT family, so there is no packed encoder to measure")
-    rounds, tokens = (4, 4096) if args.quick else (9, 8192)
-    ids = draw(args.tokens or tokens, encoder.config, scorer.codec.spec.max_tokens)
-    result = summary(measure(encoder, ids, args.threads, rounds), ids, args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "limit.json").write_text(json.dumps(result, indent=1))
-    picture(result, args.out / "limit.png")
-    Console(stderr=True).print(f"{args.out / 'limit.png'}: {result['fraction_of_limit']:.2f} of the limit")
-    print(json.dumps({name: value for name, value in result.items() if name != "rounds"}))
+    return encoder, scorer.codec.spec.max_tokens
 
 
 def draw(tokens: int, config: EncoderConfig, longest: int) -> list[Any]:
@@ -72,19 +104,30 @@ def draw(tokens: int, config: EncoderConfig, longest: int) -> list[Any]:
 
 def measure(encoder: PackedEncoder, ids: Sequence[Any], threads: int, rounds: int) -> dict[str, list[Side]]:
     served = CpuEncoder(encoder, threads)
-    sides: dict[str, Callable[[], object]] = {
+    turns: dict[str, Callable[[], object]] = {
         "limit": products(encoder.config, [len(i) for i in ids], threads),
         "encoder": lambda: served.encode(ids),
         "module": lambda: module_pass(encoder, ids),
     }
-    for run in sides.values():
+    for run in turns.values():
         run()
-    seen: dict[str, list[Side]] = {name: [] for name in sides}
+
+    def clocked(run: Callable[[], object]) -> Side:
+        clock, cpu = time.perf_counter(), time.process_time()
+        run()
+        return time.perf_counter() - clock, time.process_time() - cpu
+
+    return in_turns(turns, rounds, clocked)
+
+
+def in_turns(
+    turns: dict[str, Callable[[], object]], rounds: int, clocked: Callable[[Callable[[], object]], Side]
+) -> dict[str, list[Side]]:
+    """Each side once a round, in changing order."""
+    seen: dict[str, list[Side]] = {name: [] for name in turns}
     for n in range(rounds):
-        for name in list(sides) if n % 2 else reversed(list(sides)):
-            clock, cpu = time.perf_counter(), time.process_time()
-            sides[name]()
-            seen[name].append((time.perf_counter() - clock, time.process_time() - cpu))
+        for name in list(turns) if n % 2 else reversed(list(turns)):
+            seen[name].append(clocked(turns[name]))
     return seen
 
 
@@ -139,7 +182,7 @@ def summary(seen: dict[str, list[Side]], ids: Sequence[Any], threads: int) -> di
         "threads": threads,
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
-        "rounds": {name: [[round(value, 4) for value in side] for side in runs] for name, runs in seen.items()},
+        "rounds": {name: [[round(value, 6) for value in side] for side in runs] for name, runs in seen.items()},
     }
 
 
