@@ -12,7 +12,7 @@ from model.encoder import PackedEncoder
 from model.fused_encoder import FusedEncoder
 from model.packing import chunks, pack
 from model.scoring import Floats, Ints
-from model.varlen import usable_varlen
+from model.varlen import usable_varlen, warn
 
 CHUNK_TOKENS_MAX = 16384
 """Tokens of one sub-batch: enough to fill a large GPU, few enough that several overlap in a full batch."""
@@ -22,7 +22,8 @@ GRAPHS_MAX = 24
 class CudaEncoder:
     """Token ids to pooled rows on a device, for one thread at a time.
 
-    ``dtype``: bfloat16 where the GPU computes in it, float16 on older ones and float32 on CPU unless given.
+    ``dtype``: float16 unless given, on CPU float32: its rows are seven times nearer to float32's than bfloat16's. A
+    model whose values do not fit into it (65,504) is served in what does from the first text on that shows it.
     ``longest``: the most tokens that a text has, as many as there are positions unless given. ``graphs_max``: the most
     CUDA graphs kept, 0 for none. ``tanh_gelu``: as in ``FusedEncoder``.
     """
@@ -44,18 +45,28 @@ class CudaEncoder:
     ) -> None:
         """Raises what torch raises, torch.OutOfMemoryError among it."""
         self.device = place = torch.empty(0, device=device).device  # "cuda" as the one it stands for now
-        self._encoder = FusedEncoder(encoder, place, dtype or native(place), tanh_gelu=tanh_gelu)
         config = encoder.config
         positions = config.positions - config.position_offset
         self._longest = min(longest or positions, positions)
         self._chunk_tokens_max = max(chunk_tokens_max, self._longest)
+        self._graphs_max, self._tanh_gelu, self._trained = graphs_max, tanh_gelu, encoder
+        self._serve_in(dtype or native(place))
+
+    def _serve_in(self, dtype: torch.dtype) -> None:
+        config = self._trained.config
+        self._encoder = FusedEncoder(self._trained, self.device, dtype, tanh_gelu=self._tanh_gelu)
         size = config.hidden // config.heads
-        varlen = usable_varlen(config.heads, size, self._longest, place, self._encoder.dtype)
+        varlen = usable_varlen(config.heads, size, self._longest, self.device, dtype)
         self._pipeline: CudaPipeline | None = None
         if varlen is not None:
-            limits = (self._longest, self._chunk_tokens_max, graphs_max)
+            limits = (self._longest, self._chunk_tokens_max, self._graphs_max)
             self._pipeline = CudaPipeline(self._encoder, varlen, *limits)
         self.attention = "grouped" if varlen is None else "varlen"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that is served in."""
+        return self._encoder.dtype
 
     @property
     def graphs(self) -> int:
@@ -71,13 +82,22 @@ class CudaEncoder:
         result = np.zeros((len(ids), self._encoder.config.hidden), np.float32)
         if not len(ids):
             return result
+        self._encode(ids, result)
+        if self.dtype is torch.float16 and not np.isfinite(result).all():
+            wider = torch.bfloat16 if capability(self.device) >= (8, 0) else torch.float32
+            warn("values of this model do not fit into float16", served_in=str(wider))
+            self._serve_in(wider)
+            self._encode(ids, result)
+        return result
+
+    def _encode(self, ids: Sequence[Ints], result: Floats) -> None:
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         least, most = int(lengths.min()), int(lengths.max())
         if least < 1 or most > self._longest:
             raise ValueError(f"texts of {least} to {most} tokens: each must have 1 to {self._longest}")
         if self._pipeline is not None:
             self._pipeline.encode(ids, lengths, result)
-            return result
+            return
         parts = chunks(lengths.tolist(), len(ids), self._chunk_tokens_max)
         rows = []
         for part in parts:
@@ -85,11 +105,12 @@ class CudaEncoder:
             self._encoder.check(np.concatenate(texts))
             rows.append(self._encoder.grouped(pack(texts, self.device)))
         result[[i for part in parts for i in part]] = torch.cat(rows).cpu().numpy()
-        return result
 
 
 def native(device: torch.device) -> torch.dtype:
-    """The precision that a device is fast in."""
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    """The precision that a device is fast in and that is nearest to float32."""
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)

@@ -48,8 +48,8 @@ class GraphCache:
         """Rows [S, hidden] of a flat buffer on the device, on the current stream, which must be the cache's own.
 
         Valid until the next call: the graphs share memory, and another's pass may overwrite them. Raises
-        torch.OutOfMemoryError, and what ``compute`` raises. A shape that cannot be captured ends capturing for good,
-        with a warning, and everything is computed as it is.
+        torch.OutOfMemoryError, and what ``compute`` raises. A shape that cannot be captured, for want of memory too,
+        ends capturing for good, with a warning, and everything else is computed as it is.
         """
         if layout not in self._graphs and not self._capture(layout):
             return self._compute(staged, layout)
@@ -74,14 +74,15 @@ class GraphCache:
                 rows = self._compute(self._input[: layout.size], layout)
             finally:
                 self._end(graph)
-        except torch.OutOfMemoryError:
-            raise  # a RuntimeError too, but the caller's: it makes smaller batches
         except RuntimeError as error:
+            # After a failed capture torch 2.11 captures nothing more in this process ("use_count > 0" fails), seen on
+            # an H200; and it keeps a pointer to the graph where pinned memory is allocated.
+            self.graphs_max, self._failed = 0, graph
+            warn("CUDA graphs are off: a shape could not be captured", tokens=layout.tokens, error=str(error))
+            if isinstance(error, torch.OutOfMemoryError):
+                raise  # the caller's: it makes smaller batches
             if isinstance(error.__context__, torch.OutOfMemoryError):  # ending the capture failed because of it
                 raise error.__context__ from None
-            self.graphs_max = 0
-            self._failed = graph  # torch 2.11 keeps a pointer to it where pinned memory is allocated
-            warn("CUDA graphs are off: a shape could not be captured", tokens=layout.tokens, error=str(error))
             return False
         self._graphs[layout] = (graph, rows)
         return True

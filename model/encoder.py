@@ -14,13 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.packing import Packed
+from model.varlen import varlen_for
 
-try:
-    from torch.nn.attention.varlen import varlen_attn  # torch 2.10 and later
-except ImportError:
-    varlen_attn = None  # type: ignore[assignment]
-
-_FLASH_HEAD_SIZE_MAX = 256
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
@@ -65,9 +60,12 @@ class _SelfAttention(nn.Module):
         width = x.shape[1]
         projected = [m(x) for m in (self.query, self.key, self.value)]
         if not packed.groups:
-            q, k, v = (t.view(len(t), self.heads, width // self.heads) for t in projected)
-            out = varlen_attn(q, k, v, packed.ends, packed.ends, packed.longest, packed.longest)
-            return out.reshape(-1, width)  # type: ignore[union-attr]
+            size = width // self.heads
+            varlen = varlen_for(self.heads, size, x.device, projected[0].dtype)
+            assert varlen is not None, "texts without groups come from pack, which has asked"  # noqa: S101
+            q, k, v = (t.view(len(t), self.heads, size) for t in projected)
+            out = varlen(q, k, v, packed.ends, packed.ends, packed.longest, packed.longest)
+            return out.reshape(-1, width)  # type: ignore[no-any-return]
         outputs = []
         for group in packed.groups:
             shape = (group.texts, group.longest, self.heads, width // self.heads)
@@ -164,10 +162,7 @@ class PackedEncoder(nn.Module):
 
     def attends_by_ends(self, device: torch.device, kind: torch.dtype) -> bool:
         """Whether attention on ``device`` in precision ``kind`` needs no groups (``model.packing.pack``)."""
-        size = self.config.hidden // self.config.heads
-        able = varlen_attn is not None and size % 8 == 0 and size <= _FLASH_HEAD_SIZE_MAX
-        half = kind in (torch.bfloat16, torch.float16)
-        return able and half and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        return varlen_for(self.config.heads, self.config.hidden // self.config.heads, device, kind) is not None
 
     def states(self, packed: Packed) -> Tensor:
         """Last hidden states of the sorted tokens, [T, hidden]."""

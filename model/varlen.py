@@ -2,6 +2,7 @@
 a head size that is a multiple of 8 up to 256."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -33,6 +34,12 @@ def usable_varlen(heads: int, size: int, longest: int, device: torch.device, dty
         warn("attention is computed in groups of one length: torch's own for any lengths fails", error=str(error))
         return None
     return varlen
+
+
+@cache
+def varlen_for(heads: int, size: int, device: torch.device, dtype: torch.dtype) -> Varlen | None:
+    """``usable_varlen``, asked once: for training, where each layer asks in each step."""
+    return usable_varlen(heads, size, 3, device, dtype)
 
 
 def find_varlen() -> Varlen | None:

@@ -3,6 +3,7 @@
 Needs nothing but torch, numpy and pytest, so that it runs on a machine that has little else.
 """
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -202,6 +203,16 @@ def test_float32_on_a_gpu_is_grouped_and_near_exact(encoder: PackedEncoder) -> N
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
+def test_what_does_not_fit_into_float16_is_served_in_what_it_fits(encoder: PackedEncoder) -> None:
+    large = copy.deepcopy(encoder)
+    with torch.no_grad():
+        large.encoder.layer[0].output.LayerNorm.weight.mul_(1e6)
+    served = CudaEncoder(large, "cpu", torch.float16)
+    ids = mixed(20)
+    np.testing.assert_allclose(served.encode(ids), expected(large, ids), rtol=1e-3, atol=1e-3)
+    assert served.dtype is torch.float32
+
+
 @gpu
 def test_float16_equals_the_module(encoder: PackedEncoder) -> None:
     served = CudaEncoder(encoder, dtype=torch.float16)
@@ -276,7 +287,7 @@ def test_full_memory_is_raised_and_the_next_call_works(monkeypatch: pytest.Monke
             served.encode(ids)
     for _ in range(5):
         assert_near(served.encode(ids), expected(encoder, ids))
-    assert served.graphs == 1
+    assert served.graphs == (0 if capturing else 1)  # after a failed capture torch makes no others
 
 
 @gpu

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.training.loss import NO_LABEL, OUTSIDE, SharedPenalty, combine, task_loss
+from model.training.loss import NO_LABEL, OUTSIDE, SharedPenalty, combine, row_losses, task_loss
 
 LOGITS = torch.tensor([[1.0, 0.0, -1.0], [0.5, 2.0, 0.0], [0.0, 0.0, 3.0], [1.0, 1.0, 1.0]])
 ALL = torch.ones(4, 3, dtype=torch.bool)
@@ -75,3 +75,16 @@ def test_penalties_see_weight_matrices_only() -> None:
     assert SharedPenalty(body, "none", 0.5)().item() == 0.0
     with pytest.raises(ValueError, match="l2sp"):
         SharedPenalty(body, "l1", 0.5)
+
+
+def test_teachers_make_up_their_share_of_the_target() -> None:
+    labels, taught = torch.tensor([0, 2, OUTSIDE, 1]), torch.softmax(LOGITS.flip(0), dim=1)
+    plain = row_losses(LOGITS, labels, ALL, EVEN)
+    soft = -(taught * torch.log_softmax(LOGITS, dim=1)).sum(1)
+    half = row_losses(LOGITS, labels, ALL, EVEN, outside_weight=1.0, taught=taught, taught_share=0.5)
+    whole = row_losses(LOGITS, labels, ALL, EVEN, outside_weight=1.0, taught=taught, taught_share=1.0)
+    none = row_losses(LOGITS, labels, ALL, EVEN, taught=taught, taught_share=0.0)
+    torch.testing.assert_close(whole, soft)
+    torch.testing.assert_close(none, plain)
+    inside = labels != OUTSIDE
+    torch.testing.assert_close(half[inside], (plain[inside] + soft[inside]) / 2)

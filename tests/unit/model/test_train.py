@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from model.artifact import Artifact
+from model.artifact import WEIGHTS, Artifact
 from model.assess.evaluate import evaluate_texts
 from model.errors import DataError, ModelError
 from model.golden import verify
 from model.scoring import load_scorer
 from model.training import train as training
-from tests.toy_training import make_workshop, run, sentence
+from tests.toy_training import make_workshop, run, sentence, write_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -70,3 +70,25 @@ def test_measuring_the_rate_leaves_the_weights_alone(workshop: Path, tmp_path: P
         Artifact.load(first).manifest["encoder"]
         == Artifact.load(tmp_path / "measured" / "artifact").manifest["encoder"]
     )
+
+
+def test_a_student_learns_from_teachers_and_goes_on_where_it_was_stopped(workshop: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(workshop, "taught.yaml", teachers=2, token_drop=0.1, body_dropout=0.1)
+    plan = json.dumps({"half": False, "tokens": 6000})
+    for number in range(2):
+        (tmp_path / f"teacher-{number}").mkdir()
+        (tmp_path / f"teacher-{number}" / "plan.json").write_text(plan)
+    folder = run(workshop, tmp_path, recipe=recipe.name)
+    scorer, rng = load_scorer(folder, device="cpu"), random.Random(99)
+    truth = ["negative", "positive"] * 50
+    figures = evaluate_texts(scorer, "sentiment", [sentence(label, rng) for label in truth], truth)
+    assert figures["accuracy"] >= 0.95
+    teachers = [(tmp_path / f"teacher-{number}" / "checkpoint.safetensors").read_bytes() for number in range(2)]
+    assert teachers[0] != teachers[1]
+    weights = (folder / WEIGHTS).read_bytes()
+    (tmp_path / "checkpoint.safetensors").unlink()  # stopped before the student began
+    with pytest.raises(ModelError, match="--resume"):
+        run(workshop, tmp_path, recipe=recipe.name)
+    again = run(workshop, tmp_path, recipe=recipe.name, resume=True)
+    assert (again / WEIGHTS).read_bytes() == weights
+    assert [(tmp_path / f"teacher-{n}" / "checkpoint.safetensors").read_bytes() for n in range(2)] == teachers
