@@ -136,13 +136,10 @@ T = TypeVar("T")
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read and check a recipe. Raises DataError naming file and key."""
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: no readable recipe ({error})") from error
+    """Read and check a recipe. With ``base: FILE`` (beside it) it says only what differs from that recipe: sections
+    key by key, data sets by name. Raises DataError naming file and key."""
+    content = _content(path)
     where = str(path)
-    content = _mapping(content, where)
     parts: dict[str, Any] = dict(content)
     parts["heads"] = {
         n: _build(Head, h, f"{where}: heads.{n}") for n, h in _mapping(content.get("heads"), where).items()
@@ -157,6 +154,33 @@ def load_recipe(path: Path) -> Recipe:
     recipe = _build(Recipe, parts, where)
     _check(recipe, where)
     return recipe
+
+
+def _content(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: no readable recipe ({error})") from error
+    content = dict(_mapping(content, str(path)))
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    below = dict(_content(Path(path).with_name(str(base))))
+    for key, value in content.items():
+        if key == "datasets":
+            below[key] = _changed(below.get(key) or [], value, f"{path}: datasets")
+        else:
+            below[key] = {**below.get(key, {}), **value} if isinstance(value, Mapping) else value
+    return below
+
+
+def _changed(datasets: list[Any], changes: Any, where: str) -> list[Any]:
+    """The data sets of a base with the keys that ``changes`` names changed; new names come last."""
+    by_name = {str(dataset.get("name")): dict(dataset) for dataset in datasets}
+    for change in changes or []:
+        name = str(_mapping(change, where).get("name"))
+        by_name[name] = by_name.get(name, {}) | change
+    return list(by_name.values())
 
 
 def _check(recipe: Recipe, where: str) -> None:

@@ -57,6 +57,7 @@ class Training:
     r_drop: float = 0.0  # weight of the disagreement of two dropout masks (Liang et al. 2021); 0: one mask
     teachers: int = 0  # models of the same recipe trained before, whose mean answer the network learns from
     taught_share: float = 0.7  # of the target, theirs; the rest is the label
+    students: int = 1  # networks trained so, from seeds of their own, whose weights are averaged (Wortsman et al. 2022)
     fairness_weight: float = 0.0  # of the gap between the groups that data sets name
     gradient_norm_max: float = 1.0
     tensorboard: bool = False  # events in --out/tb beside metrics.jsonl, and the tasks' conflict
@@ -73,6 +74,7 @@ _POSITIVE = (
     "batch_tokens",
     "accumulate",
     "window_batches",
+    "students",
     "experts_width",
     "experts_shared",
     "held_rows",
@@ -81,6 +83,7 @@ _SHARES = ("bag_drop", "dropout", "body_dropout", "token_drop", "momentum")  # 1
 _INTEGERS = (
     "frozen_layers",
     "teachers",
+    "students",
     "batch_tokens",
     "window_batches",
     "accumulate",

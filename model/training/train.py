@@ -61,12 +61,20 @@ def train(
     run = Run(recipe, out, console)
     _prepare_out(out / CHECKPOINT, resume=resume, needed=not further)
     shop = furnish(recipe, data, out, console)
-    each = minutes / (recipe.training.teachers + 1)
+    training = recipe.training
+    each = minutes / (training.teachers + training.students)
     teachers = [
-        _learned(_teacher(run, n), shop, each, (), further=further)[0].eval() for n in range(recipe.training.teachers)
+        _learned(_beside(run, "teacher", n), shop, each, (), further=further)[0].eval()
+        for n in range(training.teachers)
     ]
     network, machines = _learned(run, shop, each, teachers, further=further)
-    merge_lora(network)
+    others = [
+        _learned(_beside(run, "student", n), shop, each, teachers, further=further)[0]
+        for n in range(training.teachers, training.teachers + training.students - 1)
+    ]
+    for own in (network, *others):
+        merge_lora(own)
+    _average(network, others)
     folder = export(
         recipe, network.eval(), shop.corpus, machines, shop.codec, shop.tokenizer_json, data, out / "artifact"
     )
@@ -77,11 +85,19 @@ def train(
     return folder
 
 
-def _teacher(run: Run, number: int) -> Run:
-    """The run of a teacher: the same recipe with a seed and a folder of its own."""
-    training, folder = replace(run.recipe.training, teachers=0), run.out / f"teacher-{number}"
+def _beside(run: Run, role: str, number: int) -> Run:
+    """The run of a teacher or of a further student: the same recipe with a seed and a folder of its own."""
+    training, folder = run.recipe.training, run.out / f"{role}-{number}"
+    training = replace(training, teachers=0) if role == "teacher" else training
     folder.mkdir(exist_ok=True)
     return Run(replace(run.recipe, seed=run.recipe.seed + 1 + number, training=training), folder, run.console)
+
+
+def _average(network: Network, others: Sequence[Network]) -> None:
+    """Give a network the mean weights of itself and of the others, which began where it began."""
+    with torch.no_grad():
+        for own, *same in zip(network.parameters(), *(other.parameters() for other in others), strict=True):
+            own.copy_(torch.stack([own, *same]).mean(0))
 
 
 def _learned(

@@ -2,10 +2,13 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.numpy import load_file
 
 from model.artifact import WEIGHTS, Artifact
 from model.assess.evaluate import evaluate_texts
@@ -13,6 +16,7 @@ from model.errors import DataError, ModelError
 from model.golden import verify
 from model.scoring import load_scorer
 from model.training import train as training
+from model.training.recipe import load_recipe
 from tests.toy_training import make_workshop, run, sentence, write_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -92,3 +96,28 @@ def test_a_student_learns_from_teachers_and_goes_on_where_it_was_stopped(worksho
     again = run(workshop, tmp_path, recipe=recipe.name, resume=True)
     assert (again / WEIGHTS).read_bytes() == weights
     assert [(tmp_path / f"teacher-{n}" / "checkpoint.safetensors").read_bytes() for n in range(2)] == teachers
+
+
+def test_students_are_averaged(workshop: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(workshop, "students.yaml", students=2)
+    (tmp_path / "student-0").mkdir()
+    (tmp_path / "student-0" / "plan.json").write_text(json.dumps({"half": False, "tokens": 6000}))
+    folder = run(workshop, tmp_path, recipe=recipe.name, tokens=6000)
+    name = "network.heads.intent/shop.bias"
+    one, other = (load_file(out / "checkpoint.safetensors")[name] for out in (tmp_path, tmp_path / "student-0"))
+    assert not np.array_equal(one, other)
+    exported = Artifact.load(folder).tensors["heads.intent.shop.bias"]
+    np.testing.assert_allclose(exported, (one + other) / 2, rtol=1e-3, atol=1e-4)
+
+
+def test_a_recipe_may_say_only_what_differs_from_another(workshop: Path) -> None:
+    (workshop / "more.yaml").write_text(
+        "base: recipe.yaml\ntraining: {students: 3}\ndatasets: [{name: mood, weight: 2.0}]\n", encoding="utf-8"
+    )
+    base, more = (load_recipe(workshop / name) for name in ("recipe.yaml", "more.yaml"))
+    assert more.training == replace(base.training, students=3)
+    assert more.datasets == [replace(base.datasets[0], weight=2.0), base.datasets[1]]
+    assert more.heads == base.heads
+    (workshop / "lost.yaml").write_text("base: none.yaml\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"none\.yaml"):
+        load_recipe(workshop / "lost.yaml")
