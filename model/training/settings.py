@@ -58,6 +58,7 @@ class Training:
     teachers: int = 0  # models of the same recipe trained before, whose mean answer the network learns from
     taught_share: float = 0.7  # of the target, theirs; the rest is the label
     students: int = 1  # networks trained so, from seeds of their own, whose weights are averaged (Wortsman et al. 2022)
+    kept_share: float = 0.0  # of the pretrained body's weights in the body's own, after training (same authors)
     fairness_weight: float = 0.0  # of the gap between the groups that data sets name
     gradient_norm_max: float = 1.0
     tensorboard: bool = False  # events in --out/tb beside metrics.jsonl, and the tasks' conflict
@@ -79,7 +80,14 @@ _POSITIVE = (
     "experts_shared",
     "held_rows",
 )
-_SHARES = ("bag_drop", "dropout", "body_dropout", "token_drop", "momentum")  # 1 itself would leave nothing
+_SHARES = (
+    "bag_drop",
+    "dropout",
+    "body_dropout",
+    "token_drop",
+    "kept_share",
+    "momentum",
+)  # 1 itself would leave nothing
 _INTEGERS = (
     "frozen_layers",
     "teachers",

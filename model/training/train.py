@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.clicks.fit import fit_into
 from model.errors import ModelError
@@ -75,6 +75,7 @@ def train(
     for own in (network, *others):
         merge_lora(own)
     _average(network, others)
+    _keep(network, shop.encoder, training.kept_share)
     folder = export(
         recipe, network.eval(), shop.corpus, machines, shop.codec, shop.tokenizer_json, data, out / "artifact"
     )
@@ -117,6 +118,13 @@ def _learned(
         _loop(run, trainer, checkpoint)
         trainer.save(checkpoint)
     return network, machines
+
+
+def _keep(network: Network, pretrained: nn.Module, share: float) -> None:
+    """Move the body ``share`` of the way back to where it began, which costs what it has learned by heart first."""
+    with torch.no_grad():
+        for own, before in zip(network.encoder.parameters(), pretrained.parameters(), strict=True):
+            own.lerp_(before.to(own.device), share)
 
 
 def _prepare_out(checkpoint: Path, *, resume: bool, needed: bool) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from safetensors.numpy import load_file
 
@@ -17,6 +18,7 @@ from model.golden import verify
 from model.scoring import load_scorer
 from model.training import train as training
 from model.training.recipe import load_recipe
+from tests.tiny_training import make_network
 from tests.toy_training import make_workshop, run, sentence, write_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -121,3 +123,15 @@ def test_a_recipe_may_say_only_what_differs_from_another(workshop: Path) -> None
     (workshop / "lost.yaml").write_text("base: none.yaml\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"none\.yaml"):
         load_recipe(workshop / "lost.yaml")
+
+
+def test_a_kept_share_moves_the_body_back_and_nothing_else() -> None:
+    network, pretrained = make_network(), make_network()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1.0)
+    heads = [parameter.clone() for parameter in network.heads.parameters()]
+    training._keep(network, pretrained.encoder, 0.25)
+    for own, before in zip(network.encoder.parameters(), pretrained.encoder.parameters(), strict=True):
+        torch.testing.assert_close(own, before + 0.75)
+    assert all(map(torch.equal, network.heads.parameters(), heads))
