@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import confluent_kafka
 import msgspec
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import TopicPartition
 
 from schemas.folds import FormatError
 from schemas.scores import Alert
@@ -34,7 +34,8 @@ from worker.alerts.watch import POSITION_KEY, Position, changelog_name, decode
 from worker.config import Config
 from worker.errors import KafkaError, TopicError
 from worker.kafka.admin import admin_client, partition_counts
-from worker.kafka.clients import REQUEST_TIMEOUT_S, producer_config, translate
+from worker.kafka.bulk import BulkProducer
+from worker.kafka.clients import REQUEST_TIMEOUT_S, translate
 from worker.kafka.readback import Readback
 
 DELETION_TIMEOUT_S: Final = 60.0
@@ -147,22 +148,27 @@ class Rebuild:
 
     def _write(self, alerts: list[Alert]) -> None:
         """Alerts, then states, then positions: what is in a position is in the states, and was told."""
-        # A record's own time-out bounds the wait for a full queue, too.
-        producer = Producer(producer_config(self._kafka, message_timeout_ms=int(DELIVERY_TIMEOUT_S * 1000)))
+        producer = self._producer(self._alerts)
         encoder = msgspec.json.Encoder()
         for alert in alerts:
-            _produce(producer, self._alerts, alert.subject.encode(), encoder.encode(alert), None)
-        _flush(producer)
+            producer.write(encoder.encode(alert), alert.subject.encode())
+        producer.finish()
         self._make_changelog_anew()
+        producer = self._producer(self._changelog)
         for number, detector in enumerate(self._detectors):
             for name, value in detector.take_changes().items():
-                _produce(producer, self._changelog, name.encode(), value, number)
-        _flush(producer)
+                producer.write(value, name.encode(), partition=number)
+        producer.finish()
         for number, next_offset in self._next.items():
             detector = self._detectors[number]
             position = Position(next_offset, detector.watermark_ms, detector.heard_minute)
-            _produce(producer, self._changelog, POSITION_KEY, position.to_bytes(), number)
-        _flush(producer)
+            producer.write(position.to_bytes(), POSITION_KEY, partition=number)
+        producer.finish()
+
+    def _producer(self, topic: str) -> BulkProducer:
+        return BulkProducer(
+            self._kafka, topic, doing=f"writing {topic}", advice="Run the rebuild again", timeout_s=DELIVERY_TIMEOUT_S
+        )
 
     def _make_changelog_anew(self) -> None:
         name, admin = self._changelog, self._admin
@@ -189,25 +195,3 @@ def _next_offset(data: bytes) -> int:
 
 def _timestamp(message: Any) -> int:
     return int(message.timestamp()[1])
-
-
-def _produce(producer: Producer, topic: str, key: bytes, value: bytes | None, partition: int | None) -> None:
-    where = {} if partition is None else {"partition": partition}
-    while True:
-        try:
-            producer.produce(topic, value, key, on_delivery=_raise_if_failed, **where)
-        except BufferError:
-            producer.poll(0.1)
-        else:
-            producer.poll(0)
-            return
-
-
-def _raise_if_failed(error: confluent_kafka.KafkaError | None, message: Any) -> None:
-    if error is not None:
-        raise translate(error, doing=f"writing {message.topic()}")
-
-
-def _flush(producer: Producer) -> None:
-    if producer.flush(DELIVERY_TIMEOUT_S + 5):
-        raise KafkaError(f"Kafka did not take all in {DELIVERY_TIMEOUT_S:.0f} s. Check the brokers, and run this again")

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any, Final
 
-import confluent_kafka
 import msgspec
 import redis
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from schemas.dead import HEADER_TOMBSTONE, read_letter
 from schemas.erasures import ERASURES_PARTITION, Erasure, encode_erasure
@@ -23,9 +22,10 @@ from schemas.shards import shard_of
 from schemas.states import FENCE_RECORD_KEY, decode_fence, decode_state
 from schemas.topics import ERASURES, EVENTS_DEAD, FEATURES_USER, TOPICS
 from worker.config import Config
-from worker.errors import InputError, KafkaError, StoreError
+from worker.errors import InputError, StoreError
 from worker.kafka.admin import partition_counts, topic_ids, topic_settings
-from worker.kafka.clients import consumer_config, producer_config, translate, watermarks
+from worker.kafka.bulk import BulkProducer
+from worker.kafka.clients import consumer_config, translate, watermarks
 from worker.kafka.single import write_one
 from worker.privacy.person import people_of
 from worker.profiles.features import SPACE_HEADER
@@ -178,24 +178,16 @@ class Erase:
     def _bury(self, topic: str, meant: dict[bytes, int]) -> None:
         if not meant:
             return
-        failed: list[Any] = []
-        producer = Producer(producer_config(self._kafka, message_timeout_ms=int(DELIVERY_TIMEOUT_S * 1000)))
-
-        def told(error: confluent_kafka.KafkaError | None, _message: object) -> None:
-            if error is not None:
-                failed.append(error)
-
+        producer = BulkProducer(
+            self._kafka,
+            topic,
+            doing="deleting dead letters",
+            advice="Run it again for the rest",
+            timeout_s=DELIVERY_TIMEOUT_S,
+        )
         for key, partition in meant.items():
-            while True:
-                try:
-                    producer.produce(
-                        topic, None, key, partition, headers=[(HEADER_TOMBSTONE, b"erased")], on_delivery=told
-                    )
-                    break
-                except BufferError:
-                    producer.poll(1.0)
-        if producer.flush(DELIVERY_TIMEOUT_S + 5) or failed:
-            raise KafkaError("Kafka took too long while dead letters were deleted: run it again for the rest")
+            producer.write(None, key, partition=partition, headers=[(HEADER_TOMBSTONE, b"erased")])
+        producer.finish()
 
     def _topics(self, published: bool, letters: int) -> list[TopicReceipt]:
         names = {self._kafka.topic(name): name for name in TOPICS}

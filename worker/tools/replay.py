@@ -14,19 +14,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import confluent_kafka
 import msgspec
 
 from schemas.topics import INPUTS
 from worker.config import KafkaConfig
-from worker.errors import InputError, KafkaError
+from worker.errors import InputError
 from worker.kafka.admin import partition_counts
-from worker.kafka.clients import producer_config, translate
+from worker.kafka.bulk import BulkProducer
 from worker.tools.mapping import PRESET_OF, EventMapping
 
 DELIVERY_TIMEOUT_S: Final = 60.0
 """How long a record may wait for the broker before the replay gives up and says how far it came."""
-_POLL_EVERY = 500
+_PROGRESS_EVERY: Final = 500
 Keyed = tuple[str, bytes]
 
 
@@ -77,9 +76,18 @@ class Replay:
         return events, bad
 
     def send(self, *, rate: float | None = None, progress: Callable[[int], None] = lambda sent: None) -> ReplayReport:
-        """Send every event, ``rate`` a second or as fast as possible; returns when all are acknowledged."""
+        """Send every event, ``rate`` a second or as fast as possible; returns when all are acknowledged.
+
+        Raises `KafkaError`, and `InputError` at a bad line unless they are skipped.
+        """
         partition_counts(self._kafka, [self._topic])  # a missing topic or broker is told now, not after a time-out
-        sender = _Sender(self._kafka, self._topic)
+        producer = BulkProducer(
+            self._kafka,
+            self._topic,
+            doing=f"replaying to {self._topic}",
+            advice="Replay the file again: events that were acknowledged are then there twice",
+            timeout_s=DELIVERY_TIMEOUT_S,
+        )
         began = time.monotonic()
         skipped = 0
         for event in self._events():
@@ -87,19 +95,20 @@ class Replay:
                 skipped += 1
                 continue
             if rate:
-                sender.wait_until(began + sender.sent / rate)
-            sender.send(*event)
-            if sender.sent % _POLL_EVERY == 0 or rate:
-                progress(sender.sent)
-        sender.finish()
-        progress(sender.sent)
+                producer.wait_until(began + producer.queued / rate)
+            key, value = event
+            producer.write(value, key.encode())
+            if producer.queued % _PROGRESS_EVERY == 0 or rate:
+                progress(producer.queued)
+        producer.finish()
+        progress(producer.queued)
         seconds = time.monotonic() - began
         return ReplayReport(
             topic=self._topic,
-            events=sender.acknowledged,
+            events=producer.acknowledged,
             skipped=skipped,
             seconds=round(seconds, 3),
-            events_per_second=round(sender.acknowledged / max(seconds, 1e-9), 1),
+            events_per_second=round(producer.acknowledged / max(seconds, 1e-9), 1),
         )
 
     def _first_row_is_event(self) -> bool:
@@ -129,56 +138,6 @@ class Replay:
 
     def _now_ms(self) -> int:
         return self._start_time_ms if self._start_time_ms is not None else time.time_ns() // 1_000_000
-
-
-class _Sender:
-    """A producer whose failures are ours, and whose waits are bounded by the delivery time-out."""
-
-    def __init__(self, kafka: KafkaConfig, topic: str) -> None:
-        self._topic = topic
-        self._failure: confluent_kafka.KafkaError | None = None
-        self.sent = self.acknowledged = 0
-        self._producer = confluent_kafka.Producer(
-            producer_config(kafka, message_timeout_ms=int(DELIVERY_TIMEOUT_S * 1000))
-        )
-
-    def send(self, key: str, value: bytes) -> None:
-        while True:
-            try:
-                self._producer.produce(self._topic, value, key.encode(), on_delivery=self._delivered)
-                break
-            except BufferError:
-                self._poll(1.0)
-            except confluent_kafka.KafkaException as error:
-                raise translate(error, doing=f"replaying to {self._topic}") from error
-        self.sent += 1
-        if self.sent % _POLL_EVERY == 0:
-            self._poll(0)
-
-    def wait_until(self, moment: float) -> None:
-        while (left := moment - time.monotonic()) > 0:
-            self._poll(min(left, 1.0))
-
-    def finish(self) -> None:
-        deadline = time.monotonic() + DELIVERY_TIMEOUT_S + 10
-        while len(self._producer):
-            self._poll(0.2)
-            if time.monotonic() > deadline:
-                raise KafkaError(
-                    f"{len(self._producer)} of {self.sent} events not acknowledged; is the broker healthy?"
-                )
-
-    def _poll(self, timeout_s: float) -> None:
-        self._producer.poll(timeout_s)
-        if self._failure is not None:
-            failure = translate(self._failure, doing=f"replaying to {self._topic}")
-            raise type(failure)(f"{failure}; {self.acknowledged} events had been acknowledged")
-
-    def _delivered(self, error: confluent_kafka.KafkaError | None, message: Any) -> None:
-        if error is None:
-            self.acknowledged += 1
-        elif self._failure is None:
-            self._failure = error
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Any]]:

@@ -11,6 +11,7 @@ import pytest
 
 from worker.config import KafkaConfig
 from worker.errors import InputError, KafkaError, TopicError
+from worker.tools import replay
 from worker.tools.replay import Replay
 
 KAFKA = KafkaConfig(bootstrap="127.0.0.1:1")
@@ -85,3 +86,11 @@ def test_an_unreachable_broker_is_told_with_what_to_do(tmp_path: Path, monkeypat
     with pytest.raises(KafkaError, match=r"kafka\.bootstrap") as told:
         job.send()
     assert not isinstance(told.value, TopicError)
+
+
+def test_a_broker_that_goes_away_is_told_with_how_far_it_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "partition_counts", lambda *_: None)  # it was there a moment ago
+    monkeypatch.setattr(replay, "DELIVERY_TIMEOUT_S", 0.5)
+    job = Replay(KAFKA, written(tmp_path, lines(ROWS)), "events.service")
+    with pytest.raises(KafkaError, match=r"replaying to events\.service: .*; 0 of 5 records .*Replay the file again"):
+        job.send()
