@@ -8,7 +8,7 @@ from model.training.recipe import Recipe
 _INTRO = """# Model card: {version}
 
 A small bilingual (Chinese, English) multi-task text model for an online shop: one encoder, {heads} heads. `make
-starter` makes it from `model/training/starter.yaml`; `model/artifact.py` describes format and checks. Vector space
+{made}` makes it from `model/training/{made}.yaml`; `model/artifact.py` describes format and checks. Vector space
 `{space}`.
 
 | part | what it is |
@@ -16,6 +16,7 @@ starter` makes it from `model/training/starter.yaml`; `model/artifact.py` descri
 | encoder | {layers} layers, width {hidden}, from `{body}`; {vocabulary} pieces |
 | n-gram channel | {grams} n-grams of characters and words, {columns} linear columns in int8, fitted first |
 | text | at most {tokens} pieces, head and tail kept; NFKC, lower case, emoji kept |
+| training | {training} |
 """
 _CLICK_FIGURES = ("n", "auc", "log_loss", "ece", "predicted_over_observed", "base_rate")
 _USE = """
@@ -34,11 +35,11 @@ _LIMITS = """
   reviews have two classes only, so `neutral` in Chinese rests on what English taught.
 - About 14 of the 16 most confident errors of a linear model on the Chinese reviews are wrong labels: figures near 0.95
   are close to what the labels allow.
-- The body's weights come from 4 bits; embeddings and the first layers stayed as they were. Compare the table with its
-  floor column before relying on a head; Chinese sentiment and category rest on the n-gram channel as well.
+- The body's weights come from 4 bits{frozen}. Compare the table with its floor column before relying on a head; Chinese
+  sentiment and category rest on the n-gram channel as well.
 - Weibo emotions are from the first months of 2020 and reflect that time. `topic` has about 80 training rows a class.
 - Out of scope is told by a threshold on the top probability, chosen at the least expected cost on calibration rows, or,
-  where fewer than fifty of those are out of scope, so that it turns away {lost:.0%} that would have been answered well;
+  where fewer than fifty of those are out of scope, so that it turns away {lost:.1%} that would have been answered well;
   few out-of-scope rows were there to learn from.
 - Sentiment about people or groups was not tested for bias. Do not use it to judge persons.
 - Temperatures were fitted on {share:.0%} of each training file, held back from training; template sentences of one
@@ -60,9 +61,21 @@ def render(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
         grams=manifest["bag_grams"],
         columns=manifest["bag_columns"],
         tokens=manifest["text"]["max_tokens"],
+        made="starter-gpu" if recipe.training.teachers else "starter",
+        training=_training(recipe),
     )
-    limits = _LIMITS.format(lost=recipe.scope_cost.lost_max, share=recipe.calibration_share)
+    layers = recipe.training.frozen_layers
+    frozen = f"; embeddings and the first {layers} layers stayed as they were" if layers else ""
+    limits = _LIMITS.format(lost=recipe.scope_cost.lost_max, share=recipe.calibration_share, frozen=frozen)
     return intro + _USE + _data(recipe) + _figures(recipe, manifest) + _click(manifest) + _heads(manifest) + limits
+
+
+def _training(recipe: Recipe) -> str:
+    training = recipe.training
+    networks = "one network" if training.students == 1 else f"the mean weights of {training.students} networks"
+    taught = f", which learned from {training.teachers} trained before (and the labels)" if training.teachers else ""
+    kept = f"; {training.kept_share:.0%} of the pretrained body's weights kept" if training.kept_share else ""
+    return f"{networks}{taught}{kept}"
 
 
 def _data(recipe: Recipe) -> str:
