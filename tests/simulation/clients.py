@@ -24,6 +24,7 @@ timeout     nobody knows: a commit is on its way still, and will happen unless t
 happened    it happened, and nobody knows: its answer is lost
 fatal       it did not happen, and the producer is of no more use
 full        the client's queue has no room
+hung        it did not happen, and the call never returns
 """
 
 
@@ -163,6 +164,8 @@ class SimProducer:
             self._doubtful = "a fatal error came before"
             raise failure(KafkaError._FATAL, "fatal", fatal=True)
         self._advance(timeout_s)
+        if fault == "hung":  # never returned, says who watches
+            raise TimeoutError
         raise failure(KafkaError._TIMED_OUT, "no answer", retriable=True)
 
 

@@ -133,6 +133,7 @@ class SimEdges:
             TRANSACTION_TIMEOUT_S,
             clock=world.clock,
             pause=world.advance,
+            watch=lambda call, timeout_s: call(),  # on this thread: what hangs here is a fault
         )
         # Looked up each time: a mutant may have another.
         return TransactionalSink(

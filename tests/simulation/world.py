@@ -124,6 +124,7 @@ class SimWorker(SimProcess):
             TRANSACTION_TIMEOUT_S,
             clock=world.clock,
             pause=world.advance,
+            watch=lambda call, timeout_s: call(),  # on this thread: what hangs here is a fault
         )
         self.sink = TransactionalSink(session, self.executor, self._membership, world.clock, self.await_call)
         batches = BatchScorer(

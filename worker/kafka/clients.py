@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import confluent_kafka
@@ -169,21 +170,30 @@ def leave(consumer: Consumer) -> None:
 
 
 def _close(consumer: Consumer) -> None:
-    failed: list[BaseException] = []
-
-    def close() -> None:
-        try:
-            consumer.close()
-        except BaseException as error:  # noqa: BLE001 raised again on the caller's thread
-            failed.append(error)
-
-    closing = threading.Thread(target=close, name="close", daemon=True)
-    closing.start()
-    closing.join(CLOSE_TIMEOUT_S)
-    if closing.is_alive():
+    try:
+        within(consumer.close, CLOSE_TIMEOUT_S)
+    except TimeoutError:
         _log.warning("a client did not close in %.0f s: its partitions move after its session", CLOSE_TIMEOUT_S)
-    if failed:
-        raise failed[0]
+
+
+def within(call: Callable[[], object], timeout_s: float) -> None:
+    """A call of a client that may never return, on a thread of its own. Raises what it raises, TimeoutError when it has
+    not returned in time: it is left to itself then, and does not keep the process from ending."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 raised again on the caller's thread
+            raised.append(error)
+
+    running = threading.Thread(target=run, name="client", daemon=True)
+    running.start()
+    running.join(timeout_s)
+    if running.is_alive():
+        raise TimeoutError(f"no answer in {timeout_s:g} s")
+    if raised:
+        raise raised[0]
 
 
 def translate(error: confluent_kafka.KafkaException | confluent_kafka.KafkaError, doing: str) -> KafkaError:

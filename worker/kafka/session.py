@@ -3,7 +3,9 @@
 librdkafka speaks the transaction protocol from before KIP-890. After a call whose outcome is unknown its producer must
 not be used again: a new one under the same transactional id fences it, and the group's offsets, which are part of
 the transaction, tell what became of it. An abort while the first produce request is in flight can be fatal
-(confluentinc/librdkafka#4849), so one delivery report is awaited first.
+(confluentinc/librdkafka#4849), so one delivery report is awaited first. And sending offsets may never return, whatever
+time-out it is given (#5456, #5511: a group coordinator that has gone): each call that waits for brokers has a thread of
+its own, and one that does not come back is a time-out, its producer left behind.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, Final
 
 from confluent_kafka import KafkaError as ClientError
 from confluent_kafka import KafkaException, TopicPartition
 
 from worker.errors import KafkaError
-from worker.kafka.clients import FENCED, translate
+from worker.kafka.clients import FENCED, translate, within
 from worker.kafka.records import Offsets, OutMessage, Partition
 from worker.kafka.sink import ANY_PARTITION
 
@@ -28,6 +31,11 @@ BACKOFF_S: Final = (0.05, 1.0)
 RENEWALS_MAX: Final = 8
 RENEWALS_WITHIN_S: Final = 60.0
 """More new producers than that because others took our transactional id: two workers share a slot."""
+
+HUNG_MORE_S: Final = 5.0
+"""A call that takes so much longer than its time-out is not going to return."""
+HUNG_MAX: Final = 8
+"""Calls left behind, each with a thread and a producer, before the process must be started again."""
 
 _log = logging.getLogger(__name__)
 _PURGED: Final = frozenset({ClientError._PURGE_QUEUE, ClientError._PURGE_INFLIGHT, ClientError._MSG_TIMED_OUT})
@@ -38,7 +46,8 @@ class Session:
 
     ``connect`` makes a producer; ``position`` makes an offset to commit; ``committed`` asks the group for offsets. It
     is None where output may be there twice: then, and only then, output of an unknown outcome is written again unasked.
-    `produce` and `serve` are for the loop, the rest for the executor, never both at once.
+    `produce` and `serve` are for the loop, the rest for the executor, never both at once. ``watch`` runs a call and
+    raises TimeoutError when it has not returned after so many seconds.
     """
 
     def __init__(
@@ -51,10 +60,12 @@ class Session:
         note: Callable[[str], None] = lambda result: None,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], object] | None = None,
+        watch: Callable[[Callable[[], object], float], None] = within,
     ) -> None:
         self._connect, self._committed, self._position = connect, committed, position
         self._topic, self._timeout_s = topic, timeout_s
         self._note, self._clock = note, clock
+        self._watch, self._hung = watch, 0
         self._stopped = threading.Event()
         self._pause = pause or self._stopped.wait
         self._begun = self._sent = self._reported = False
@@ -163,7 +174,7 @@ class Session:
         deadline = self._clock() + self._timeout_s
         while True:
             try:
-                call()
+                self._answered(call)
             except KafkaException as error:
                 cause = error.args[0]
                 again = cause.retriable() and cause.code() != ClientError._TIMED_OUT and self._clock() < deadline
@@ -172,6 +183,21 @@ class Session:
                 self._pause(BACKOFF_S[0])
             else:
                 return
+
+    def _answered(self, call: Callable[[], object]) -> None:
+        """A call of the client; one that hangs is left behind, and raises as one that timed out. Raises `KafkaError`
+        when too many have."""
+        try:
+            self._watch(call, self._timeout_s + HUNG_MORE_S)
+        except TimeoutError as error:
+            self._hung += 1
+            self._note("hung")
+            if self._hung > HUNG_MAX:
+                raise KafkaError(
+                    f"the Kafka client did not return from {self._hung} calls (librdkafka#5456): start this role again"
+                ) from error
+            told = "the client did not return: its producer is left behind (librdkafka#5456)"
+            raise KafkaException(ClientError(ClientError._TIMED_OUT, told)) from error
 
     def _renew(self, error: ClientError) -> None:
         """Destroy the producer and start another. What the old one had open is over when this returns."""
@@ -196,7 +222,7 @@ class Session:
         while True:
             producer = self._connect()
             try:
-                producer.init_transactions(self._timeout_s)
+                self._answered(partial(producer.init_transactions, self._timeout_s))
             except KafkaException as error:
                 passing = error.args[0].retriable() or error.args[0].code() == ClientError._TIMED_OUT
                 if not passing or self._stopped.is_set():

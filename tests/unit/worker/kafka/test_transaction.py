@@ -1,5 +1,6 @@
 """One transaction at a time; what happens at each bound: output, attempts, renewals, a message that can never go."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,9 @@ from tests.simulation.cluster import Cluster, failure
 from tests.simulation.turns import SimExecutor
 from worker.errors import KafkaError
 from worker.kafka import transaction
+from worker.kafka.clients import within
 from worker.kafka.records import OutMessage
-from worker.kafka.session import Session
+from worker.kafka.session import HUNG_MAX, Session
 from worker.kafka.sink import Answer
 from worker.kafka.transaction import TransactionalSink
 
@@ -41,6 +43,7 @@ class Setting:
             note=self.notes.append,
             clock=lambda: self.now,
             pause=self.advance,
+            watch=lambda call, timeout_s: call(),
         )
         self.sink = TransactionalSink(
             self.session, self.executor, self.source.membership, lambda: self.now, lambda call, timeout_s: call.done()
@@ -100,6 +103,42 @@ def test_whatever_goes_wrong_once_the_output_is_there_once(call: str, fault: str
     assert run.settle(40) == [Answer({INPUT: 2}, committed=True)]
     assert run.visible() == [b"a", b"b"]
     assert run.cluster.committed == {INPUT: 2}
+
+
+@pytest.mark.parametrize("call", ["offsets", "commit", "abort", "init"])
+def test_a_call_that_never_returns_is_left_behind(call: str) -> None:
+    run = Setting(failing(call, "hung", *["hung"] * (call == "init")))
+    run.sink.write([message(b"a")])
+    if call == "abort":
+        assert run.sink.abandon()
+        assert run.settle() == [Answer({}, withdrawn=True)]
+        run.sink.write([message(b"a")])
+    run.sink.seal({INPUT: 1})
+    assert run.settle(40) == [Answer({INPUT: 1}, committed=True)]
+    assert run.visible() == [b"a"]
+    assert "hung" in run.notes
+    assert run.made >= 2
+
+
+def test_a_client_that_hangs_again_and_again_ends_the_process() -> None:
+    run = Setting(lambda call: "hung" if call == "offsets" else None)
+    run.sink.write([message(b"a")])
+    run.sink.seal({INPUT: 1})
+    with pytest.raises(KafkaError, match="start this role again"):
+        run.settle(200)
+    assert run.notes.count("hung") == HUNG_MAX + 1
+
+
+def test_what_waits_for_ever_on_a_thread_of_its_own_keeps_nobody() -> None:
+    never = threading.Event()
+    with pytest.raises(TimeoutError):
+        within(never.wait, 0.05)
+    never.set()
+    found: list[int] = []
+    within(lambda: found.append(1), 10)
+    assert found == [1]
+    with pytest.raises(ZeroDivisionError):
+        within(lambda: 1 / 0, 10)
 
 
 @pytest.mark.parametrize("fault", ["timeout", "happened", "fatal"])
