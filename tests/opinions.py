@@ -15,9 +15,11 @@ from schemas.topics import ALERTS_OPINION, OPINIONS
 from tests import roles
 from tests.roles import WAIT_S
 from tests.servers import NOT_YET
+from worker.alerts.baseline import ErrorRates
+from worker.alerts.error_rates import error_rates
 from worker.alerts.role import run
 from worker.alerts.rules import RuleBook, shipped
-from worker.alerts.surge import SurgeDetector
+from worker.alerts.surge import PERFECT, SurgeDetector
 from worker.config import Config
 from worker.kafka.clients import consumer_config
 
@@ -67,9 +69,9 @@ def burst_on_lamp(subject: str, minute: int) -> float:
     return 0.9 if subject == "item:lamp" and 40 <= minute < 46 else 0.15
 
 
-def detect(opinions: list[Opinion], rules: RuleBook | None = None) -> list[Alert]:
+def detect(opinions: list[Opinion], rules: RuleBook | None = None, rates: ErrorRates = PERFECT) -> list[Alert]:
     """Alerts of one detector that sees all of it."""
-    detector = SurgeDetector(rules or shipped())
+    detector = SurgeDetector(rules or shipped(), rates)
     return [alert for each in opinions for alert in detector.add(each, 0)[1]]
 
 
@@ -123,7 +125,7 @@ def expected(config: Config, *, isolation: str = "read_committed") -> list[Alert
     """Alerts of uninterrupted detectors, one a partition, over what ``opinions`` holds now."""
     parts = read(config, OPINIONS, isolation=isolation)
     decoded = [[msgspec.json.decode(value, type=Opinion) for value in part] for part in parts]
-    return [alert for part in decoded for alert in detect(part)]
+    return [alert for part in decoded for alert in detect(part, rates=error_rates(config))]
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

@@ -33,6 +33,7 @@ from tests.opinions import (
     wait_until,
 )
 from worker.alerts import role as role_module
+from worker.alerts.error_rates import error_rates
 from worker.alerts.rebuild import Rebuild
 from worker.alerts.watch import changelog_name
 from worker.config import Config
@@ -154,6 +155,7 @@ def test_new_partitions_are_refused_not_guessed(config: Config, monkeypatch: pyt
 def test_after_a_rebuild_a_subject_goes_on_in_its_new_partition(config: Config) -> None:
     lamps = stream(60, A_MINUTE, burst_on_lamp, subjects=("item:lamp",))
     others = stream(60, A_MINUTE, burst_on_lamp, subjects=("item:kettle", "item:tent"))
+    rates = error_rates(config)
     known, uncounted = 42 * A_MINUTE, 44 * A_MINUTE
     count = next(n for n in range(13, 24) if shard_of("item:lamp", n) != shard_of("item:lamp", 12))
     produce(config, lamps[:known] + others[: 2 * known])
@@ -168,12 +170,14 @@ def test_after_a_rebuild_a_subject_goes_on_in_its_new_partition(config: Config) 
     admin.create_partitions([NewPartitions(topic, count)])[topic].result(WAIT_S)
     found = Rebuild(config).run(lambda _done: None)
     assert (found.partitions, found.opinions, found.subjects) == (count, 3 * uncounted, 3)
-    assert distinct(published(config)) == plain(detect(lamps[:uncounted])), "those not yet told, and no other"
+    assert distinct(published(config)) == plain(detect(lamps[:uncounted], rates=rates)), (
+        "those not yet told, and no other"
+    )
     assert len(published(config)) == len(told) + found.alerts_published
     produce(config, lamps[uncounted:] + others[2 * uncounted :])
     with running(config):
         wait_until(lambda: counted_to_the_end(config), "the rest counted")
-    assert plain(published(config)) == plain(detect(lamps)), "each once"
+    assert plain(published(config)) == plain(detect(lamps, rates=rates)), "each once"
 
 
 def refusal(config: Config) -> str:
