@@ -66,6 +66,7 @@ class Session:
         self._topic, self._timeout_s = topic, timeout_s
         self._note, self._clock = note, clock
         self._watch, self._hung = watch, 0
+        self._turn = 0  # which producer, the first being 0
         self._stopped = threading.Event()
         self._pause = pause or self._stopped.wait
         self._begun = self._sent = self._reported = False
@@ -84,7 +85,7 @@ class Session:
         self._begin()
         topic = self._topic(message.topic)
         partition = ANY_PARTITION if message.partition is None else message.partition
-        more = {"on_delivery": self._report} if watched or not self._sent else {}
+        more = {"on_delivery": partial(self._report, self._turn)} if watched or not self._sent else {}
         try:
             self._producer.produce(topic, message.value, message.key, partition, headers=message.headers, **more)
         except BufferError:
@@ -164,7 +165,9 @@ class Session:
             self._producer.begin_transaction()
             self._begun, self._sent, self._reported, self._refused = True, False, False, None
 
-    def _report(self, error: ClientError | None, _: object) -> None:
+    def _report(self, turn: int, error: ClientError | None, _: object) -> None:
+        if turn != self._turn:
+            return  # of a producer that was left behind
         self._reported = True
         if error is not None and error.code() not in _PURGED:
             self._refused = self._refused or error
@@ -212,6 +215,7 @@ class Session:
                 ) from KafkaException(error)
             self._renewals.append(now)
         old, self._producer = self._producer, None
+        self._turn += 1
         old.purge()
         del old
         self._producer = self._connected()

@@ -120,6 +120,27 @@ def test_a_call_that_never_returns_is_left_behind(call: str) -> None:
     assert run.made >= 2
 
 
+def test_a_report_of_a_producer_that_was_left_behind_says_nothing_of_the_next() -> None:
+    reports: list[Callable[..., None]] = []
+
+    class Keeping(SimProducer):
+        def produce(self, *args: Any, on_delivery: Any = None, **more: Any) -> None:
+            reports.append(on_delivery)
+            super().produce(*args, on_delivery=on_delivery, **more)
+
+    run = Setting(failing("offsets", "hung"))
+    run.session._connect = lambda: Keeping(run.cluster, "id", lambda call: run.fault(call), run.advance)
+    run.session._renew(ClientError(ClientError._TIMED_OUT))
+    run.sink.write([message(b"a")])
+    run.sink.seal({INPUT: 1})
+    assert run.settle(40) == [Answer({INPUT: 1}, committed=True)]
+    late, present = reports[0], reports[-1]
+    late(ClientError(ClientError.TOPIC_AUTHORIZATION_FAILED), None)
+    assert run.session._refused is None
+    present(ClientError(ClientError.TOPIC_AUTHORIZATION_FAILED), None)
+    assert run.session._refused is not None
+
+
 def test_a_client_that_hangs_again_and_again_ends_the_process() -> None:
     run = Setting(lambda call: "hung" if call == "offsets" else None)
     run.sink.write([message(b"a")])
