@@ -115,7 +115,7 @@ class Objective:
             with torch.no_grad(), self._precision():
                 encoded = teacher.encode_packed(packed, values).float()
                 for head, own in owned.items():
-                    allowed = self._allowed[head][self._dataset[rows[own]]]
+                    allowed = self._known(head, rows[own])
                     logits = teacher.logits(head, encoded[own]).float().masked_fill(~allowed, float("-inf"))
                     share = functional.softmax(logits, dim=1) / len(self._teachers)
                     sums[head] = sums[head] + share if head in sums else share
@@ -132,7 +132,7 @@ class Objective:
         losses = [self._once(head, rows, own, taught) for own in logits]
         if len(losses) == 1:
             return losses[0]
-        apart = disagreement(logits[0], logits[1], self._allowed[head][self._dataset[rows]])
+        apart = disagreement(logits[0], logits[1], self._known(head, rows))
         return torch.stack(losses).mean() + 0.5 * self._recipe.training.r_drop * apart
 
     def _once(self, head: str, rows: Tensor, logits: Tensor, taught: Tensor | None) -> Tensor:
@@ -150,9 +150,13 @@ class Objective:
 
     def _row_losses(self, head: str, rows: Tensor, logits: Tensor, taught: Tensor | None = None) -> Tensor:
         truth, weights = self._truth(head, rows)
-        allowed = self._allowed[head][self._dataset[rows]]
+        allowed = self._known(head, rows)
         share = self._recipe.training.taught_share
         return row_losses(logits, truth, allowed, weights, taught=taught, taught_share=share)
+
+    def _known(self, head: str, rows: Tensor) -> Tensor:
+        """Which classes the rows' data sets know, bool [rows, classes]."""
+        return self._allowed[head][self._dataset[rows]]
 
     def _truth(self, head: str, rows: Tensor) -> tuple[Tensor, Tensor]:
         column = self._corpus.names.index(head)
