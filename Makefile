@@ -91,7 +91,7 @@ bench-watch: $(READY) ## The alerts role on a real broker: opinions a second, op
 starter: $(READY) $(BODY) ## Train the starter artifact again from the data files, within 150 minutes (ARGS=--resume)
 	$(PY) -m model.training.train --minutes 110 $(ARGS)
 
-starter-gpu: $(READY) $(BODY) ## The same on a GPU, with teachers and averaged students
+starter-gpu: $(READY) $(BODY) ## The same on a GPU, with teachers of other bodies
 	$(PY) -m model.training.train --recipe model/training/starter-gpu.yaml --device cuda --minutes 20 $(ARGS)
 
 schemas: $(READY) ## Write schemas/json from the types

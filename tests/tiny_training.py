@@ -40,6 +40,7 @@ def make_corpus(rows: int = 24, held: int = 6, seed: int = 0) -> Corpus:
         origin=np.arange(rows),
         groups=np.where(np.arange(rows) % 5 == 4, NO_GROUP, np.arange(rows) // 3 % 2),
         group_names=["en", "zh"],
+        texts=[f"text {row}" for row in range(rows)],
     )
 
 

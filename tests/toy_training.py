@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +55,28 @@ def make_workshop(folder: Path) -> Path:
         ]
         content = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
         (folder / f"{name}.jsonl").write_text(content, encoding="utf-8")
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    torch.manual_seed(0)
-    BertModel(BertConfig(vocab_size=160, max_position_embeddings=32, **shape)).save_pretrained(folder / "body")
-    tokenizer = Tokenizer.from_str(wordpiece_tokenizer([*LETTERS, *[f"##{c}" for c in LETTERS], *CHINESE], lower=True))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=SPECIAL[0]).save_pretrained(folder / "body")
+    make_body(folder / "body")
     write_recipe(folder)
     return folder
 
 
-def write_recipe(folder: Path, name: str = "recipe.yaml", **settings: Any) -> Path:
-    """A recipe file in ``folder``, with these settings of its training section changed."""
+def make_body(folder: Path, hidden: int = 32) -> Path:
+    """A tiny pretrained body, as Hugging Face's library saves one."""
+    shape = {"hidden_size": hidden, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    BertModel(BertConfig(vocab_size=160, max_position_embeddings=32, **shape)).save_pretrained(folder)
+    tokenizer = Tokenizer.from_str(wordpiece_tokenizer([*LETTERS, *[f"##{c}" for c in LETTERS], *CHINESE], lower=True))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=SPECIAL[0]).save_pretrained(folder)
+    return folder
+
+
+def write_recipe(
+    folder: Path, name: str = "recipe.yaml", teachers: Sequence[dict[str, Any]] = (), **settings: Any
+) -> Path:
+    """A recipe file in ``folder``, with these teachers and these settings of its training section changed."""
     content = yaml.safe_load(RECIPE.replace("BODY", str(folder / "body")))
     content["training"] |= settings
+    content["teachers"] = list(teachers)
     path = folder / name
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path

@@ -61,7 +61,7 @@ def render(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
         grams=manifest["bag_grams"],
         columns=manifest["bag_columns"],
         tokens=manifest["text"]["max_tokens"],
-        made="starter-gpu" if recipe.training.teachers else "starter",
+        made="starter-gpu" if recipe.teachers else "starter",
         training=_training(recipe),
     )
     layers = recipe.training.frozen_layers
@@ -71,11 +71,14 @@ def render(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
 
 
 def _training(recipe: Recipe) -> str:
-    training = recipe.training
-    networks = "one network" if training.students == 1 else f"the mean weights of {training.students} networks"
-    taught = f", which learned from {training.teachers} trained before (and the labels)" if training.teachers else ""
-    kept = f"; {training.kept_share:.0%} of the pretrained body's weights kept" if training.kept_share else ""
-    return f"{networks}{taught}{kept}"
+    if not recipe.teachers:
+        return "one network"
+    bodies = ", ".join(f"`{teacher.body or recipe.body}`" for teacher in recipe.teachers)
+    share, folds = recipe.training.taught_share, recipe.training.teacher_folds
+    return (
+        f"one network; {share:.0%} of each target is the mean answer of teachers with the bodies {bodies}, {folds} "
+        "networks each, for rows that they had not seen, the rest the label"
+    )
 
 
 def _data(recipe: Recipe) -> str:

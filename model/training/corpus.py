@@ -3,7 +3,7 @@
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class Corpus:
     labels: int64 [n, H], class, NO_LABEL or OUTSIDE. weights: float32 [n, H]. dataset: int64 [n]. held: bool [n], the
     calibration rows. allowed: by data set and head, bool [classes]. origin: int64 [n], the row that a row was made from
     by augmentation, itself for the others; extra rows come last and are never held. groups: int64 [n], index into
-    group_names, or NO_GROUP.
+    group_names, or NO_GROUP. texts: as they were read.
     """
 
     heads: dict[str, list[str]]
@@ -41,6 +41,7 @@ class Corpus:
     origin: npt.NDArray[np.int64]
     groups: npt.NDArray[np.int64]
     group_names: list[str]
+    texts: list[str]
 
     @property
     def names(self) -> list[str]:
@@ -132,7 +133,13 @@ def build_corpus(
     group_names = sorted({example.group for example in flat} - {""})
     place = {name: i for i, name in enumerate(group_names)}
     groups = np.array([place.get(example.group, NO_GROUP) for example in flat], np.int64)[origin]
-    return Corpus(heads, prepared, labels, weights, dataset, held, allowed, origin, groups, group_names)
+    texts = [example.text for example in flat] + [extra[i][1] for i in usable]
+    return Corpus(heads, prepared, labels, weights, dataset, held, allowed, origin, groups, group_names, texts)
+
+
+def read_by(corpus: Corpus, codec: TextCodec) -> Corpus:
+    """The same rows as another tokenizer reads them."""
+    return replace(corpus, prepared=_prepare(codec, corpus.texts))
 
 
 def _prepare(codec: TextCodec, texts: Sequence[str]) -> list[Prepared]:

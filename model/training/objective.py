@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.network import Network
-from model.packing import Packed, chunks
+from model.packing import chunks
 from model.scoring import Floats, Ints
 from model.training.corpus import Corpus
 from model.training.fairness import gap_penalty
@@ -19,13 +19,15 @@ from model.training.recipe import Recipe
 
 Rows = npt.NDArray[np.int64]
 Counts = Mapping[str, int]
+Answers = Mapping[str, npt.NDArray[np.float16]]
+"""By head, probabilities [corpus rows, classes] over the classes that each row's data set knows."""
 
 _HELD_TEXTS_MAX, _HELD_TOKENS_MAX = 192, 6144  # of one pass on calibration rows
 
 
 class Objective:
     """Losses of corpus rows under a network. ``values`` [rows, columns] are the n-gram columns to train with; of the
-    ``teachers``' answers the recipe makes a share of every target."""
+    teachers' ``answers`` [rows, classes] by head the recipe makes a share of every target."""
 
     def __init__(
         self,
@@ -35,19 +37,19 @@ class Objective:
         recipe: Recipe,
         *,
         half: bool,
-        teachers: Sequence[Network] = (),
+        answers: Answers | None = None,
     ) -> None:
         self._network = network
         self._corpus = corpus
         self._recipe = recipe
         self._half = half
-        self._teachers = teachers
         self._device = device = next(network.parameters()).device
         # On the device whole, for what a step copies there costs it more than what it computes with it.
         self._values = None if values is None else torch.from_numpy(values).to(device)
         self._labels, self._weights, self._dataset, self._groups = (
             torch.from_numpy(x).to(device) for x in (corpus.labels, corpus.weights, corpus.dataset, corpus.groups)
         )
+        self._answers = {head: torch.from_numpy(known).to(device) for head, known in (answers or {}).items()}
         self._allowed = {
             head: torch.from_numpy(np.stack([allowed[head] for allowed in corpus.allowed])).to(device)
             for head in corpus.heads
@@ -77,10 +79,9 @@ class Objective:
             encoded = self._network.encode_packed(packed, values).float()
         masked = [functional.dropout(encoded, settings.dropout) for _ in range(2 if settings.r_drop else 1)]
         owned = {head: self._on_device(own) for head, own in self._own(rows).items()}
-        taught = self._ask_teachers(packed, values, owned, index)
         losses = {}
         for head, own in owned.items():
-            own_counted = self._of_head(head, index[own], [x[own] for x in masked], taught.get(head))
+            own_counted = self._of_head(head, index[own], [x[own] for x in masked])
             share = len(own) / counts[head]
             losses[head] = own_counted if share == 1.0 else own_counted * share
         return losses
@@ -105,23 +106,7 @@ class Objective:
         found = {head: np.flatnonzero(labelled[:, column]) for column, head in enumerate(self._corpus.heads)}
         return {head: own for head, own in found.items() if len(own)}
 
-    def _ask_teachers(
-        self, packed: Packed, values: Tensor | None, owned: Mapping[str, Tensor], rows: Tensor
-    ) -> dict[str, Tensor]:
-        """By head, the teachers' mean probabilities [own rows, classes] over the classes that each row's data set
-        knows. They read what the network reads, left-out tokens and all (Beyer et al. 2022)."""
-        sums: dict[str, Tensor] = {}
-        for teacher in self._teachers:
-            with torch.no_grad(), self._precision():
-                encoded = teacher.encode_packed(packed, values).float()
-                for head, own in owned.items():
-                    allowed = self._known(head, rows[own])
-                    logits = teacher.logits(head, encoded[own]).float().masked_fill(~allowed, float("-inf"))
-                    share = functional.softmax(logits, dim=1) / len(self._teachers)
-                    sums[head] = sums[head] + share if head in sums else share
-        return sums
-
-    def _of_head(self, head: str, rows: Tensor, passes: list[Tensor], taught: Tensor | None) -> Tensor:
+    def _of_head(self, head: str, rows: Tensor, passes: list[Tensor]) -> Tensor:
         """A head's loss on its labelled rows, from one pass of encoded rows [n, hidden] or, for R-Drop, two.
 
         R-Drop's two passes differ in the dropout of the encoded row, the one place where this network has dropout
@@ -129,14 +114,15 @@ class Objective:
         task stays.
         """
         logits = [self._network.logits(head, encoded) for encoded in passes]
-        losses = [self._once(head, rows, own, taught) for own in logits]
+        losses = [self._once(head, rows, own) for own in logits]
         if len(losses) == 1:
             return losses[0]
         apart = disagreement(logits[0], logits[1], self._known(head, rows))
         return torch.stack(losses).mean() + 0.5 * self._recipe.training.r_drop * apart
 
-    def _once(self, head: str, rows: Tensor, logits: Tensor, taught: Tensor | None) -> Tensor:
+    def _once(self, head: str, rows: Tensor, logits: Tensor) -> Tensor:
         settings = self._recipe.training
+        taught = self._answers[head][rows].float() if head in self._answers else None
         by_row = self._row_losses(head, rows, logits, taught)
         loss = by_row.mean()
         if head in self._levels:

@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from model.errors import DataError
 from model.network import Network
 from model.scoring import Floats
 from model.training.corpus import Corpus
+from model.training.objective import Answers
 from model.training.recipe import Recipe
 from model.training.schedule import draws_by_dataset, schedule
 from model.training.trainer import Batches, Trainer
@@ -23,21 +23,22 @@ _TRIAL_STEPS = 7
 
 
 def draw_batches(recipe: Recipe, corpus: Corpus, tokens: float, console: Console) -> Batches:
-    """Batches of training rows with about ``tokens`` tokens in all. Raises DataError for a data set without rows."""
+    """Batches of training rows with about ``tokens`` tokens in all. Raises DataError for a data set without rows; those
+    of weight 0 are not drawn from."""
     training = recipe.training
     lengths = np.array([p.tokens for p in corpus.prepared])
     rows = [np.flatnonzero((corpus.dataset == d) & ~corpus.held) for d in range(len(recipe.datasets))]
-    if not all(len(own) for own in rows):
+    if not all(len(own) or not dataset.weight for own, dataset in zip(rows, recipe.datasets, strict=True)):
         raise DataError("a data set has no rows left to train on; give it more rows or leave it out of the recipe")
     draws = draws_by_dataset(
         [len(own) for own in rows],
-        [float(lengths[own].mean()) for own in rows],
+        [float(lengths[own].mean()) if len(own) else 0.0 for own in rows],
         [dataset.weight for dataset in recipe.datasets],
         temperature=training.temperature,
         passes_max=training.passes_max,
         tokens=tokens,
     )
-    passes = {d.name: round(n / len(own), 2) for d, n, own in zip(recipe.datasets, draws, rows, strict=True)}
+    passes = {d.name: round(n / len(own), 2) for d, n, own in zip(recipe.datasets, draws, rows, strict=True) if n}
     console.log(f"passes: {passes}")
     return schedule(
         rows,
@@ -58,7 +59,7 @@ def make_trainer(
     out: Path,
     minutes: float,
     console: Console,
-    teachers: Sequence[Network] = (),
+    answers: Answers | None = None,
 ) -> Trainer:
     """A trainer for ``minutes``. The rate is measured once; tokens and precision are kept in the folder ``out`` for a
     resumed run."""
@@ -69,14 +70,15 @@ def make_trainer(
         half = half_is_faster(next(network.parameters()).device)
         step = recipe.training.accumulate
         trial = draw_batches(recipe, corpus, 40 * step * recipe.training.batch_tokens, console)[: _TRIAL_STEPS * step]
-        rate = Trainer(network, corpus, values, recipe, trial, half=half, teachers=teachers).measure()
-        plan = {"half": half, "tokens": rate * minutes * 60 * _RESERVE, "rate": rate, "minutes": minutes}
+        rate = Trainer(network, corpus, values, recipe, trial, half=half, answers=answers).measure()
+        tokens = min(rate * minutes * 60 * _RESERVE, recipe.training.tokens_max)
+        plan = {"half": half, "tokens": tokens, "rate": rate, "minutes": minutes}
         fresh = path.with_suffix(".part")
         fresh.write_text(json.dumps(plan))
         os.replace(fresh, path)
         console.log(f"{rate:.0f} tokens a second in {'bfloat16' if half else 'float32'}")
     batches = draw_batches(recipe, corpus, plan["tokens"], console)
-    trainer = Trainer(network, corpus, values, recipe, batches, half=plan["half"], teachers=teachers)
+    trainer = Trainer(network, corpus, values, recipe, batches, half=plan["half"], answers=answers)
     console.log(f"{len(trainer.steps)} steps, {plan['tokens'] / 1e6:.2f} M tokens planned")
     return trainer
 

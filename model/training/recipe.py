@@ -109,6 +109,19 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """Networks that are trained before and teach: see model/training/teachers.py.
+
+    ``body``: theirs, as the recipe's own (empty: that one, with its vocabulary and n-grams). ``datasets``: what they
+    learn and answer, by name (empty: all). ``training``: the recipe's settings with the teacher's changes.
+    """
+
+    body: str = ""
+    datasets: list[str] = field(default_factory=list)
+    training: Training | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that makes an artifact, but the data."""
 
@@ -124,6 +137,7 @@ class Recipe:
     text: TextSpec = field(default_factory=TextSpec)
     bag: Bag = field(default_factory=Bag)
     training: Training = field(default_factory=Training)
+    teachers: list[Teacher] = field(default_factory=list)
     calibration_share: float = 0.06
     scope_cost: ScopeCost = field(default_factory=ScopeCost)
     space: list[SpaceTexts] = field(default_factory=list)
@@ -151,6 +165,7 @@ def load_recipe(path: Path) -> Recipe:
         parts[key] = _build(kind, content.get(key) or {}, f"{where}: {key}")
     training = _mapping(content.get("training") or {}, f"{where}: training")
     parts["training"] = build_training(training, f"{where}: training")
+    parts["teachers"] = [_teacher(t, training, f"{where}: teachers") for t in content.get("teachers") or []]
     recipe = _build(Recipe, parts, where)
     _check(recipe, where)
     return recipe
@@ -198,6 +213,7 @@ def _check(recipe: Recipe, where: str) -> None:
     if recipe.training.fairness_weight and not any(dataset.groups for dataset in recipe.datasets):
         raise DataError(f"{where}: training.fairness_weight needs a data set that names its groups (groups: FIELD)")
     _check_bag(recipe, names, where)
+    _check_teachers(recipe, names, where)
 
 
 def _check_bag(recipe: Recipe, names: set[str], where: str) -> None:
@@ -209,6 +225,23 @@ def _check_bag(recipe: Recipe, names: set[str], where: str) -> None:
         raise DataError(f"{where}: text.gram_buckets {buckets} is not a power of two of at least 8 (or 0)")
     if recipe.bag.targets and not buckets:
         raise DataError(f"{where}: bag.targets need text.gram_buckets")
+
+
+def _teacher(content: Any, training: Mapping[str, Any], where: str) -> Teacher:
+    parts = dict(_mapping(content, where))
+    changes = _mapping(parts.get("training") or {}, f"{where}: training")
+    return _build(Teacher, parts | {"training": build_training({**training, **changes}, f"{where}: training")}, where)
+
+
+def _check_teachers(recipe: Recipe, names: set[str], where: str) -> None:
+    for teacher in recipe.teachers:
+        if unknown := set(teacher.datasets) - names:
+            raise DataError(f"{where}: teachers: {min(unknown)!r} is none of the data sets of this recipe")
+    taught = set[str]().union(*(teacher.datasets or names for teacher in recipe.teachers))
+    if recipe.teachers and (alone := names - taught):
+        raise DataError(f"{where}: teachers: none learns the data set {min(alone)}; name it, or leave `datasets` out")
+    if recipe.teachers and recipe.training.teacher_folds < 2:
+        raise DataError(f"{where}: training.teacher_folds: with fewer than 2 a teacher has seen every row")
 
 
 def _dataset(content: Any, where: str) -> Dataset:

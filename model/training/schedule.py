@@ -26,7 +26,8 @@ def draws_by_dataset(
         np.array(mean_tokens),
         np.array(weights) * np.array(sizes) ** temperature,
     )
-    low, high = 0.0, float((passes_max * size / np.maximum(share, 1e-9)).max())
+    drawn = share > 0
+    low, high = 0.0, float((passes_max * size[drawn] / share[drawn]).max())
     for _ in range(60):  # tokens grow with the factor: bisect it
         middle = (low + high) / 2
         spent = float((np.minimum(middle * share, passes_max * size) * mean).sum())

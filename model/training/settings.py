@@ -55,10 +55,9 @@ class Training:
     body_dropout: float = 0.0  # of what each layer of the body adds to its input
     token_drop: float = 0.0  # share of a text's tokens that are left out, anew each time
     r_drop: float = 0.0  # weight of the disagreement of two dropout masks (Liang et al. 2021); 0: one mask
-    teachers: int = 0  # models of the same recipe trained before, whose mean answer the network learns from
-    taught_share: float = 0.7  # of the target, theirs; the rest is the label
-    students: int = 1  # networks trained so, from seeds of their own, whose weights are averaged (Wortsman et al. 2022)
-    kept_share: float = 0.0  # of the pretrained body's weights in the body's own, after training (same authors)
+    tokens_max: float = 1e12  # of one network's training, where the minutes would give more
+    teacher_folds: int = 5  # networks of each of the recipe's teachers; each answers for the rows it has not seen
+    taught_share: float = 0.7  # of the target, the teachers' answer; the rest is the label
     fairness_weight: float = 0.0  # of the gap between the groups that data sets name
     gradient_norm_max: float = 1.0
     tensorboard: bool = False  # events in --out/tb beside metrics.jsonl, and the tasks' conflict
@@ -75,7 +74,7 @@ _POSITIVE = (
     "batch_tokens",
     "accumulate",
     "window_batches",
-    "students",
+    "tokens_max",
     "experts_width",
     "experts_shared",
     "held_rows",
@@ -85,13 +84,11 @@ _SHARES = (
     "dropout",
     "body_dropout",
     "token_drop",
-    "kept_share",
     "momentum",
 )  # 1 itself would leave nothing
 _INTEGERS = (
     "frozen_layers",
-    "teachers",
-    "students",
+    "teacher_folds",
     "batch_tokens",
     "window_batches",
     "accumulate",

@@ -7,23 +7,24 @@ their result in ``--out``, so that a run that was stopped goes on from there wit
 import argparse
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.clicks.fit import fit_into
 from model.errors import ModelError
 from model.network import Network
 from model.training.export import export, write_card
 from model.training.lora import merge_lora
+from model.training.objective import Answers
 from model.training.optimiser import trained_parameters
 from model.training.plan import make_trainer
 from model.training.recipe import Recipe, load_recipe
+from model.training.teachers import taught_answers
 from model.training.trainer import Trainer
 from model.training.watch import Watch
 from model.training.workshop import Workshop, furnish, new_network
@@ -61,21 +62,15 @@ def train(
     run = Run(recipe, out, console)
     _prepare_out(out / CHECKPOINT, resume=resume, needed=not further)
     shop = furnish(recipe, data, out, console)
-    training = recipe.training
-    each = minutes / (training.teachers + training.students)
-    teachers = [
-        _learned(_beside(run, "teacher", n), shop, each, (), further=further)[0].eval()
-        for n in range(training.teachers)
-    ]
-    network, machines = _learned(run, shop, each, teachers, further=further)
-    others = [
-        _learned(_beside(run, "student", n), shop, each, teachers, further=further)[0]
-        for n in range(training.teachers, training.teachers + training.students - 1)
-    ]
-    for own in (network, *others):
-        merge_lora(own)
-    _average(network, others)
-    _keep(network, shop.encoder, training.kept_share)
+    folds = recipe.training.teacher_folds if recipe.teachers else 1
+    each = minutes / (folds * (len(recipe.teachers) + 1))  # the network itself has as long as all folds of a teacher
+
+    def learn(own: Recipe, part: Workshop, folder: Path) -> Network:
+        return _learned(Run(own, folder, console), part, each, None, further=True)[0]
+
+    answers = taught_answers(recipe, shop, out, console, learn) if recipe.teachers and further else None
+    network, machines = _learned(run, shop, each * folds, answers, further=further)
+    merge_lora(network)
     folder = export(
         recipe, network.eval(), shop.corpus, machines, shop.codec, shop.tokenizer_json, data, out / "artifact"
     )
@@ -86,30 +81,15 @@ def train(
     return folder
 
 
-def _beside(run: Run, role: str, number: int) -> Run:
-    """The run of a teacher or of a further student: the same recipe with a seed and a folder of its own."""
-    training, folder = run.recipe.training, run.out / f"{role}-{number}"
-    training = replace(training, teachers=0) if role == "teacher" else training
-    folder.mkdir(exist_ok=True)
-    return Run(replace(run.recipe, seed=run.recipe.seed + 1 + number, training=training), folder, run.console)
-
-
-def _average(network: Network, others: Sequence[Network]) -> None:
-    """Give a network the mean weights of itself and of the others, which began where it began."""
-    with torch.no_grad():
-        for own, *same in zip(network.parameters(), *(other.parameters() for other in others), strict=True):
-            own.copy_(torch.stack([own, *same]).mean(0))
-
-
 def _learned(
-    run: Run, shop: Workshop, minutes: float, teachers: Sequence[Network], *, further: bool
+    run: Run, shop: Workshop, minutes: float, answers: Answers | None, *, further: bool
 ) -> tuple[Network, dict[str, Tensor]]:
     """A network trained to its end, from the run's checkpoint on where there is one, and its linear machines."""
     recipe, checkpoint = run.recipe, run.out / CHECKPOINT
     resuming = checkpoint.exists()
     network, machines = new_network(recipe, shop, warm=not resuming)
     trainer = make_trainer(
-        recipe, network, shop.corpus, shop.values, out=run.out, minutes=minutes, console=run.console, teachers=teachers
+        recipe, network, shop.corpus, shop.values, out=run.out, minutes=minutes, console=run.console, answers=answers
     )
     if resuming:
         trainer.load(checkpoint)
@@ -120,16 +100,9 @@ def _learned(
     return network, machines
 
 
-def _keep(network: Network, pretrained: nn.Module, share: float) -> None:
-    """Move the body ``share`` of the way back to where it began, which costs what it has learned by heart first."""
-    with torch.no_grad():
-        for own, before in zip(network.encoder.parameters(), pretrained.parameters(), strict=True):
-            own.lerp_(before.to(own.device), share)
-
-
 def _prepare_out(checkpoint: Path, *, resume: bool, needed: bool) -> None:
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    if not resume and (checkpoint.exists() or any(checkpoint.parent.glob(f"teacher-*/{CHECKPOINT}"))):
+    if not resume and (checkpoint.exists() or any(checkpoint.parent.glob("teacher-*/*.safetensors"))):
         raise ModelError(f"{checkpoint.parent} holds a run already: go on with --resume, or give another --out")
     if needed and not checkpoint.exists():
         raise ModelError(f"there is no {checkpoint} to export; train first, or give the --out of a run")

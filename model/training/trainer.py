@@ -22,7 +22,7 @@ from model.training.checkpoint import Progress, load_checkpoint, recipe_fingerpr
 from model.training.conflict import gradient_cosines, last_matrices
 from model.training.corpus import Corpus
 from model.training.loss import SharedPenalty, combine
-from model.training.objective import Counts, Objective, Rows
+from model.training.objective import Answers, Counts, Objective, Rows
 from model.training.optimiser import freeze, make_optimiser, set_rates
 from model.training.recipe import Recipe
 from model.training.watch import Report
@@ -43,7 +43,7 @@ class Trainer:
         batches: Batches,
         *,
         half: bool,
-        teachers: Sequence[Network] = (),
+        answers: Answers | None = None,
     ) -> None:
         self._settings = recipe.training
         several = self._settings.accumulate
@@ -52,7 +52,7 @@ class Trainer:
         self.steps = [batches[first : first + several] for first in range(0, len(batches), several)]
         self.step = 0
         self._recipe = recipe
-        self._objective = Objective(network, corpus, values, recipe, half=half, teachers=teachers)
+        self._objective = Objective(network, corpus, values, recipe, half=half, answers=answers)
         if isinstance(network.encoder, PackedEncoder):
             network.encoder.set_dropout(self._settings.body_dropout)
         freeze(network, self._settings.frozen_layers)

@@ -29,6 +29,7 @@ def warm_start(network: Network, corpus: Corpus, rows_per_class: int, seed: int,
     """Set every head's encoder part in place; ``encode`` gives pooled rows [n, width] of the encoder as it is."""
     rng = np.random.default_rng(seed)
     chosen = {head: _choose(corpus, head, rows_per_class, rng) for head in corpus.heads}
+    chosen = {head: own for head, own in chosen.items() if len(own)}
     rows = np.unique(np.concatenate(list(chosen.values())))
     encoded = encode([corpus.prepared[i] for i in rows]).astype(np.float64)
     width = network.encoder.config.hidden
@@ -79,6 +80,8 @@ def _choose(corpus: Corpus, head: str, rows_per_class: int, rng: np.random.Gener
     own = rng.permutation(np.flatnonzero((labels >= 0) & ~corpus.held))
     cells = np.stack([corpus.dataset[own], labels[own]], axis=1)
     distinct = np.unique(cells, axis=0)
+    if not len(distinct):
+        return own  # this corpus says nothing of the head
     most = max(rows_per_class, ROWS_MIN // len(distinct))
     kept = [own[(cells == cell).all(1)][:most] for cell in distinct]
     return rng.permutation(np.concatenate(kept))[:ROWS_MAX]

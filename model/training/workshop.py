@@ -17,7 +17,7 @@ from model.network import Network, linear_weights
 from model.scoring import Floats
 from model.text import TextCodec, TextSpec
 from model.training.channel import linear_channel
-from model.training.corpus import Corpus, build_corpus, read_corpus, space_texts
+from model.training.corpus import Corpus, build_corpus, read_by, read_corpus, space_texts
 from model.training.export import encode
 from model.training.foreign import cut, load_foreign
 from model.training.lora import add_lora
@@ -50,6 +50,14 @@ def furnish(recipe: Recipe, data: Path, out: Path, console: Console) -> Workshop
     console.log(f"{len(corpus.prepared)} rows, {sum(p.tokens for p in corpus.prepared)} tokens, {len(rows)} data sets")
     bag, values, first_column = linear_channel(recipe, corpus, out, console)
     return Workshop(encoder, codec, tokenizer_json, corpus, bag, values, first_column)
+
+
+def with_body(shop: Workshop, body: str, max_tokens: int) -> Workshop:
+    """The same rows before another pretrained body, whole and without n-grams. Raises ModelError."""
+    foreign = load_foreign(body)
+    encoder = cut(foreign.encoder, rows=[], positions=max_tokens, layers=[])
+    codec = TextCodec(foreign.tokenizer_json, TextSpec(max_tokens, lower=foreign.lower))
+    return Workshop(encoder, codec, foreign.tokenizer_json, read_by(shop.corpus, codec), None, None, {})
 
 
 def new_network(recipe: Recipe, shop: Workshop, *, warm: bool) -> tuple[Network, dict[str, Tensor]]:

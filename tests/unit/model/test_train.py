@@ -4,10 +4,10 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
 from safetensors.numpy import load_file
 
@@ -18,8 +18,7 @@ from model.golden import verify
 from model.scoring import load_scorer
 from model.training import train as training
 from model.training.recipe import load_recipe
-from tests.tiny_training import make_network
-from tests.toy_training import make_workshop, run, sentence, write_recipe
+from tests.toy_training import make_body, make_workshop, run, sentence, write_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,60 +77,58 @@ def test_measuring_the_rate_leaves_the_weights_alone(workshop: Path, tmp_path: P
     )
 
 
-def test_a_student_learns_from_teachers_and_goes_on_where_it_was_stopped(workshop: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(workshop, "taught.yaml", teachers=2, token_drop=0.1, body_dropout=0.1)
-    plan = json.dumps({"half": False, "tokens": 6000})
-    for number in range(2):
-        (tmp_path / f"teacher-{number}").mkdir()
-        (tmp_path / f"teacher-{number}" / "plan.json").write_text(plan)
-    folder = run(workshop, tmp_path, recipe=recipe.name)
-    scorer, rng = load_scorer(folder, device="cpu"), random.Random(99)
+def test_a_network_learns_from_what_teachers_say_of_rows_they_have_not_seen(workshop: Path, tmp_path: Path) -> None:
+    body = make_body(workshop / "other", hidden=48)  # a teacher of another width, with a tokenizer of its own
+    teachers = [{}, {"body": str(body), "datasets": ["mood"], "training": {"head_lr": 0.02}}, {"datasets": ["shop"]}]
+    recipe = write_recipe(workshop, "taught.yaml", teachers=teachers, teacher_folds=3, token_drop=0.1, body_dropout=0.1)
+    folders = [tmp_path / f"teacher-{teacher}-{fold}" for teacher in range(3) for fold in range(3)]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "plan.json").write_text(json.dumps({"half": False, "tokens": 4000}))
+    artifact = run(workshop, tmp_path, recipe=recipe.name)
+    scorer, rng = load_scorer(artifact, device="cpu"), random.Random(99)
     truth = ["negative", "positive"] * 50
     figures = evaluate_texts(scorer, "sentiment", [sentence(label, rng) for label in truth], truth)
     assert figures["accuracy"] >= 0.95
-    teachers = [(tmp_path / f"teacher-{number}" / "checkpoint.safetensors").read_bytes() for number in range(2)]
-    assert teachers[0] != teachers[1]
-    weights = (folder / WEIGHTS).read_bytes()
-    (tmp_path / "checkpoint.safetensors").unlink()  # stopped before the student began
+    answered = [load_file(folder / "answers.safetensors") for folder in folders[:3]]
+    rows = np.concatenate([answers["sentiment.rows"] for answers in answered])
+    assert len(rows) == len(set(rows.tolist())) > 200  # each of them by the one network that had not seen it
+    assert "intent.shop.rows" not in load_file(folders[3] / "answers.safetensors")
+    weights = (artifact / WEIGHTS).read_bytes()
+    (tmp_path / "checkpoint.safetensors").unlink()  # stopped before the network itself began
     with pytest.raises(ModelError, match="--resume"):
         run(workshop, tmp_path, recipe=recipe.name)
+    (folders[4] / "answers.safetensors").unlink()  # or within a teacher
     again = run(workshop, tmp_path, recipe=recipe.name, resume=True)
     assert (again / WEIGHTS).read_bytes() == weights
-    assert [(tmp_path / f"teacher-{n}" / "checkpoint.safetensors").read_bytes() for n in range(2)] == teachers
 
 
-def test_students_are_averaged(workshop: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(workshop, "students.yaml", students=2)
-    (tmp_path / "student-0").mkdir()
-    (tmp_path / "student-0" / "plan.json").write_text(json.dumps({"half": False, "tokens": 6000}))
-    folder = run(workshop, tmp_path, recipe=recipe.name, tokens=6000)
-    name = "network.heads.intent/shop.bias"
-    one, other = (load_file(out / "checkpoint.safetensors")[name] for out in (tmp_path, tmp_path / "student-0"))
-    assert not np.array_equal(one, other)
-    exported = Artifact.load(folder).tensors["heads.intent.shop.bias"]
-    np.testing.assert_allclose(exported, (one + other) / 2, rtol=1e-3, atol=1e-4)
+@pytest.mark.parametrize(
+    ("teachers", "folds", "word"),
+    [([{"datasets": ["mood"]}], 5, "shop"), ([{"datasets": ["none"]}], 5, "none"), ([{}], 1, "2")],
+)
+def test_a_recipe_whose_teachers_leave_rows_unanswered_is_refused(
+    workshop: Path, teachers: list[dict[str, Any]], folds: int, word: str
+) -> None:
+    recipe = write_recipe(workshop, "refused.yaml", teachers=teachers, teacher_folds=folds)
+    with pytest.raises(DataError, match=f"teacher.*{word}"):
+        load_recipe(recipe)
+
+
+def test_a_bound_of_tokens_holds_where_the_minutes_would_give_more(workshop: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(workshop, "short.yaml", tokens_max=2000)
+    training.train(recipe, workshop, tmp_path, minutes=5, resume=False, console=Console(quiet=True))
+    assert json.loads((tmp_path / "plan.json").read_text())["tokens"] == 2000
 
 
 def test_a_recipe_may_say_only_what_differs_from_another(workshop: Path) -> None:
     (workshop / "more.yaml").write_text(
-        "base: recipe.yaml\ntraining: {students: 3}\ndatasets: [{name: mood, weight: 2.0}]\n", encoding="utf-8"
+        "base: recipe.yaml\ntraining: {accumulate: 3}\ndatasets: [{name: mood, weight: 2.0}]\n", encoding="utf-8"
     )
     base, more = (load_recipe(workshop / name) for name in ("recipe.yaml", "more.yaml"))
-    assert more.training == replace(base.training, students=3)
+    assert more.training == replace(base.training, accumulate=3)
     assert more.datasets == [replace(base.datasets[0], weight=2.0), base.datasets[1]]
     assert more.heads == base.heads
     (workshop / "lost.yaml").write_text("base: none.yaml\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"none\.yaml"):
         load_recipe(workshop / "lost.yaml")
-
-
-def test_a_kept_share_moves_the_body_back_and_nothing_else() -> None:
-    network, pretrained = make_network(), make_network()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(1.0)
-    heads = [parameter.clone() for parameter in network.heads.parameters()]
-    training._keep(network, pretrained.encoder, 0.25)
-    for own, before in zip(network.encoder.parameters(), pretrained.encoder.parameters(), strict=True):
-        torch.testing.assert_close(own, before + 0.75)
-    assert all(map(torch.equal, network.heads.parameters(), heads))
