@@ -37,7 +37,11 @@ class Membership:
 
 
 class SimProducer:
-    """librdkafka's transactional producer. After a fatal error, or once a time-out left it in doubt, it is broken."""
+    """librdkafka's transactional producer. After a fatal error, or once a time-out left it in doubt, it is broken.
+
+    What was sent and not answered yet may have timed out and be queued again when a transaction is aborted. The abort
+    drops it, and the broker takes as many of the next messages for repeats: see `worker.kafka.session`.
+    """
 
     def __init__(self, cluster: Cluster, name: str, fault: Fault, advance: Callable[[float], None]) -> None:
         self._cluster, self._name, self._fault, self._advance = cluster, name, fault, advance
@@ -45,6 +49,7 @@ class SimProducer:
         self._queue: list[tuple[Written, Any]] = []
         self._abortable = self._began = False
         self._doubtful: str | None = None
+        self._unanswered = self._repeats = 0
 
     def init_transactions(self, timeout_s: float) -> None:
         self._raise(self._fault("init"), timeout_s)
@@ -85,6 +90,8 @@ class SimProducer:
                 if error.args[0].fatal():
                     raise  # the client raises fatal errors out of whatever serves its callbacks
                 self._abortable = True  # told by the next call, as the client does
+            else:
+                self._unanswered = 0
         self._advance(timeout_s)
         return 0
 
@@ -117,6 +124,7 @@ class SimProducer:
         self._cluster.transaction(self._name, self._epoch)
         self._cluster.end(self._id(), commit=True)
         self._began = False
+        self._unanswered = 0
         self._raise(fault, timeout_s)
 
     def abort_transaction(self, timeout_s: float) -> None:
@@ -125,6 +133,8 @@ class SimProducer:
         fault = self._fault("abort")
         if fault != "happened":
             self._raise(fault, timeout_s)
+        self._repeats += len(self._queue) + self._unanswered
+        self._unanswered = 0
         self._queue.clear()
         if self._id().epoch != self._epoch:
             raise failure(KafkaError._FENCED, "fenced", fatal=True)
@@ -143,7 +153,12 @@ class SimProducer:
         if self._began and self._id().epoch != self._epoch:
             raise failure(KafkaError._FENCED, "fenced by a newer producer or the broker's time-out", fatal=True)
         for record, on_delivery in self._queue:
-            self._cluster.append(self._cluster.transaction(self._name, self._epoch, begin=True), record)
+            transaction = self._cluster.transaction(self._name, self._epoch, begin=True)
+            if self._repeats:
+                self._repeats -= 1
+            else:
+                self._cluster.append(transaction, record)
+                self._unanswered += 1
             if on_delivery is not None:
                 on_delivery(None, None)
         self._queue.clear()

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+from confluent_kafka import KafkaException
+
 from tests.simulation import profiles_mutants
 from tests.simulation.clients import Membership, SimSource
 from worker.kafka.ledger import OffsetLedger
@@ -47,6 +49,20 @@ def _reused_producer(original: Any) -> Any:
         # As if a time-out were no reason: the same producer goes on with a new transaction.
         self._producer._doubtful, self._producer._abortable = None, False
         self._producer._queue.clear()
+        self._begun = False
+
+    return renew
+
+
+def _used_after_an_abort(original: Any) -> Any:
+    def renew(self: Any, error: Any) -> None:
+        if not error.txn_requires_abort():
+            original(self, error)
+            return
+        try:
+            self._patiently(lambda: self._producer.abort_transaction(self._timeout_s))
+        except KafkaException as failed:
+            original(self, failed.args[0])
         self._begun = False
 
     return renew
@@ -145,6 +161,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "offsets of a client that was expelled are sent": (SimSource, "membership", _whoever_we_are),
     "no rewind after output was taken back": (SimSource, "rewind", _rewind_to_where_we_are),
     "a producer in doubt is used again": (Session, "_renew", _reused_producer),
+    "a producer is used again after an abort": (Session, "_renew", _used_after_an_abort),
     "an unknown outcome counts as committed": (Session, "_reached", _always_true),
     "an unknown outcome counts as aborted": (Session, "_reached", _always_false),
     "aborted output is not produced again": (TransactionalSink, "_ended", _not_produced_again),
