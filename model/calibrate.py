@@ -12,18 +12,20 @@ _BOUNDS = (-3.0, 3.0)  # of log temperature
 _STEPS = 60
 
 
-def temperature(logits: Logits, labels: npt.NDArray[np.int64], allowed: npt.NDArray[np.bool_]) -> float:
-    """The temperature that minimises the negative log-likelihood (Guo et al. 2017).
-
-    logits [n, C], labels [n] of class numbers, allowed bool [n, C]: the classes that a row's data set knows.
-    """
+def log_loss(logits: Logits, labels: npt.NDArray[np.int64], allowed: npt.NDArray[np.bool_]) -> float:
+    """Mean negative log-likelihood. logits [n, C], labels [n] of class numbers, allowed bool [n, C]: the classes that a
+    row's data set knows."""
     masked = np.where(allowed, logits, -np.inf)
     shifted = masked - masked.max(1, keepdims=True)
+    own = shifted[np.arange(len(labels)), labels]
+    return float((np.log(np.exp(shifted).sum(1)) - own).mean())
+
+
+def temperature(logits: Logits, labels: npt.NDArray[np.int64], allowed: npt.NDArray[np.bool_]) -> float:
+    """The temperature that minimises the negative log-likelihood (Guo et al. 2017). Arguments as `log_loss`."""
 
     def loss(log_t: float) -> float:
-        scaled = shifted / np.exp(log_t)
-        own = scaled[np.arange(len(labels)), labels]
-        return float((np.log(np.exp(scaled).sum(1)) - own).mean())
+        return log_loss(logits / np.exp(log_t), labels, allowed)
 
     low, high = _BOUNDS
     golden = (np.sqrt(5.0) - 1) / 2

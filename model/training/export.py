@@ -1,5 +1,6 @@
 """From a trained network to an artifact: calibration, vector space, golden set, figures on the valid files."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from model.artifact import Artifact
 from model.assess.evaluate import OUTSIDE, evaluate_files, evaluate_texts
-from model.calibrate import blend, calibrate
+from model.calibrate import blend, calibrate, log_loss, temperature
 from model.data import fingerprint, read_labelled
 from model.golden import save_with_golden
 from model.network import Network
@@ -110,20 +111,34 @@ def _blend(
     network: Network, corpus: Corpus, head: str, machine: torch.Tensor, held: npt.NDArray[np.int64], encoded: Floats
 ) -> None:
     """Weigh a head's three sources anew on the held rows, in place: what it reads from the encoder, what it reads from
-    the n-gram columns, and its own linear machine as it is."""
+    the n-gram columns, and its own linear machine as it is. Weights that do no better on the rows that they were not
+    fitted on are not taken: of a few hundred rows three weights learn the noise too."""
     labels = corpus.labels[held, corpus.names.index(head)]
-    own = (labels >= 0) & first_half(len(held))
-    if not own.any():
+    fitted = (labels >= 0) & first_half(len(held))
+    judged = (labels >= 0) & ~first_half(len(held))
+    if not fitted.any() or not judged.any():
         return
     layer, body = network.head(head), network.encoder.config.hidden
     from_encoder, from_grams = layer.weight.detach().clone().cpu(), layer.weight.detach().clone().cpu()
     from_encoder[:, body:], from_grams[:, :body] = 0.0, 0.0
     bias = layer.bias.detach().cpu().numpy()
-    rows = network.read(head, encoded[own]).astype(np.float64)
+    rows = network.read(head, encoded).astype(np.float64)
     parts = [rows @ from_encoder.numpy().T + bias, rows @ from_grams.numpy().T, rows @ machine.numpy().T]
-    allowed = np.stack([corpus.allowed[d][head] for d in corpus.dataset[held[own]]])
-    a, b, c = (float(w) for w in blend(parts, labels[own], allowed, prior=(1.0, 1.0, 0.0)))
-    _log.info("blend", head=head, encoder=round(a, 3), grams=round(b, 3), machine=round(c, 3))
+    allowed = np.array([corpus.allowed[d][head] for d in corpus.dataset[held]])
+    unchanged = (1.0, 1.0, 0.0)
+    found = blend([part[fitted] for part in parts], labels[fitted], allowed[fitted], prior=unchanged)
+
+    def loss(weights: Sequence[float]) -> float:
+        total = np.tensordot(weights, parts, 1)
+        heat = temperature(total[fitted], labels[fitted], allowed[fitted])
+        return log_loss(total[judged] / heat, labels[judged], allowed[judged])
+
+    a, b, c = (float(w) for w in found)
+    before, after = loss(unchanged), loss((a, b, c))
+    shown = {"encoder": a, "grams": b, "machine": c, "before": before, "after": after}
+    _log.info("blend", head=head, taken=after < before, **{name: round(value, 3) for name, value in shown.items()})
+    if after >= before:
+        return
     with torch.no_grad():
         layer.weight.copy_(a * from_encoder + b * from_grams + c * machine)
         layer.bias.mul_(a)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -13,14 +14,20 @@ from pathlib import Path
 
 import pytest
 import redis
-from confluent_kafka import Consumer, KafkaError, Producer
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.chaos.cluster import KafkaCluster
 from tests.chaos.disk import refusal
 from tests.chaos.proxy import Proxy
 from tests.chaos.redis_pair import RedisPair
+from tests.real.proof import read_all
 from tests.servers import free_ports, or_skip, redis_program
+from tests.worker_harness import until
+from worker.config import KafkaConfig
+from worker.kafka.clients import transactional_config
+from worker.kafka.records import OutMessage
+from worker.kafka.session import Session
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 TOPIC = "t"
@@ -134,6 +141,58 @@ def test_a_held_network_delays_and_a_reset_one_is_retried(cluster: KafkaCluster)
     for node in cluster.brokers:
         cluster.weather(node)
     assert send(cluster) == [None] * 30
+
+
+def test_what_was_sent_but_not_answered_when_it_was_rolled_back_is_there_once(cluster: KafkaCluster) -> None:
+    """librdkafka's own way, an abort and the same producer again, loses the five: see `worker.kafka.session`."""
+    name = f"tx-{uuid.uuid4().hex[:6]}"
+    topic = f"t-{name}"
+    admin = AdminClient({"bootstrap.servers": cluster.direct})
+    admin.create_topics([NewTopic(topic, 3, 3)])[topic].result(timeout=30)
+    cluster.wait_until_in_sync()
+    given_up = 0
+
+    def note(text: str) -> None:
+        nonlocal given_up
+        given_up = max(given_up, sum(int(broker["req_timeouts"]) for broker in json.loads(text)["brokers"].values()))
+
+    kafka = KafkaConfig(bootstrap=cluster.bootstrap)
+    settings = transactional_config(kafka, name, 60_000)
+    # A request is given up after a second, and waits to be sent again for longer than the rest of this takes.
+    settings |= {"request.timeout.ms": 1000, "retry.backoff.ms": 3000, "retry.backoff.max.ms": 3000, "log_level": 0}
+    settings |= {"statistics.interval.ms": 100, "stats_cb": note, "reconnect.backoff.ms": 3000}
+    session = Session(lambda: Producer(settings), lambda partitions: {}, TopicPartition, str, 60.0)
+    coordinator = cluster.transaction_coordinator(name)
+    slow = next(p for p in range(3) if cluster.leader(topic, p) != coordinator)
+    quick = next(p for p in range(3) if cluster.leader(topic, p) == coordinator)
+    consumer = Consumer({"bootstrap.servers": cluster.bootstrap, "group.id": name, "log_level": 0})
+    messages = [OutMessage(topic, None, b"%d" % n, None, slow) for n in range(5)]
+    try:
+        assert session.produce(OutMessage(topic, None, b"quick", None, quick), watched=True)
+        until(lambda: session.serve(0.1) or session._reported, "the other broker's answer")
+        cluster.weather(cluster.leader(topic, slow), hold_down=True)
+        assert all(session.produce(message, watched=True) for message in messages)
+        until(lambda: session.serve(0.1) or high(cluster, topic, slow) == 5, "the messages in the log")
+        until(lambda: session.serve(0.1) or given_up, "a request that is given up")
+        cluster.weather(cluster.leader(topic, slow))
+        session.abort()
+        assert all(session.produce(message, watched=True) for message in messages)
+        assert session.commit({}, consumer.consumer_group_metadata())
+    finally:
+        cluster.weather(cluster.leader(topic, slow))
+        session.close()
+        consumer.close()
+    found = [message.value() for message in read_all(cluster.direct, topic)]
+    assert sorted(found) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def high(cluster: KafkaCluster, topic: str, partition: int) -> int:
+    """The end of a partition's log, open transactions and all."""
+    reader = Consumer({"bootstrap.servers": cluster.direct, "group.id": "high", "isolation.level": "read_uncommitted"})
+    try:
+        return int(reader.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)[1])
+    finally:
+        reader.close()
 
 
 def test_all_brokers_restart_one_after_the_other(cluster: KafkaCluster) -> None:

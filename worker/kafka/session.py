@@ -158,7 +158,7 @@ class Session:
     def close(self) -> None:
         """Abort what is open and let the producer go. Raises librdkafka's exception when it was not aborted."""
         try:
-            if self._begun:
+            if self._begun and self._producer is not None:  # None: it was to be renewed, and could not
                 # An abort while the first produce request is in flight can be fatal (confluentinc/librdkafka#4849).
                 deadline = self._clock() + self._timeout_s
                 while self._sent and not self._reported and self._clock() < deadline:

@@ -5,21 +5,25 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch.nn import functional
 
+from model.calibrate import log_loss, temperature
 from model.errors import ModelError
 from model.experts import ExpertsConfig
 from model.network import Network
+from model.scoring import Floats
 from model.training.conflict import gradient_cosines, last_matrices
+from model.training.export import _blend, encode, first_half
 from model.training.fairness import gap_penalty
 from model.training.lora import add_lora
 from model.training.loss import disagreement
 from model.training.optimiser import make_optimiser, set_rates
 from model.training.settings import Lora, Training
 from model.training.watch import METRICS, Watch
-from tests.tiny_training import make_network, make_trainer
+from tests.tiny_training import HEADS, make_corpus, make_network, make_trainer
 
 ROWS = list(range(12))
 HALVES = [ROWS[:6], ROWS[6:]]  # four rows of each head, two in each half
@@ -245,3 +249,30 @@ def test_a_resumed_watch_forgets_what_is_trained_again(tmp_path: Path) -> None:
     (tmp_path / METRICS).write_text("\0\0\n")
     with pytest.raises(ModelError, match=r"metrics\.jsonl is damaged"):
         Watch(tmp_path, done=2, tensorboard=False)
+
+
+def test_a_blend_is_taken_only_where_it_helps_on_rows_it_was_not_fitted_on() -> None:
+    head, taken = next(iter(HEADS)), set()
+    for seed in range(12):
+        corpus, network = make_corpus(rows=120, held=90, seed=seed), make_network(seed=seed)
+        held = np.flatnonzero(corpus.held)
+        encoded = encode(network, [corpus.prepared[row] for row in held])
+        labels = corpus.labels[held, 0]
+        before, weight = judged_loss(network, head, encoded, labels), network.head(head).weight.clone()
+        _blend(network, corpus, head, torch.randn_like(weight), held, encoded)
+        changed = not torch.equal(network.head(head).weight, weight)
+        taken.add(changed)
+        after = judged_loss(network, head, encoded, labels)
+        assert after < before if changed else after == before
+    assert taken == {True, False}, "of random machines some help by chance"
+
+
+def judged_loss(network: Network, head: str, encoded: Floats, labels: npt.NDArray[np.int64]) -> float:
+    """Log-loss on the half of the labelled rows that calibration does not fit on, cooled on the other half."""
+    layer = network.head(head)
+    logits = (encoded @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()).astype(np.float64)
+    allowed = np.ones(logits.shape, bool)
+    fitted = (labels >= 0) & first_half(len(labels))
+    judged = (labels >= 0) & ~first_half(len(labels))
+    heat = temperature(logits[fitted], labels[fitted], allowed[fitted])
+    return log_loss(logits[judged] / heat, labels[judged], allowed[judged])
