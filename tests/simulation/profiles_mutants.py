@@ -126,3 +126,11 @@ MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "a shard is opened where it was folded, not published": (ShardOpener, "open", _from_the_fence),
     "fences are not looked at": (Profiles, "_look", _never_looks),
 }
+
+NOTICED: dict[str, int] = {
+    "features of a client that was expelled are sent": 350,
+    "features of shards that moved are sent": 151,
+    "keys taken back are not dirty again": 88,
+    "the group's offset is ahead of what is published": 54,
+}
+"""As `tests.simulation.mutants.NOTICED`."""

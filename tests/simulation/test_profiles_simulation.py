@@ -3,7 +3,7 @@
 import pytest
 
 from tests.simulation.__main__ import run_one, shrink
-from tests.simulation.mutants import broken
+from tests.simulation.mutants import broken, seeds_for
 from tests.simulation.profiles_mutants import MUTANTS
 from tests.simulation.profiles_world import faults_of, simulate
 
@@ -14,7 +14,9 @@ MUTANT_SEEDS = 400
 @pytest.mark.parametrize("mutant", list(MUTANTS))
 def test_a_broken_safeguard_is_noticed(mutant: str, caplog: pytest.LogCaptureFixture) -> None:
     with broken(mutant):
-        assert any(noticed(seed) for seed in range(MUTANT_SEEDS)), f"nobody noticed in {MUTANT_SEEDS} seeds: {mutant}"
+        assert any(noticed(seed) for seed in seeds_for(mutant, MUTANT_SEEDS)), (
+            f"nobody noticed in {MUTANT_SEEDS} seeds: {mutant}"
+        )
 
 
 def test_a_failing_schedule_is_shrunk_to_what_matters() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.simulation import profiles_world
 from tests.simulation.__main__ import run_one, shrink
-from tests.simulation.mutants import MUTANTS, broken
+from tests.simulation.mutants import MUTANTS, broken, seeds_for
 from tests.simulation.turns import Fault, Outcome
 from tests.simulation.world import faults_of, simulate
 
@@ -53,7 +53,7 @@ def test_a_seed_replays_byte_for_byte_in_another_process(world: str, simulate: C
 @pytest.mark.parametrize("mutant", list(MUTANTS))
 def test_a_broken_safeguard_is_noticed(mutant: str, caplog: pytest.LogCaptureFixture) -> None:
     with broken(mutant):
-        for seed in range(MUTANT_SEEDS):
+        for seed in seeds_for(mutant, MUTANT_SEEDS):
             if noticed(seed):
                 return
     pytest.fail(f"nobody noticed in {MUTANT_SEEDS} seeds: {mutant}")
