@@ -32,34 +32,34 @@ kafka: ## Apache Kafka on 127.0.0.1:9092, fetched by Maven; Ctrl-C stops it (ARG
 	deploy/kafka/kafka run $(ARGS)
 
 bench-worker: $(READY) ## Events per second of the worker and how busy the encoder is; one JSON line last
-	$(PY) tests/bench/bench_worker.py $(ARGS)
+	$(PY) -m tests.bench.bench_worker $(ARGS)
 
 bench-latency: $(READY) ## Event to score per lane from 10 % to 150 % of capacity, by stage; ARGS=--quick
-	$(PY) tests/bench/bench_latency.py $(ARGS)
+	$(PY) -m tests.bench.bench_latency $(ARGS)
 
 bench-three: $(READY) ## One shared encoder against three separate ones: events per second and memory
-	$(PY) tests/bench/bench_three.py $(ARGS)
+	$(PY) -m tests.bench.bench_three $(ARGS)
 
 bench-scale: $(READY) ## 1, 2, 4, 8 worker processes on a device that sleeps, against the capacity model
-	$(PY) tests/bench/bench_scale.py $(ARGS)
+	$(PY) -m tests.bench.bench_scale $(ARGS)
 
 bench-memory: $(READY) ## Is memory flat over ten million events (hours)? ARGS="--events 300000" for minutes
-	$(PY) tests/bench/bench_memory.py $(ARGS)
+	$(PY) -m tests.bench.bench_memory $(ARGS)
 
 bench-limit: $(READY) ## Tokens per second of the encoder against its matrix products alone; one JSON line last
-	$(PY) tests/bench/bench_limit.py $(ARGS)
+	$(PY) -m tests.bench.bench_limit $(ARGS)
 
 bench-peers: $(READY) ## Events per second against Faust, quixstreams, infinity, LitServe, Hugging Face; one JSON line last
-	$(PY) tests/bench/bench_peers.py $(ARGS)
+	$(PY) -m tests.bench.bench_peers $(ARGS)
 
 bench-delivery: $(READY) ## What exactly once costs, on a real broker: a ratio; one JSON line last
 	$(PY) -m tests.bench.bench_delivery $(ARGS)
 
 bench-shared: $(READY) $(BODY) ## One shared model against one a task: same size, same steps, paired; one JSON line last
-	$(PY) tests/bench/bench_shared.py $(ARGS)
+	$(PY) -m tests.bench.bench_shared $(ARGS)
 
 bench-rebuild: $(READY) ## Users a second that profiles rebuilds into an empty Redis; one JSON line last (ARGS="--users 200000")
-	$(PY) tests/bench/bench_rebuild.py $(ARGS)
+	$(PY) -m tests.bench.bench_rebuild $(ARGS)
 
 fuzz: $(READY) ## Any bytes give an event or a dead letter (ARGS="--inputs 100000 --seed 1"); one JSON line last
 	$(PY) tests/fuzz/fuzz_decode.py $(ARGS)

@@ -1,6 +1,6 @@
 """Event to score against load: p50, p95, p99 per lane from a tenth of capacity to half beyond it, and where time goes.
 
-    python tests/bench/bench_latency.py [--quick] [--artifact starter] [--real]
+    python -m tests.bench.bench_latency [--quick] [--artifact starter] [--real]
 
 Capacity is measured first, on preloaded topics. Then events are produced on a fixed schedule, whatever becomes of
 them (open loop), and every score is timed when a consumer has it, from when its event was due. Between loads the
@@ -21,11 +21,11 @@ from itertools import chain, count
 from typing import Any
 
 import msgspec
-from bench_worker import events
 from confluent_kafka import Consumer, Producer
-from rig import STAGES, WorkerProcess, embedded_servers, picture, real_servers
 
 from schemas.topics import SCORES_CTR, SCORES_INTENT, SCORES_SENTIMENT
+from tests.bench.bench_worker import events
+from tests.bench.rig import STAGES, WorkerProcess, embedded_servers, picture, real_servers
 from worker.config import Config
 from worker.tools.plan import Costs, Demand, p99_ms
 

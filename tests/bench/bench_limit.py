@@ -1,6 +1,6 @@
 """How near the packed encoder is to the machine's limit: its tokens per second against its matrix products alone.
 
-    python tests/bench/bench_limit.py [--quick] [--artifact starter | --random] [--device cpu|cuda|auto] [--threads N]
+    python -m tests.bench.bench_limit [--quick] [--artifact starter | --random] [--device cpu|cuda|auto] [--threads N]
         [--tokens N] [--chunk N] [--out FOLDER] [--no-picture]
 
 The limit runs, for the same sub-batches on the same threads, each layer's four products (query-key-value, attention's
@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from limit_cuda import RANDOM, sides, timed, token_counts
 
 from model.artifact import resolve
 from model.cpu_encoder import CHUNK_TOKENS_MAX, CpuEncoder
@@ -38,6 +37,7 @@ from model.cuda_encoder import CHUNK_TOKENS_MAX as CUDA_CHUNK_TOKENS_MAX
 from model.encoder import EncoderConfig, PackedEncoder
 from model.packing import chunks, even_chunks, pack
 from model.torch_scorer import TorchScorer
+from tests.bench.limit_cuda import RANDOM, sides, timed, token_counts
 
 # Share, median and spread (of the logarithm) of lengths in tokens: titles, reviews, messages of the data at hand.
 MIX = ((0.4, 10, 0.35), (0.3, 30, 0.7), (0.3, 13, 0.4))

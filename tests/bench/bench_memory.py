@@ -1,6 +1,6 @@
 """Does the worker's memory stay flat? The null model, every output and fold, events without end.
 
-    python tests/bench/bench_memory.py [--events 10000000] [--quick]
+    python -m tests.bench.bench_memory [--events 10000000] [--quick]
 
 The worker's process is fed as fast as it commits, never more than `AHEAD` events ahead, from templates with fresh
 numbers, so that most review and message texts are new and the vector cache is full and turning over long before the
@@ -15,9 +15,10 @@ import json
 import statistics
 import time
 
-from bench_worker import events
 from confluent_kafka import Producer
-from rig import WorkerProcess, embedded_servers, picture
+
+from tests.bench.bench_worker import events
+from tests.bench.rig import WorkerProcess, embedded_servers, picture
 
 AHEAD = 8000
 TEMPLATES = 4000

@@ -1,6 +1,6 @@
 """Events per second of the worker against what people would use instead: same events, same weights, same broker.
 
-    python tests/bench/bench_peers.py [--quick] [--only NAME ...] [--rounds N] [--seconds N] [--out FOLDER]
+    python -m tests.bench.bench_peers [--quick] [--only NAME ...] [--rounds N] [--seconds N] [--out FOLDER]
 
 The starter's encoder and tokenizer are written as a Hugging Face folder, the events of bench_worker.py preloaded into
 an in-process broker of its own, and every contender reads them from the beginning, each as a fresh process, in changing
@@ -40,7 +40,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from bench_worker import committed_rate, preloaded
 from rich.console import Console
 from safetensors.torch import save_file
 
@@ -48,6 +47,7 @@ from model.artifact import resolve
 from model.encoder import PackedEncoder
 from model.torch_scorer import TorchScorer
 from schemas.topics import INPUTS
+from tests.bench.bench_worker import committed_rate, preloaded
 from worker.demo.embedded import EmbeddedRedis, embedded_config
 
 ROOT = Path(__file__).resolve().parents[2]

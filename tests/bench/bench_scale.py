@@ -1,6 +1,6 @@
 """How the worker scales over processes: the device sleeps instead of computing, so coordination is what is measured.
 
-    python tests/bench/bench_scale.py [--quick] [--embedded]
+    python -m tests.bench.bench_scale [--quick] [--embedded]
 
 1, 2, 4 and 8 worker processes, one group, one broker (real Kafka where Java and Maven are, else the embedded one with
 four partitions a topic), each reading the same preloaded topics in a group of its own; twice over, interleaved. A
@@ -20,11 +20,11 @@ import time
 from typing import Any
 
 import msgspec
-from bench_worker import events
 from confluent_kafka import Producer
-from rig import START_TIMEOUT_S, WorkerProcess, embedded_servers, picture, real_servers
 
 from model.null import NullScorer
+from tests.bench.bench_worker import events
+from tests.bench.rig import START_TIMEOUT_S, WorkerProcess, embedded_servers, picture, real_servers
 from worker.config import Config
 from worker.tools.plan import Costs, Demand, saturated_rate
 

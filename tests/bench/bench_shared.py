@@ -1,6 +1,6 @@
 """One shared model against one model per task: same size, same body, same total steps, same rows, same seeds.
 
-    python tests/bench/bench_shared.py [--quick] [--tokens N] [--seeds N] [--shares 1.0 0.1] [--layers 0 1 ...]
+    python -m tests.bench.bench_shared [--quick] [--tokens N] [--seeds N] [--shares 1.0 0.1] [--layers 0 1 ...]
 
 For each seed and each share of the labels: one network with all heads on N tokens, and for every head a network of the
 same size on the rows that carry its labels, N tokens over all of them together. Both are judged on the same rows of the

@@ -1,6 +1,6 @@
 """One shared encoder against three separate ones: events a second and memory.
 
-    python tests/bench/bench_three.py [--quick] [--artifact starter]
+    python -m tests.bench.bench_three [--quick] [--artifact starter]
 
 The same preloaded topics, once read by one worker, once by three workers of which each reads one stream and has the
 model to itself, as three separate models would. All have the same cores; the three get one thread each (with more they
@@ -17,11 +17,11 @@ import time
 from typing import Any
 
 import msgspec
-from bench_worker import events
 from confluent_kafka import Producer
-from rig import WorkerProcess, embedded_servers, picture
 
 from schemas.topics import INPUTS
+from tests.bench.bench_worker import events
+from tests.bench.rig import WorkerProcess, embedded_servers, picture
 from worker.config import Config
 
 EMPTY = {name: f"empty.{name}" for name in INPUTS}

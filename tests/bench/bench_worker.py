@@ -1,6 +1,6 @@
 """How fast the worker is, and how much of the time its encoder runs.
 
-    python tests/bench/bench_worker.py [--quick] [--artifact starter] [--seconds N] [--profile]
+    python -m tests.bench.bench_worker [--quick] [--artifact starter] [--seconds N] [--profile]
 
 Three runs of the real worker on a preloaded in-process broker that lives in a process of its own, with an embedded
 Redis: the null model on the mixed stream (clicks, reviews, service messages; every output, opinion and fold is
