@@ -67,12 +67,15 @@ def export(
     return _with_metrics(recipe, data, folder)
 
 
-def encode(network: Network, prepared: list[Prepared]) -> Floats:
-    """Encoded rows [n, hidden] of prepared texts, in float32 without gradients."""
+def encode(network: Network, prepared: list[Prepared], values: Floats | None = None) -> Floats:
+    """Encoded rows [n, hidden] of prepared texts, in float32 without gradients. ``values`` [n, columns] replace those of
+    the n-gram channel."""
+    device = next(network.parameters()).device
     result = np.zeros((len(prepared), network.hidden), np.float32)
     with torch.inference_mode():
         for part in chunks([p.tokens for p in prepared], 192, 6144):
-            result[part] = network.encode([prepared[i] for i in part]).float().cpu().numpy()
+            own = None if values is None else torch.from_numpy(values[part]).to(device)
+            result[part] = network.encode([prepared[i] for i in part], own).float().cpu().numpy()
     return result
 
 

@@ -20,9 +20,9 @@ from torch.nn import functional
 
 from model.errors import DataError
 from model.network import Network
-from model.packing import chunks
 from model.scoring import Floats
 from model.training.corpus import Corpus
+from model.training.export import encode
 from model.training.loss import NO_LABEL
 from model.training.objective import Answers
 from model.training.recipe import Recipe, Teacher
@@ -76,7 +76,8 @@ def _recipe(recipe: Recipe, teacher: Teacher, number: int) -> Recipe:
 def _answers(network: Network, shop: Workshop, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.generic]]:
     """By head, the labelled ones among the rows and the probabilities for them, under two names."""
     corpus, device = shop.corpus, next(network.parameters()).device
-    encoded = torch.from_numpy(_encode(network, shop, rows)).to(device)
+    values = None if shop.values is None else shop.values[rows]  # those that training saw, which are out of fold
+    encoded = torch.from_numpy(encode(network, [corpus.prepared[row] for row in rows], values)).to(device)
     found: dict[str, npt.NDArray[np.generic]] = {}
     for column, head in enumerate(corpus.heads):
         own = np.flatnonzero(corpus.labels[rows, column] != NO_LABEL)
@@ -89,18 +90,6 @@ def _answers(network: Network, shop: Workshop, rows: npt.NDArray[np.int64]) -> d
             found[f"{head}.answers"] = functional.softmax(logits, dim=1).half().cpu().numpy()
         found[f"{head}.rows"] = rows[own]
     return found
-
-
-def _encode(network: Network, shop: Workshop, rows: npt.NDArray[np.int64]) -> Floats:
-    """Encoded rows with the n-gram columns that training saw, which are out of fold."""
-    result = np.zeros((len(rows), network.hidden), np.float32)
-    prepared = [shop.corpus.prepared[row] for row in rows]
-    device = next(network.parameters()).device
-    with torch.inference_mode():
-        for part in chunks([p.tokens for p in prepared], 192, 6144):
-            values = None if shop.values is None else torch.from_numpy(shop.values[rows[part]]).to(device)
-            result[part] = network.encode([prepared[i] for i in part], values).float().cpu().numpy()
-    return result
 
 
 def _save(path: Path, found: dict[str, npt.NDArray[np.generic]]) -> None:

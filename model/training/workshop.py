@@ -55,9 +55,8 @@ def furnish(recipe: Recipe, data: Path, out: Path, console: Console) -> Workshop
 def with_body(shop: Workshop, body: str, max_tokens: int) -> Workshop:
     """The same rows before another pretrained body, whole and without n-grams. Raises ModelError."""
     foreign = load_foreign(body)
-    encoder = cut(foreign.encoder, rows=[], positions=max_tokens, layers=[])
     codec = TextCodec(foreign.tokenizer_json, TextSpec(max_tokens, lower=foreign.lower))
-    return Workshop(encoder, codec, foreign.tokenizer_json, read_by(shop.corpus, codec), None, None, {})
+    return Workshop(foreign.encoder, codec, foreign.tokenizer_json, read_by(shop.corpus, codec), None, None, {})
 
 
 def new_network(recipe: Recipe, shop: Workshop, *, warm: bool) -> tuple[Network, dict[str, Tensor]]:
