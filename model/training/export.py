@@ -68,8 +68,8 @@ def export(
 
 
 def encode(network: Network, prepared: list[Prepared], values: Floats | None = None) -> Floats:
-    """Encoded rows [n, hidden] of prepared texts, in float32 without gradients. ``values`` [n, columns] replace those of
-    the n-gram channel."""
+    """Encoded rows [n, hidden] of prepared texts, in float32 without gradients. ``values`` [n, columns] stand for those
+    of the n-gram channel."""
     device = next(network.parameters()).device
     result = np.zeros((len(prepared), network.hidden), np.float32)
     with torch.inference_mode():
