@@ -19,7 +19,6 @@ from model.scoring import Ints, Prepared
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff\ud800-\udfff]"
 )
-_SPACE = re.compile(r"\s+")
 _UNIT = re.compile(r"[a-z0-9]+|\S")  # of the n-gram channel: a word of Latin letters or digits, else one character
 _CHARACTERS_PER_TOKEN_MAX = 64  # bounds the work on a megabyte of text before it is tokenised
 _WORD = 1 << 32  # words are numbered above all characters
@@ -32,12 +31,15 @@ def normalise(text: str, *, lower: bool = False) -> str:
 
     Idempotent; never raises. Emoji stay.
     """
-    text = _INVISIBLE.sub("", text)
+    if not text.isprintable():
+        text = _INVISIBLE.sub("", text)
+    if text.isascii():
+        return " ".join((text.lower() if lower else text).split())
     text = unicodedata.normalize("NFKC", text)
     if lower:
         # Lower-casing can leave a sequence that NFKC composes (and the reverse), hence the second pass.
         text = unicodedata.normalize("NFKC", text.lower())
-    return _SPACE.sub(" ", text).strip()
+    return " ".join(text.split())
 
 
 @dataclass(frozen=True, slots=True)

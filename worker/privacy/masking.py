@@ -121,13 +121,14 @@ def mask(text: str) -> str:
         text = _USER.sub("[user]", text)
     if any(word in lower for word in _ACCOUNT_WORDS):
         text = _ACCOUNT.sub(_account, text)
-    if _DIGIT.search(text) is not None:
-        text = _mask_digits(text)
-    return _NUMBER.sub("[number]", text)
+    digits = len(_DIGIT.findall(text))
+    if digits:
+        text = _mask_digits(text, digits)
+    return text if digits < NUMBER_DIGITS_MIN and text.isascii() else _NUMBER.sub("[number]", text)
 
 
-def _mask_digits(text: str) -> str:
-    if len(_DIGIT.findall(text)) >= NUMBER_DIGITS_MIN:
+def _mask_digits(text: str, digits: int) -> str:
+    if digits >= NUMBER_DIGITS_MIN:
         text = _mask_numbers(text)
     if _STREET.search(text) is not None:
         text = _ADDRESS_ZH.sub("[address]", text)

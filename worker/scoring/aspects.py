@@ -19,6 +19,8 @@ NONE: Final = "none"
 MAX_ASPECTS: Final = 16
 """Every aspect that a review names costs an opinion."""
 MAX_WORDS: Final = 5000
+WORDS_KEPT: Final = 8192
+"""Words of which it is remembered what they name."""
 READ_CHARS: Final = 2000
 """Only the beginning of a very long review is looked at."""
 
@@ -34,11 +36,11 @@ class Aspects:
         self._words: dict[str, int] = {}
         self._stems: dict[str, int] = {}
         self._phrases: list[tuple[str, int]] = []
-        self._parts: list[tuple[str, int]] = []
+        self._parts: dict[str, list[tuple[str, int]]] = {}  # by the character that they begin with
         for place, words in enumerate(lexicon.values()):
             for word in (each.strip().lower() for each in words):
                 if not word.isascii():
-                    self._parts.append((word, place))
+                    self._parts.setdefault(word[0], []).append((word, place))
                 elif not _LATIN_WORD.fullmatch(word):
                     self._phrases.append((word, place))
                 elif word.endswith("*"):
@@ -46,24 +48,25 @@ class Aspects:
                 else:
                     self._words[word] = place
         self._stem_lengths = sorted({len(stem) for stem in self._stems})
+        self._first = re.compile(f"[{''.join(map(re.escape, self._parts))}]" if self._parts else "(?!)")
+        self._named_by = lru_cache(WORDS_KEPT)(self._look_up)
 
     def match(self, text: str) -> list[str]:
         """Names of the aspects that the text names, in the order of the lexicon."""
         lower = text[:READ_CHARS].lower()
-        found = set() if lower.isascii() else {place for part, place in self._parts if part in lower}
+        found: set[int] = set()
+        if not lower.isascii():
+            for first in set(self._first.findall(lower)):
+                found.update([place for part, place in self._parts[first] if part in lower])
         words = _WORD.findall(lower)
         if words:
-            found.update(place for phrase, place in self._phrases if phrase in lower)
-        for word in words:
-            if word in self._words:
-                found.add(self._words[word])
-            for length in self._stem_lengths:
-                if length > len(word):
-                    break
-                stem = self._stems.get(word[:length])
-                if stem is not None:
-                    found.add(stem)
+            found.update([place for phrase, place in self._phrases if phrase in lower])
+            found.update(*map(self._named_by, words))
         return [self._names[place] for place in sorted(found)]
+
+    def _look_up(self, word: str) -> tuple[int, ...]:
+        stems = (self._stems.get(word[:length]) for length in self._stem_lengths if length <= len(word))
+        return tuple(place for place in (self._words.get(word), *stems) if place is not None)
 
 
 @lru_cache(maxsize=8)

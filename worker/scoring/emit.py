@@ -6,7 +6,7 @@ everything else costs us.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, cast
 
@@ -28,7 +28,7 @@ from schemas.topics import (
 from worker.config import WorkerConfig
 from worker.kafka.dead import dead_letter, dead_message
 from worker.kafka.records import OutMessage
-from worker.privacy.fingerprint import author_of, fingerprint
+from worker.privacy.fingerprint import author_of, fingerprints
 from worker.privacy.masking import excerpt
 from worker.scoring.aspects import Aspects, load_aspects
 from worker.scoring.batcher import Unit
@@ -89,18 +89,29 @@ class Emitter:
         self._aspects = load_aspects(config.aspects)
         self._json = msgspec.json.Encoder().encode
 
-    def emit(self, unit: Unit, result: Result, now_ms: int) -> Outcome:
-        """Outcome of a scored event; ``now_ms`` is its process time."""
-        record = unit.record
-        source = SourcePosition(record.topic, record.partition, record.offset)
-        if type(result) is ClickResult:
-            return self._click(cast("ClickEvent", unit.event), result, source, now_ms)
-        if type(result) is ReviewResult:
-            return self._review(cast("ReviewEvent", unit.event), result, source, now_ms)
-        if type(result) is ServiceResult:
-            return self._service(cast("ServiceEvent", unit.event), result, source, now_ms)
-        letter = dead_letter(record, "model", "model_error", cast("Failure", result).detail)
-        return Outcome([dead_message(letter)], [], letter.reason)
+    def emit(self, units: Sequence[Unit], results: Sequence[Result], now_ms: int) -> list[Outcome]:
+        """Outcomes of scored events, in their order; ``now_ms`` is their process time."""
+        reviews = [
+            cast("ReviewEvent", unit.event)
+            for unit, result in zip(units, results, strict=True)
+            if type(result) is ReviewResult
+        ]
+        prints = iter(fingerprints([event.text for event in reviews]))
+        outcomes: list[Outcome] = []
+        for unit, result in zip(units, results, strict=True):
+            record = unit.record
+            source = SourcePosition(record.topic, record.partition, record.offset)
+            if type(result) is ClickResult:
+                outcome = self._click(cast("ClickEvent", unit.event), result, source, now_ms)
+            elif type(result) is ReviewResult:
+                outcome = self._review(cast("ReviewEvent", unit.event), result, source, now_ms, next(prints))
+            elif type(result) is ServiceResult:
+                outcome = self._service(cast("ServiceEvent", unit.event), result, source, now_ms)
+            else:
+                letter = dead_letter(record, "model", "model_error", cast("Failure", result).detail)
+                outcome = Outcome([dead_message(letter)], [], letter.reason)
+            outcomes.append(outcome)
+        return outcomes
 
     def _click(self, event: ClickEvent, result: ClickResult, source: SourcePosition, now_ms: int) -> Outcome:
         score = CtrScore(
@@ -118,7 +129,9 @@ class Emitter:
         weights, time_ms = click_weights(event)
         return Outcome([message], _folds(event, source, time_ms, expecting(weights, result.p_click), result.vector))
 
-    def _review(self, event: ReviewEvent, result: ReviewResult, source: SourcePosition, now_ms: int) -> Outcome:
+    def _review(
+        self, event: ReviewEvent, result: ReviewResult, source: SourcePosition, now_ms: int, text_print: str
+    ) -> Outcome:
         negative, neutral, positive = result.sentiment
         common = self._common(event, source, now_ms)
         score = SentimentScore(
@@ -144,7 +157,7 @@ class Emitter:
             names = [f"{level}:{name}" for level, name in subjects]
             shown = excerpt(event.text, self._excerpt_chars)
             text_hash = blake2b(event.text.strip().lower().encode(), digest_size=8).hexdigest()
-            text_print, author = fingerprint(event.text), author_of(event.user_id)
+            author = author_of(event.user_id)
             for (level, _), subject in zip(subjects, names, strict=True):
                 opinion = Opinion(
                     output_id=source.output_id(f"opinion:{subject}"),

@@ -178,8 +178,9 @@ class Engine:
         for scored in done:
             self._intake.keep(scored.encoded)
             now_ms = self._wall_ms()
-            for unit, result in zip(scored.batch.units, scored.results, strict=True):
-                self._ledger.finish(unit.ticket, self._emitter.emit(unit, result, now_ms))
+            units, results = scored.batch.units, scored.results
+            for unit, result, outcome in zip(units, results, self._emitter.emit(units, results, now_ms), strict=True):
+                self._ledger.finish(unit.ticket, outcome)
                 if type(result) is Failure:
                     self._intake.forget([unit])
             self._batcher.learn(scored.batch.tokens, scored.total_s, scored.out_of_memory)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from schemas.scores import Alert, Opinion
 from tests.opinions import MINUTE_MS, START_MS, burst_on_lamp, detect, opinion, stream
 from worker.alerts.voices import COPIES_COUNTED, MEMORY_MINUTES, OPINIONS_COUNTED, REMEMBERED, Voices
-from worker.privacy.fingerprint import MIN_CHARS, NEAR_BITS, author_of, fingerprint
+from worker.privacy.fingerprint import MAX_CHARS, MIN_CHARS, NEAR_BITS, author_of, fingerprint, fingerprints
 
 ZH = "物流太慢了，等了一个星期才到，包装也破了，客服一直不回复，非常失望，不会再买了。"
 EN = "The parcel came two weeks late, the box was crushed and nobody answers the phone. Never again."
@@ -53,10 +55,30 @@ def test_what_many_say_has_no_fingerprint(text: str) -> None:
     assert fingerprint("很好，很喜欢！") == ""
 
 
-@given(text=st.text())
-def test_any_text_has_one_or_none(text: str) -> None:
-    assert len(fingerprint(text)) in (0, 16)
-    assert fingerprint(text) == fingerprint(text)
+@given(texts=st.lists(st.text(), max_size=5), long=st.integers(0, 700))
+def test_any_text_has_one_or_none_whatever_stands_beside_it(texts: list[str], long: int) -> None:
+    texts.insert(len(texts) // 2, "".join(chr(0x4E00 + n * n % 977) for n in range(long)))
+    found = fingerprints(texts)
+    assert {len(each) for each in found} <= {0, 16}
+    assert found == [simhash(text) for text in texts]
+
+
+def simhash(text: str) -> str:
+    """The same, bit by bit."""
+    plain = "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text[:MAX_CHARS]).casefold()))
+    if len(plain) < MIN_CHARS:
+        return ""
+    grams = [ord(a) | ord(b) << 21 | ord(c) << 42 for a, b, c in zip(plain, plain[1:], plain[2:], strict=False)]
+    hashes = [splitmix64(gram).to_bytes(8, "little") for gram in grams]
+    votes = [2 * sum(each[i // 8] >> 7 - i % 8 & 1 for each in hashes) > len(grams) for i in range(64)]
+    return bytes(sum(votes[8 * i + j] << 7 - j for j in range(8)) for i in range(8)).hex()
+
+
+def splitmix64(word: int) -> int:
+    word = word * 0x9E3779B97F4A7C15 % 2**64
+    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    word = (word ^ word >> 27) * 0x94D049BB133111EB % 2**64
+    return word ^ word >> 31
 
 
 def test_authors_are_pseudonyms() -> None:

@@ -30,7 +30,7 @@ emitter = Emitter("model-1", load_routing(), WorkerConfig())
 def emit(lane: Lane, event: Event, result: Result, value: bytes = b"raw") -> Outcome:
     record = Record(f"events.{lane}", 2, 77, 0, b"key", value)
     ticket: Ticket[None] = Ticket((record.topic, 2), 1, 77, lane, 0.0)
-    return emitter.emit(Unit(lane, event, record, ticket, [], 1, 0.0), result, NOW_MS)
+    return emitter.emit([Unit(lane, event, record, ticket, [], 1, 0.0)], [result], NOW_MS)[0]
 
 
 def click(**fields: Any) -> ClickEvent:
@@ -168,7 +168,7 @@ def test_an_excerpt_is_masked_and_short_and_can_be_left_out() -> None:
     private = Emitter("m", load_routing(), WorkerConfig(excerpt_chars=0, aspects="none"))
     record = Record("events.review", 2, 77, 0, b"key", b"raw")
     ticket: Ticket[None] = Ticket((record.topic, 2), 1, 77, "review", 0.0)
-    messages = private.emit(Unit("review", event, record, ticket, [], 1, 0.0), result, NOW_MS).messages
+    messages = private.emit([Unit("review", event, record, ticket, [], 1, 0.0)], [result], NOW_MS)[0].messages
     assert len(messages) == 2
     assert not any("慢".encode() in message.value or b"\\u6162" in message.value for message in messages)
 
