@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so many, with the subjects done by then")
     parser.add_argument("--texts", type=int, default=3000, help="texts a data set in the pool")
     parser.add_argument("--rules", default="", help="rules file; by default the shipped one")
-    parser.add_argument("--picture", type=Path, default=Path("build/bench-alerts.png"))
+    parser.add_argument("--picture", type=Path, default=Path(".millrace/bench/alerts.png"))
     parser.add_argument("--dump", type=Path, help="all false alarms and missed bursts, as JSON Lines")
     asked = parser.parse_args()
     if asked.quick:

@@ -179,21 +179,6 @@ def main() -> None:
         predicted = p99_ms(demand, costs, config, row["events_per_second"])
         row["predicted_p99_ms"] = round(predicted, 1) if predicted < 1e6 else None
 
-    def draw(plt: Any) -> None:
-        _, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
-        for lane in LANE.values():
-            for q, style in (("p50", ":"), ("p99", "-")):
-                left.plot([row["load"] for row in rows], [row[lane][q] for row in rows], style, label=f"{lane} {q}")
-        left.set(xlabel="load, of capacity", ylabel="event to score, ms", yscale="log")
-        left.legend(fontsize=8)
-        bottom = [0.0] * len(rows)
-        for stage in ALL_STAGES:
-            heights = [row["stages_ms"][stage] for row in rows]
-            right.bar([str(row["load"]) for row in rows], heights, bottom=bottom, label=stage)
-            bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-        right.set(xlabel="load, of capacity", ylabel="mean ms by stage", yscale="symlog")
-        right.legend(fontsize=8)
-
     print(
         json.dumps(
             {
@@ -202,10 +187,31 @@ def main() -> None:
                 "recovered": recovered,
                 "full_batch_ms": round(1e3 * tightest_s / 2, 1),
                 "p99_over_bound": at_70 and round(max(at_70[lane]["p99"] for lane in LANE.values()) / bound_ms, 3),
-                "picture": picture("latency", draw),
+                "picture": picture("latency", lambda plt: draw(plt, rows)),
             }
         )
     )
+
+
+def draw(plt: Any, rows: list[dict[str, Any]]) -> None:
+    """Latency by lane and load; beside it, what of the mean time each stage took."""
+    _, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    for colour, lane in zip(("tab:blue", "tab:green", "tab:red"), LANE.values(), strict=True):
+        for q, style in (("p50", ":"), ("p99", "-")):
+            found = [row[lane][q] for row in rows]
+            left.plot([row["load"] for row in rows], found, style, color=colour, label=f"{lane} {q}")
+    left.set(xlabel="load, of capacity", ylabel="event to score, ms", yscale="log")
+    left.legend(fontsize=8)
+    names, bottom = [f"{row['load']:.0%}" for row in rows], [0.0] * len(rows)
+    totals = [sum(row["stages_ms"].values()) for row in rows]
+    for stage in ALL_STAGES:
+        shares = [100 * row["stages_ms"][stage] / total for row, total in zip(rows, totals, strict=True)]
+        right.bar(names, shares, bottom=bottom, label=stage)
+        bottom = [low + share for low, share in zip(bottom, shares, strict=True)]
+    for place, total in enumerate(totals):
+        right.text(place, 101, f"{total:.0f} ms", ha="center", fontsize=8)
+    right.set(xlabel="load, of capacity", ylabel="of the mean time, %", ylim=(0, 108))
+    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _row(load: float, rate: float, shop: Shop, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from worker.scoring.score import BatchScorer, Scored
 
 START_TIMEOUT_S = 240.0
 STAGES = ("queue", "fetch", "encode", "heads")
-OUT = Path("bench-out")
+OUT = Path(".millrace/bench")
 
 
 class SleepingScorer(NullScorer):
@@ -199,13 +199,13 @@ def real_servers(partitions: int, **sections: Any) -> Iterator[Config]:
 
 
 def picture(name: str, draw: Any) -> str:
-    """Draw with matplotlib into ``bench-out/NAME.png``; the path. ``draw`` gets the pyplot module."""
+    """Draw with matplotlib into ``.millrace/bench/NAME.png``; the path. ``draw`` gets the pyplot module."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    OUT.mkdir(exist_ok=True)
+    OUT.mkdir(parents=True, exist_ok=True)
     draw(pyplot)
     path = OUT / f"{name}.png"
     pyplot.tight_layout()
