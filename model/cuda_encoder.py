@@ -1,6 +1,7 @@
 """Packed inference on a GPU: half precision, attention over sequences of any length, captured graphs, copies that
 overlap with computing. What a device cannot do it does without."""
 
+import logging
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,11 +13,13 @@ from model.encoder import PackedEncoder
 from model.fused_encoder import FusedEncoder
 from model.packing import chunks, pack
 from model.scoring import Floats, Ints
-from model.varlen import usable_varlen, warn
+from model.varlen import usable_varlen
 
 CHUNK_TOKENS_MAX = 16384
 """Tokens of one sub-batch: enough to fill a large GPU, few enough that several overlap in a full batch."""
 GRAPHS_MAX = 24
+
+_log = logging.getLogger(__name__)
 
 
 class CudaEncoder:
@@ -85,7 +88,7 @@ class CudaEncoder:
         self._encode(ids, result)
         if self.dtype is torch.float16 and not np.isfinite(result).all():
             wider = torch.bfloat16 if capability(self.device) >= (8, 0) else torch.float32
-            warn("values of this model do not fit into float16", served_in=str(wider))
+            _log.warning("values of this model do not fit into float16: it is served in %s", wider)
             self._serve_in(wider)
             self._encode(ids, result)
         return result

@@ -4,6 +4,7 @@ Launching a sub-batch's hundred-odd kernels takes the host longer than a GPU tak
 once it has been seen a few times, which also has warmed up what a capture must not do first (libraries' workspaces).
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor
 
 from model.flat import Layout
-from model.varlen import warn
 
 SEEN_BEFORE_CAPTURE = 2
 """Passes of a shape before it is captured."""
+
+_log = logging.getLogger(__name__)
 
 
 class GraphCache:
@@ -78,7 +80,7 @@ class GraphCache:
             # After a failed capture torch 2.11 captures nothing more in this process ("use_count > 0" fails), seen on
             # an H200; and it keeps a pointer to the graph where pinned memory is allocated.
             self.graphs_max, self._failed = 0, graph
-            warn("CUDA graphs are off: a shape could not be captured", tokens=layout.tokens, error=str(error))
+            _log.warning("CUDA graphs are off: a shape of %d tokens could not be captured: %s", layout.tokens, error)
             if isinstance(error, torch.OutOfMemoryError):
                 raise  # the caller's: it makes smaller batches
             if isinstance(error.__context__, torch.OutOfMemoryError):  # ending the capture failed because of it

@@ -47,6 +47,17 @@ class EncoderConfig:
         return asdict(self)
 
 
+def attention_in_groups(packed: Packed, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Attention of each text to itself, texts of near-equal length at once. All [T, hidden]."""
+    outputs, width = [], query.shape[1]
+    for group in packed.groups:
+        shape = (group.texts, group.longest, heads, width // heads)
+        q, k, v = (group.grid(t).view(shape).transpose(1, 2) for t in (query, key, value))  # [g, heads, L, d]
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=group.mask)
+        outputs.append(group.tokens(out.transpose(1, 2).reshape(-1, width)))
+    return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
+
 class _SelfAttention(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -58,21 +69,15 @@ class _SelfAttention(nn.Module):
     def forward(self, x: Tensor, packed: Packed) -> Tensor:
         """x [T, hidden] -> [T, hidden]."""
         width = x.shape[1]
-        projected = [m(x) for m in (self.query, self.key, self.value)]
+        query, key, value = (m(x) for m in (self.query, self.key, self.value))
         if not packed.groups:
             size = width // self.heads
-            varlen = varlen_for(self.heads, size, x.device, projected[0].dtype)
+            varlen = varlen_for(self.heads, size, x.device, query.dtype)
             assert varlen is not None, "texts without groups come from pack, which has asked"  # noqa: S101
-            q, k, v = (t.view(len(t), self.heads, size) for t in projected)
+            q, k, v = (t.view(len(t), self.heads, size) for t in (query, key, value))
             out = varlen(q, k, v, packed.ends, packed.ends, packed.longest, packed.longest)
             return out.reshape(-1, width)  # type: ignore[no-any-return]
-        outputs = []
-        for group in packed.groups:
-            shape = (group.texts, group.longest, self.heads, width // self.heads)
-            q, k, v = (group.grid(t).view(shape).transpose(1, 2) for t in projected)  # [g, heads, L, d]
-            out = functional.scaled_dot_product_attention(q, k, v, attn_mask=group.mask)
-            outputs.append(group.tokens(out.transpose(1, 2).reshape(-1, width)))
-        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+        return attention_in_groups(packed, query, key, value, self.heads)
 
 
 class _Residual(nn.Module):

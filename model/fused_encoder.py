@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.encoder import PackedEncoder
+from model.encoder import PackedEncoder, attention_in_groups
 from model.flat import Layout
 from model.inference import IN_PLACE
 from model.packing import Packed
@@ -117,16 +117,10 @@ class FusedEncoder:
 
     def grouped(self, packed: Packed) -> Tensor:
         """Pooled rows, float32 [n, hidden], in the texts' own order, with attention in groups of near-equal length."""
-        heads, hidden = self.config.heads, self.config.hidden
 
         def attend(qkv: Tensor) -> Tensor:
-            outputs, flat = [], qkv.flatten(1)
-            for group in packed.groups:
-                grid = group.grid(flat).view(group.texts, group.longest, 3, heads, hidden // heads)
-                q, k, v = grid.permute(2, 0, 3, 1, 4).unbind()  # [g, heads, L, size]
-                out = functional.scaled_dot_product_attention(q, k, v, attn_mask=group.mask)
-                outputs.append(group.tokens(out.transpose(1, 2).reshape(-1, hidden)))
-            return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+            query, key, value = qkv.flatten(2).unbind(1)
+            return attention_in_groups(packed, query, key, value, self.config.heads)
 
         with torch.inference_mode():
             p = packed

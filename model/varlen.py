@@ -1,6 +1,7 @@
 """torch's attention over sequences of any length, where it works: half precision, a GPU of capability 8.0 or newer, and
 a head size that is a multiple of 8 up to 256."""
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 HEAD_SIZE_MAX = 256
+_log = logging.getLogger(__name__)
 Varlen = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], Any]
 """Q, K and V [T, heads, size], cumulative lengths of queries and of keys int32 [S + 1], the longest of each: what is
 attended to [T, heads, size]. Given by position only, as the names differ between versions of torch."""
@@ -31,7 +33,7 @@ def usable_varlen(heads: int, size: int, longest: int, device: torch.device, dty
     except torch.OutOfMemoryError:
         raise  # a RuntimeError too, but none that says what torch can do
     except RuntimeError as error:  # a torch that was built without it
-        warn("attention is computed in groups of one length: torch's own for any lengths fails", error=str(error))
+        _log.warning("attention is computed in groups of one length: torch's own for any lengths fails: %s", error)
         return None
     return varlen
 
@@ -49,10 +51,3 @@ def find_varlen() -> Varlen | None:
     except ImportError:
         return None
     return varlen_attn
-
-
-def warn(event: str, **values: object) -> None:
-    """One warning in the log."""
-    import structlog  # lazy: only where a device cannot do what it should
-
-    structlog.get_logger(__name__).warning(event, **values)
