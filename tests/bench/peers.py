@@ -16,10 +16,13 @@ import json
 import logging
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ class Meter:
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._start_s, self._events = seconds, 0.0, 0
+        self.ending: Callable[[], object] = lambda: None
 
     def done(self, events: int) -> None:
         now = time.monotonic()
@@ -43,6 +47,7 @@ class Meter:
         if now - self._start_s >= self._seconds:
             print(json.dumps({"events": self._events, "seconds": now - self._start_s}), flush=True)
             sys.stderr.flush()
+            self.ending()
             os._exit(0)  # the frameworks' own endings take seconds and are not what is measured
 
 
@@ -232,34 +237,48 @@ def litserve(args: argparse.Namespace, meter: Meter) -> None:
     import socket
     import subprocess
 
-    import httpx
+    import aiohttp  # httpx takes seconds for hundreds of requests under way
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, str(Path(__file__).with_name("peers_litserve.py")), args.model]
-    server = subprocess.Popen([*command, str(args.threads), str(port)], stdout=subprocess.DEVNULL)
+    command += [str(args.threads), str(port)]
+    quiet = subprocess.DEVNULL  # and no pipe of ours: whoever reads it would wait for the server's end
+    server = subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)
+
+    def end() -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+
+    meter.ending = end
 
     async def main() -> None:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)  # the server closes after five seconds
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", connector=connector) as client:
             while True:
                 try:
-                    if (await client.get("/health")).status_code == 200:
-                        break
-                except httpx.TransportError:
+                    async with client.get("/health") as answer:
+                        if answer.status == 200:
+                            break
+                except aiohttp.ClientError:
                     if server.poll() is not None:
                         raise
                 await asyncio.sleep(0.5)
 
             async def one(text: str) -> Any:
-                return (await client.post("/predict", json={"text": text})).raise_for_status().json()["row"]
+                async with client.post("/predict", json={"text": text}, raise_for_status=True) as answer:
+                    return (await answer.json())["row"]
 
             async def encode(texts: list[str]) -> list[Any]:
                 return list(await asyncio.gather(*map(one, texts)))
 
             await _pump(args, meter, encode)
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    finally:
+        end()
 
 
 async def _pump(args: argparse.Namespace, meter: Meter, encode: Any) -> None:
