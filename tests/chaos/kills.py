@@ -4,7 +4,7 @@
 
 One real broker, a worker under a supervisor that starts it again at once. In the end every event must have its output,
 opinions and folds exactly once, in order, for a committed reader. Last line: one JSON object with ``points``,
-``kills``, ``events``, ``lost``, ``duplicated``, ``reordered``, ``seed``. Exit code 1 when a promise was broken.
+``kills``, ``events``, ``lost``, ``duplicated``, ``reordered``, ``seed``, ``commit``. Exit code 1 when a promise was broken.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from confluent_kafka import Producer
 from rich.progress import track
 
 from schemas.topics import INPUTS, TOPICS
-from tests.chaos.audit import Audit, audit
+from tests.chaos.audit import Audit, audit, commit
 from tests.chaos.cluster import KafkaCluster
 from tests.chaos.fleet import CRASH_POINTS, Process
 from tests.real.proof import wait_until_committed
@@ -148,7 +148,8 @@ def main() -> int:
             print(f"{point}: {found.events} events, {'clean' if found.clean else found.examples}", flush=True)
             total.add(found)
     kills = args.times * len(points)
-    print(json.dumps({"points": len(points), "kills": kills, **total.figures(), "seed": args.seed}))
+    told = {"points": len(points), "kills": kills, **total.figures(), "seed": args.seed, "commit": commit()}
+    print(json.dumps(told))
     return 0 if total.clean else 1
 
 

@@ -5,7 +5,7 @@
 One real broker. After every step the group must be stable with just the workers that run; a worker told to go must have
 handed over within a quarter of the poll interval. In the end every event has its output exactly once. Last line: a JSON
 object with ``storms``, ``protocols``, ``longest_settle_s``, ``longest_hand_over_s``, ``lost``, ``duplicated``,
-``reordered``, ``seed``. Exit code 1 when a promise was broken.
+``reordered``, ``seed``, ``commit``. Exit code 1 when a promise was broken.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from confluent_kafka.admin import AdminClient
 from rich.progress import track
 
 from schemas.topics import INPUTS
-from tests.chaos.audit import Audit, audit
+from tests.chaos.audit import Audit, audit, commit
 from tests.chaos.cluster import KafkaCluster
 from tests.chaos.fleet import Process
 from tests.chaos.kills import Feeder, fresh_config
@@ -139,7 +139,7 @@ def main() -> int:
             settles += running.settles_s
             hand_overs += running.hand_overs_s
             total.add(found)
-    figures = {"storms": args.times, "protocols": protocols, **total.figures(), "seed": args.seed}
+    figures = {"storms": args.times, "protocols": protocols, **total.figures(), "seed": args.seed, "commit": commit()}
     figures |= {"longest_settle_s": round(max(settles), 1), "longest_hand_over_s": round(max(hand_overs), 1)}
     print(json.dumps(figures))
     return 0 if total.clean else 1

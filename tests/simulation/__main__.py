@@ -4,8 +4,8 @@
 
 The worlds are ``worker`` (`tests.simulation.world`) and ``profiles`` (`tests.simulation.profiles_world`). Last line: a
 JSON object with ``seeds`` (of each world), ``from``, ``events``, ``faults``, ``kinds``, ``violations`` (world and seed
-to what was violated), ``worlds`` (world to its own events, faults, kinds, digest) and ``digest``, which is the same for
-the same seeds on every machine. Exit code 1 when a promise was broken.
+to what was violated), ``worlds`` (world to its own events, faults, kinds, digest), ``commit``, and ``digest``, which is
+the same for the same seeds on every machine. Exit code 1 when a promise was broken.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 from rich.progress import track
 
+from tests.chaos.audit import commit
 from tests.simulation import profiles_world
 from tests.simulation import world as worker_world
 from tests.simulation.turns import Fault
@@ -65,9 +66,10 @@ def campaign(first: int, seeds: int, worlds: Sequence[str]) -> int:
                     _tell(world, seed, found)
             counts = {"faults": sum(faults.values()), "kinds": len(faults)}
             told[world] = {"events": events, **counts, "digest": digest.hexdigest()}
-    summary = {"seeds": seeds, "from": first}
+    summary: dict[str, Any] = {"seeds": seeds, "from": first}
     summary |= {name: sum(own[name] for own in told.values()) for name in ("events", "faults", "kinds")}
     digest = hashlib.blake2b("".join(own["digest"] for own in told.values()).encode(), digest_size=16)
+    summary |= {"commit": commit()}
     print(json.dumps({**summary, "violations": violations, "worlds": told, "digest": digest.hexdigest()}))
     return 1 if violations else 0
 
