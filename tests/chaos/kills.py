@@ -4,7 +4,8 @@
 
 One real broker, a worker under a supervisor that starts it again at once. In the end every event must have its output,
 opinions and folds exactly once, in order, for a committed reader. Last line: one JSON object with ``points``,
-``kills``, ``events``, ``lost``, ``duplicated``, ``reordered``, ``seed``, ``commit``. Exit code 1 when a promise was broken.
+``kills``, ``events``, ``lost``, ``duplicated``, ``reordered``, ``seed``, ``commit``. Exit code 1 when a promise was
+broken.
 """
 
 from __future__ import annotations
