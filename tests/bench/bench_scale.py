@@ -6,7 +6,7 @@
 four partitions a topic), each reading the same preloaded topics in a group of its own; twice over, interleaved. A
 device that takes 40 ms a batch and 1 ms a token leaves most of a small machine to Kafka and to us. ``efficiency`` is
 the rate over the count times the rate of one; ``predicted`` is what `worker.tools.plan` says of one worker, times the
-count.
+count, for events of as many tokens as those that were scored had: at saturation clicks go first, and are short.
 Last line: one JSON object.
 """
 
@@ -22,7 +22,6 @@ from typing import Any
 import msgspec
 from confluent_kafka import Producer
 
-from model.null import NullScorer
 from tests.bench.bench_worker import events
 from tests.bench.rig import START_TIMEOUT_S, WorkerProcess, embedded_servers, picture, real_servers
 from worker.config import Config
@@ -34,19 +33,14 @@ PARTITIONS = 24
 PRELOADED = 60_000
 
 
-def preload(config: Config, count: int) -> float:
-    """Fill the input topics; mean tokens of an event by the null model's count."""
+def preload(config: Config, count: int) -> None:
+    """Fill the input topics."""
     producer = Producer({"bootstrap.servers": config.kafka.bootstrap, "compression.type": "lz4", "linger.ms": 50})
-    scorer, tokens = NullScorer(), 0
     for n, (topic, key, value) in enumerate(events(count, 1, unique=True)):
         producer.produce(topic, value, key)
-        if n < 1000:
-            fields = json.loads(value)
-            tokens += scorer.prepare([fields.get("text") or fields.get("title", "")])[0].tokens
         if n % 500 == 0:
             producer.poll(0)
     producer.flush()
-    return tokens / min(count, 1000)
 
 
 def measure(config: Config, workers: int, seconds: float) -> dict[str, Any]:
@@ -68,8 +62,14 @@ def measure(config: Config, workers: int, seconds: float) -> dict[str, Any]:
     total = sum(b["committed"] - a["committed"] for a, b in zip(before, after, strict=True))
     busy = sum(b["busy_s"] - a["busy_s"] for a, b in zip(before, after, strict=True))
     cpu = sum(b["cpu_s"] - a["cpu_s"] for a, b in zip(before, after, strict=True))
+    tokens = sum(b["tokens"] - a["tokens"] for a, b in zip(before, after, strict=True)) / max(total, 1)
+    demand = Demand(events_per_second=1, p99_ms=1, tokens=tokens, repeated=0.0)
+    tightest_s = min(config.worker.objectives_s(on_gpu=False).values())
+    one = saturated_rate(demand, Costs(batch_ms=SLEEP[0], token_us=SLEEP[1]), config, tightest_s)
     return {
         "events_per_second": total / taken,
+        "tokens_per_event": tokens,
+        "predicted": workers * one,
         "device_busy": busy / taken / workers,
         "cpu_us_per_event": 1e6 * cpu / max(total, 1),
         "rss_mb": max(figures["memory_mb"]["rss"] for figures in after),
@@ -88,21 +88,20 @@ def main() -> None:
         real_servers(PARTITIONS, model={"artifact": "null"}) if real else embedded_servers(model={"artifact": "null"})
     )
     with servers as config:
-        tokens = preload(config, PRELOADED if real else PRELOADED // 2)
+        preload(config, PRELOADED if real else PRELOADED // 2)
         for _ in range(rounds):
             for count in counts:
                 runs[count].append(measure(config, count, seconds))
                 print(count, "workers:", json.dumps({k: round(v, 3) for k, v in runs[count][-1].items()}), flush=True)
-        demand = Demand(events_per_second=1, p99_ms=1, tokens=tokens, repeated=0.0)
-        costs = Costs(batch_ms=SLEEP[0], token_us=SLEEP[1])
-        tightest_s = min(config.worker.objectives_s(on_gpu=False).values())
-        one = saturated_rate(demand, costs, config, tightest_s)
-    rates = {count: statistics.median(run["events_per_second"] for run in runs[count]) for count in counts}
+    rates, predicted = (
+        {count: statistics.median(run[what] for run in runs[count]) for count in counts}
+        for what in ("events_per_second", "predicted")
+    )
 
     def draw(plt: Any) -> None:
         plt.figure(figsize=(6, 4))
         plt.plot(counts, [rates[count] for count in counts], "o-", label="measured")
-        plt.plot(counts, [one * count for count in counts], "--", label="predicted by millrace plan")
+        plt.plot(counts, [predicted[count] for count in counts], "--", label="predicted by millrace plan")
         plt.xlabel("worker processes")
         plt.ylabel("events a second")
         plt.legend()
@@ -113,8 +112,8 @@ def main() -> None:
                 "broker": "kafka" if real else "embedded",
                 "events_per_second": {count: round(rate, 1) for count, rate in rates.items()},
                 "efficiency": {count: round(rate / (count * rates[1]), 3) for count, rate in rates.items()},
-                "predicted": {count: round(one * count, 1) for count in counts},
-                "measured_over_predicted": {count: round(rate / (one * count), 3) for count, rate in rates.items()},
+                "predicted": {count: round(rate, 1) for count, rate in predicted.items()},
+                "measured_over_predicted": {c: round(rate / predicted[c], 3) for c, rate in rates.items()},
                 "device_busy": {c: round(statistics.median(r["device_busy"] for r in runs[c]), 3) for c in counts},
                 "worker_rss_mb": round(max(run["rss_mb"] for each in runs.values() for run in each), 1),
                 "picture": picture("scale", draw),

@@ -112,6 +112,7 @@ def _figures(registry: CollectorRegistry, failures: list[str]) -> dict[str, Any]
                 memory[name.lower()] = int(rest.split()[0]) / 1024
     return {
         "committed": sum(value("latency_seconds_count", lane=lane) for lane in ("click", "review", "service")),
+        "tokens": value("batch_tokens_sum"),
         "busy_s": value("encoder_busy_seconds_total"),
         "cpu_s": time.process_time(),
         "memory_mb": memory,
