@@ -1,12 +1,14 @@
 """Events per second of the worker against what people would use instead: same events, same weights, same broker.
 
-    python -m tests.bench.bench_peers [--quick] [--only NAME ...] [--rounds N] [--seconds N] [--out FOLDER]
+    python -m tests.bench.bench_peers [--quick] [--only NAME ...] [--rounds N] [--events N] [--out FOLDER]
 
 The starter's encoder and tokenizer are written as a Hugging Face folder, the events of bench_worker.py preloaded into
 an in-process broker of its own, and every contender reads them from the beginning, each as a fresh process, in changing
-order, round after round; medians are compared. ``repeating``: item texts are Zipf-distributed, reviews and messages
-unique; ``unique``: no text comes twice. Contenders encode one text an event and write one small record; ours also reads
-states, asks every head, and writes scores, opinions and folds.
+order, round after round, to the end: ours takes clicks first when all wait, so a part of the events would be other
+events than theirs. Medians are compared. Nine events of ten are clicks, as shops have them and more; the rest are
+reviews and messages in equal parts. ``repeating``: item texts are Zipf-distributed, reviews and messages unique;
+``unique``: no text comes twice. ``--clicks 0.6`` is the mix of bench_worker.py. Contenders encode one text an event and
+write one small record; ours also reads states, asks every head, and writes scores, opinions and folds.
 
   faust_one     one event at a time in a Faust agent
   faust_take    Faust's ``take`` of 256 within 0.2 s, then padded batches of 32
@@ -19,7 +21,7 @@ Tuned for them: every padded batch is sorted by length among what was gathered (
 is ``sdpa``, threads are the machine's cores, models run in inference mode, two gatherings are always under way where a
 server encodes, infinity runs without its HTTP layer and without BetterTransformer, which transformers no longer
 supports. Batches are of 32, infinity's default. Nobody but us has a cache: none of them brings one that is in memory.
-Start-up and the first batch are left out everywhere; for ours, the first 300 events.
+Start-up and the first batch are left out everywhere; for ours, the first tenth of the events.
 
 Installs tests/bench/peers.txt into .venv-peers once. Writes peers.json and peers.png to --out; last line: one JSON
 object, ``ratios`` being ours ÷ theirs, ``failed`` naming contenders that did not run, which are left out, and why.
@@ -46,7 +48,7 @@ from safetensors.torch import save_file
 from model.artifact import resolve
 from model.encoder import PackedEncoder
 from model.torch_scorer import TorchScorer
-from schemas.topics import INPUTS
+from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE, INPUTS
 from tests.bench.bench_worker import committed_rate, preloaded
 from worker.demo.embedded import EmbeddedRedis, embedded_config
 
@@ -54,36 +56,40 @@ ROOT = Path(__file__).resolve().parents[2]
 PEERS = ("faust_one", "faust_take", "quixstreams", "infinity", "litserve", "offline")
 KINDS = ("repeating", "unique")
 START_TIMEOUT_S = 240.0  # for imports and loading, on a machine that does other things too
+SLOWEST = 5.0
+"""Events a second below which a contender is left out."""
 console = Console(stderr=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round of ten seconds each: about eight minutes")
+    parser.add_argument("--quick", action="store_true", help="one round of 2,000 events each: about ten minutes")
     parser.add_argument("--only", nargs="*", choices=PEERS, default=PEERS, help="contenders beside ours")
     parser.add_argument("--artifact", default="starter", help="starter, or a folder")
     parser.add_argument("--rounds", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=0.0, help="measured time of each run")
+    parser.add_argument("--events", type=int, default=0, help="of each run")
+    parser.add_argument("--clicks", type=float, default=0.9, help="share of events that are clicks")
     parser.add_argument("--out", type=Path, default=Path(".millrace/bench"))
     args = parser.parse_args()
     mp.set_start_method("spawn")
-    rounds, seconds = args.rounds or (1 if args.quick else 3), args.seconds or (10.0 if args.quick else 20.0)
+    rounds, count = args.rounds or (1 if args.quick else 3), args.events or (2000 if args.quick else 5000)
+    mix = {EVENTS_CLICK: args.clicks, EVENTS_REVIEW: (1 - args.clicks) / 2, EVENTS_SERVICE: (1 - args.clicks) / 2}
     args.out.mkdir(parents=True, exist_ok=True)
     python = environment()
     folder = export(args.artifact, args.out / "peers-model")
     rates: dict[str, dict[str, list[float]]] = {kind: {} for kind in KINDS}
     failed: dict[str, str] = {}
     for kind in KINDS:
-        with preloaded(20_000, kind == "unique") as bootstrap:
+        with preloaded(count, kind == "unique", mix) as bootstrap:
             for n in range(rounds):
                 for name in ("ours", *args.only) if n % 2 == 0 else (*reversed(args.only), "ours"):
                     if name in failed:
                         continue
                     try:
                         rate = (
-                            ours(args.artifact, bootstrap, seconds)
+                            ours(args.artifact, bootstrap, count)
                             if name == "ours"
-                            else theirs(python, name, bootstrap, folder, seconds)
+                            else theirs(python, name, bootstrap, folder, count)
                         )
                     except RuntimeError as error:
                         if name == "ours":
@@ -93,7 +99,7 @@ def main() -> None:
                         continue
                     rates[kind].setdefault(name, []).append(round(rate, 1))
                     console.log(f"{kind}, round {n + 1}: {name} {rate:.1f} events/s")
-    result = summary(rates, rounds, seconds) | {"failed": failed}
+    result = summary(rates, rounds, count) | {"clicks": args.clicks, "failed": failed}
     (args.out / "peers.json").write_text(json.dumps(result, indent=1))
     picture(result, args.out / "peers.png")
     print(json.dumps(result))
@@ -147,19 +153,19 @@ def export(artifact: str, folder: Path) -> Path:
     return folder
 
 
-def ours(artifact: str, bootstrap: str, seconds: float) -> float:
+def ours(artifact: str, bootstrap: str, count: int) -> float:
     with EmbeddedRedis() as redis:
         kafka = {"group_prefix": f"bench-{time.monotonic_ns()}"}
         config = embedded_config(
             bootstrap, redis, kafka=kafka, model={"artifact": artifact}, observe={"log_level": "warning"}
         )
-        return float(committed_rate(config, 3000, seconds)["events_per_second"])
+        return float(committed_rate(config, count)["events_per_second"])
 
 
-def theirs(python: Path, name: str, bootstrap: str, folder: Path, seconds: float) -> float:
+def theirs(python: Path, name: str, bootstrap: str, folder: Path, count: int) -> float:
     """Raises RuntimeError with what it wrote when the contender fails."""
     command: list[str | Path] = [python, ROOT / "tests/bench/peers.py", name, "--bootstrap", bootstrap]
-    command += ["--model", folder, "--topics", ",".join(INPUTS), "--seconds", str(seconds)]
+    command += ["--model", folder, "--topics", ",".join(INPUTS), "--events", str(count)]
     command += ["--threads", str(torch.get_num_threads())]
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     quiet = clean | {"TOKENIZERS_PARALLELISM": "true", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
@@ -167,7 +173,7 @@ def theirs(python: Path, name: str, bootstrap: str, folder: Path, seconds: float
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=quiet, text=True, start_new_session=True
     )
     try:
-        printed, complaint = process.communicate(timeout=START_TIMEOUT_S + 4 * seconds)
+        printed, complaint = process.communicate(timeout=START_TIMEOUT_S + count / SLOWEST)
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"{name} did not finish within {error.timeout:.0f} s") from error
     finally:
@@ -182,7 +188,7 @@ def theirs(python: Path, name: str, bootstrap: str, folder: Path, seconds: float
     return float(seen["events"] / seen["seconds"])
 
 
-def summary(rates: dict[str, dict[str, list[float]]], rounds: int, seconds: float) -> dict[str, Any]:
+def summary(rates: dict[str, dict[str, list[float]]], rounds: int, count: int) -> dict[str, Any]:
     ratios = {
         kind: {
             name: round(median(found["ours"]) / max(median(values), 1e-9), 2)
@@ -195,7 +201,7 @@ def summary(rates: dict[str, dict[str, list[float]]], rounds: int, seconds: floa
         kind: {name: {"median": median(v), "spread": [min(v), max(v)]} for name, v in found.items()}
         for kind, found in rates.items()
     }
-    return {"ratios": ratios, "events_per_second": events, "rounds": rounds, "seconds": seconds}
+    return {"ratios": ratios, "events_per_second": events, "rounds": rounds, "events": count}
 
 
 def picture(result: dict[str, Any], path: Path) -> None:

@@ -1,17 +1,16 @@
 """The contenders of bench_peers.py: runs in the peers' environment and imports nothing of ours.
 
-    python peers.py CONTENDER --bootstrap HOST:PORT --model FOLDER --topics A,B,C --seconds N --threads N
+    python peers.py CONTENDER --bootstrap HOST:PORT --model FOLDER --topics A,B,C --events N --threads N
 
 Reads the topics from the beginning, encodes each event's text with the model of the folder (mean of the last states),
-writes one small JSON record an event to ``peer.scores``, and prints one JSON line: events written within ``seconds``
-of the end of the first batch, which is left out.
+writes one small JSON record an event to ``peer.scores``, and prints one JSON line: events from the end of the first
+batch, which is left out, to the last of ``--events``, and the seconds that they took.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import json
 import logging
 import os
@@ -32,19 +31,20 @@ TAKE = 256  # events that a batching contender gathers, as ours does
 
 
 class Meter:
-    """Counts events from the end of the first batch on, and ends the process after ``seconds``."""
+    """Counts events from the end of the first batch on, and ends the process when all are done."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._start_s, self._events = seconds, 0.0, 0
+    def __init__(self, events: int) -> None:
+        self._left, self._start_s, self._events = events, 0.0, 0
         self.ending: Callable[[], object] = lambda: None
 
     def done(self, events: int) -> None:
         now = time.monotonic()
+        self._left -= events
         if not self._start_s:
             self._start_s = now
             return
         self._events += events
-        if now - self._start_s >= self._seconds:
+        if self._left <= 0:
             print(json.dumps({"events": self._events, "seconds": now - self._start_s}), flush=True)
             sys.stderr.flush()
             self.ending()
@@ -197,7 +197,7 @@ def quixstreams(args: argparse.Namespace, meter: Meter) -> None:
         auto_offset_reset="earliest",
         auto_create_topics=False,
         commit_every=TAKE,
-        commit_interval=60.0,
+        commit_interval=0.5,
         use_changelog_topics=False,
         state_dir=tempfile.mkdtemp(),
     )
@@ -303,12 +303,12 @@ async def _pump(args: argparse.Namespace, meter: Meter, encode: Any) -> None:
 def offline(args: argparse.Namespace, meter: Meter) -> None:
     """No stream at all: texts in memory, sorted by length over all of them; their batches in random order."""
     model, reader, texts = HuggingFace(args.model), consumer(args), []
-    while len(texts) < args.texts:
-        texts += [text_of(m.value()) for m in reader.consume(args.texts - len(texts), 1.0) if m.error() is None]
+    while len(texts) < args.events:
+        texts += [text_of(m.value()) for m in reader.consume(args.events - len(texts), 1.0) if m.error() is None]
     texts.sort(key=len)
     batches = [texts[at : at + BATCH] for at in range(0, len(texts), BATCH)]
     random.Random(1).shuffle(batches)
-    for batch in itertools.cycle(batches):  # the meter ends the process
+    for batch in batches:
         model.encode(batch)
         meter.done(len(batch))
 
@@ -322,15 +322,14 @@ def main() -> None:
     parser.add_argument("--bootstrap")
     parser.add_argument("--topics", default="")
     parser.add_argument("--model", required=True)
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--texts", type=int, default=2000, help="of the offline pass")
+    parser.add_argument("--events", type=int, default=1500, help="how many the topics hold")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
     import torch
 
     torch.set_num_threads(args.threads)
-    CONTENDERS[args.contender](args, Meter(args.seconds))
+    CONTENDERS[args.contender](args, Meter(args.events))
 
 
 if __name__ == "__main__":
