@@ -8,7 +8,7 @@ worker works off what is left. The waterfall gives mean milliseconds of the stag
 fetch (states), encode, heads, emit (scored to written), commit (written to readable). At the last load, above
 capacity, events wait in Kafka, which is ``read``; then comes half of capacity once more: ``recovered``.
 ``p99_over_bound`` at 0.7 is the p99 over three full batches plus the commit interval; ``predicted_p99_ms`` is what
-`worker.tools.plan` says. Last line: one JSON object.
+`worker.tools.plan` says, of costs that it measures first. Last line: one JSON object.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from schemas.topics import SCORES_CTR, SCORES_INTENT, SCORES_SENTIMENT
 from tests.bench.bench_worker import events
 from tests.bench.rig import STAGES, WorkerProcess, embedded_servers, picture, real_servers
 from worker.config import Config
-from worker.tools.plan import Costs, Demand, p99_ms
+from worker.tools.plan import Demand, p99_ms
+from worker.tools.yardstick import costs_here
 
 LANE = {SCORES_CTR: "click", SCORES_INTENT: "service", SCORES_SENTIMENT: "review"}
 LOADS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.5, 2.0)
@@ -106,7 +107,7 @@ class Shop:
 
 
 def capacity(config: Config, preload: int) -> tuple[float, float]:
-    """Events a second at saturation, and CPU seconds of an event in the encoder.
+    """Events a second at saturation, and tokens of an event that had to be encoded.
 
     All that was preloaded is worked off: a part of it would be mostly clicks, which go first and cost least. The shop
     reads the scores meanwhile, as it will under load: it takes of the same processor.
@@ -134,7 +135,7 @@ def capacity(config: Config, preload: int) -> tuple[float, float]:
         worker.close()
         shop.close()
     done = after["committed"] - before["committed"]
-    return done / taken, (after["busy_s"] - before["busy_s"]) / done
+    return done / taken, (after["tokens"] - before["tokens"]) / done
 
 
 def quantile(values: list[float], q: float) -> float:
@@ -152,8 +153,9 @@ def main() -> None:
     model = {"artifact": args.artifact}
     preload = 40_000 if args.artifact == "null" else 1500 if args.quick else 4000
     with real_servers(12, model=model) if args.real else embedded_servers(model=model) as config:
-        rate, encode_s = capacity(config, preload)
-        print(f"capacity {rate:.1f} events/s, {1e6 * encode_s:.0f} us of encoder an event", flush=True)
+        costs, _ = costs_here(config)
+        rate, tokens = capacity(config, preload)
+        print(f"capacity {rate:.1f} events/s of {tokens:.1f} new tokens; {costs}", flush=True)
     with real_servers(12, model=model) if args.real else embedded_servers(model=model) as config:
         worker, shop = WorkerProcess(config), Shop(config)
         try:
@@ -173,8 +175,7 @@ def main() -> None:
     tightest_s = min(config.worker.objectives_s(on_gpu=False).values())
     bound_ms = 3 * 1e3 * tightest_s / 2 + config.worker.commit_interval_ms
     at_70 = next((row for row in rows if row["load"] == 0.7), None)
-    demand = Demand(events_per_second=1, p99_ms=1, tokens=1.0, repeated=0.0)
-    costs = Costs(batch_ms=10.0, token_us=1e6 * encode_s, event_us=1.0)
+    demand = Demand(events_per_second=1, p99_ms=1, tokens=tokens, repeated=0.0)
     for row in rows:
         predicted = p99_ms(demand, costs, config, row["events_per_second"])
         row["predicted_p99_ms"] = round(predicted, 1) if predicted < 1e6 else None
