@@ -135,7 +135,8 @@ def cluster(
 @pytest.mark.parametrize("cluster", ["starter"], indirect=True)
 def test_real_files_give_one_score_each_and_exact_states(cluster: Cluster, data_dir: Path, tmp_path: Path) -> None:
     """All of the files with MILLRACE_FULL=1, else the first rows of each."""
-    rows = None if os.environ.get("MILLRACE_FULL") else 120
+    # Fewer rows name too few intents: offline chooses among those that the file has, online among all.
+    rows = None if os.environ.get("MILLRACE_FULL") else 250
     files = {name: tmp_path / f"{name}.jsonl" for name in FILES}
     labelled = {name: cut(data_dir / f"{name}.jsonl.gz", file, rows) for name, file in files.items()}
     events = sum(len(found) for found in labelled.values())
