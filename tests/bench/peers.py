@@ -15,13 +15,10 @@ import json
 import logging
 import os
 import random
-import signal
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +32,6 @@ class Meter:
 
     def __init__(self, events: int) -> None:
         self._left, self._start_s, self._events = events, 0.0, 0
-        self.ending: Callable[[], object] = lambda: None
 
     def done(self, events: int) -> None:
         now = time.monotonic()
@@ -47,7 +43,6 @@ class Meter:
         if self._left <= 0:
             print(json.dumps({"events": self._events, "seconds": now - self._start_s}), flush=True)
             sys.stderr.flush()
-            self.ending()
             os._exit(0)  # the frameworks' own endings take seconds and are not what is measured
 
 
@@ -244,14 +239,8 @@ def litserve(args: argparse.Namespace, meter: Meter) -> None:
         port = probe.getsockname()[1]
     command = [sys.executable, str(Path(__file__).with_name("peers_litserve.py")), args.model]
     command += [str(args.threads), str(port)]
-    quiet = subprocess.DEVNULL  # and no pipe of ours: whoever reads it would wait for the server's end
-    server = subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)
-
-    def end() -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-
-    meter.ending = end
+    # No pipe of ours: whoever reads it would wait for the server's end. bench_peers.py ends it with our process group.
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     async def main() -> None:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)  # the server closes after five seconds
@@ -275,10 +264,7 @@ def litserve(args: argparse.Namespace, meter: Meter) -> None:
 
             await _pump(args, meter, encode)
 
-    try:
-        asyncio.run(main())
-    finally:
-        end()
+    asyncio.run(main())
 
 
 async def _pump(args: argparse.Namespace, meter: Meter, encode: Any) -> None:

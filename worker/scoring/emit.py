@@ -91,14 +91,11 @@ class Emitter:
 
     def emit(self, units: Sequence[Unit], results: Sequence[Result], now_ms: int) -> list[Outcome]:
         """Outcomes of scored events, in their order; ``now_ms`` is their process time."""
-        reviews = [
-            cast("ReviewEvent", unit.event)
-            for unit, result in zip(units, results, strict=True)
-            if type(result) is ReviewResult
-        ]
-        prints = iter(fingerprints([event.text for event in reviews]))
+        pairs = list(zip(units, results, strict=True))
+        reviews = [cast("ReviewEvent", unit.event).text for unit, result in pairs if type(result) is ReviewResult]
+        prints = iter(fingerprints(reviews))
         outcomes: list[Outcome] = []
-        for unit, result in zip(units, results, strict=True):
+        for unit, result in pairs:
             record = unit.record
             source = SourcePosition(record.topic, record.partition, record.offset)
             if type(result) is ClickResult:
