@@ -68,11 +68,13 @@ class Scorer(Protocol):
         ...
 
 
-def load_scorer(folder: Path, *, device: str = "auto") -> Scorer:
+def load_scorer(folder: Path, *, device: str = "auto", precision: str = "auto") -> Scorer:
     """Load an artifact folder, checksums verified, for ``cpu``, ``cuda`` or ``auto`` (CUDA when there is one).
+
+    precision  ``float32``, or ``auto``: what the device multiplies fastest, float16 or bfloat16 where it has them
 
     Raises ArtifactError, saying what is wrong and what to do.
     """
     from model.torch_scorer import TorchScorer  # lazy: processes on the null model never import torch
 
-    return TorchScorer(folder, device=device)
+    return TorchScorer(folder, device=device, precision=precision)
