@@ -23,9 +23,7 @@ def _filters(function: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         (
             click.option("--reason", "reasons", multiple=True, help="Only letters of this reason; repeatable."),
-            click.option(
-                "--stage", "stages", multiple=True, type=click.Choice(["decode", "model"]), help="Only of this stage."
-            ),
+            click.option("--stage", "stages", multiple=True, help="Only of this stage: decode, model, notify."),
             click.option("--topic", "topics", multiple=True, help="Only from this source topic; repeatable."),
             click.option("--since", metavar="TIME", help="Written since: 30m, 2h, 7d ago, or 2026-01-31T12:00 (UTC)."),
             click.option("--until", metavar="TIME", help="Written before; as for --since."),
@@ -36,14 +34,14 @@ def _filters(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _wanted(config: Config, ids: tuple[str, ...], options: dict[str, Any]) -> Filter:
-    from schemas.dead import Reason
+    from schemas.dead import Reason, Stage
     from worker.errors import InputError
     from worker.tools.dead_letters import Filter, parse_id, parse_time_ms
 
     now_ms = time.time_ns() // 1_000_000
-    for reason in options["reasons"]:
-        if reason not in get_args(Reason):
-            raise InputError(f"--reason {reason}: the reasons are {', '.join(get_args(Reason))}")
+    for name, known in (("reason", get_args(Reason)), ("stage", get_args(Stage))):
+        if unknown := sorted(set(options[f"{name}s"]) - set(known)):
+            raise InputError(f"--{name} {unknown[0]}: the {name}s are {', '.join(known)}")
     times = {name: options[name] and parse_time_ms(options[name], now_ms) for name in ("since", "until")}
     return Filter(
         ids=frozenset(map(parse_id, ids)),
@@ -60,7 +58,8 @@ def dead() -> None:
     """Look at what could not be scored, and send it again.
 
     Dead letters lie in events.dead with their original bytes, key and headers until they are replayed or erased.
-    A letter's id is its source position, topic/partition/offset.
+    A letter's id is its source position, topic/partition/offset; of an alert that a sink did not take,
+    topic/partition/offset#sink.
     """
 
 
@@ -96,7 +95,8 @@ def list_(config: Config, limit: int, json_: bool, **options: Any) -> None:
 def show(config: Config, letter_id: str, value: bool, raw: bool, json_: bool) -> None:
     """Show one dead letter: why, whence, its headers, and its contents if asked for.
 
-    ID is topic/partition/offset, as `millrace dead list` shows it. Exit code 6 if there is no such letter.
+    ID is topic/partition/offset or topic/partition/offset#sink, as `millrace dead list` shows it. Exit code 6 if there
+    is no such letter.
 
     \b
     millrace dead show events.review/3/17

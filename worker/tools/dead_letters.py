@@ -1,6 +1,6 @@
 """Dead letters as they lie in ``events.dead``: found by filters, looked at one by one.
 
-The topic is compacted by source position: of every position the last record counts, and a tombstone ends a letter
+The topic is compacted by letter: of every id the last record counts, and a tombstone ends a letter
 (it was replayed, or its person was erased). Found letters are held without their values; at most `MAX_FOUND`.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 from confluent_kafka import TopicPartition
 
-from schemas.dead import HEADER_REPLAY_COUNT, HEADER_TOMBSTONE, DeadLetter, read_letter, source_position
+from schemas.dead import HEADER_REPLAY_COUNT, HEADER_TOMBSTONE, DeadLetter, parse_letter_id, read_letter
 from schemas.folds import FormatError
 from schemas.topics import EVENTS_DEAD
 from worker.config import KafkaConfig
@@ -95,7 +95,7 @@ class Letters:
         ended = dict.fromkeys(wanted.ids, "unknown")
         for message in self.read(wanted.since_ms):
             key = message.key() or b""
-            found.pop(key, None)  # the later record of a position takes the earlier one's place
+            found.pop(key, None)  # the later record of an id takes the earlier one's place
             if message.value() is None:
                 _end(ended, wanted.ids, message)
                 continue
@@ -137,7 +137,7 @@ def letter_of(message: Any) -> DeadLetter | None:
 def parse_id(text: str) -> str:
     """A letter's id as a person gave it. Raises `InputError`."""
     try:
-        source_position(text)
+        parse_letter_id(text)
     except ValueError as error:
         raise InputError(f"letter {text!r}: {error}, as `millrace dead list` shows it") from error
     return text
