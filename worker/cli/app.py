@@ -189,9 +189,13 @@ def acls_(config: Config, roles: tuple[str, ...], principals: tuple[str, ...], a
     """List the rights that each role needs on Kafka, and no more.
 
     As calls of Kafka's own kafka-acls.sh, for topic names and group prefix as configured. The roles are worker,
-    profiles, alerts, and operator: who makes topics, replays, follows and runs the doctor.
+    profiles, alerts, notify, and operator: who makes topics, replays, follows and runs the doctor.
+
+    The calls name a file, admin.properties. It says how Kafka's tools log in as a user who may alter the cluster
+    (security.protocol, sasl.mechanism, sasl.jaas.config, ssl.truststore.location); empty where nobody need log in.
 
     \b
+    millrace topics acls > acls.sh
     millrace topics acls --role worker --principal worker=User:scoring
     millrace topics acls --apply
     """

@@ -113,13 +113,18 @@ def principals_of(given: Iterable[str]) -> dict[Role, str]:
 
 
 def commands(kafka: KafkaConfig, rights: Iterable[Acl], principals: dict[Role, str]) -> list[str]:
-    """Calls of Kafka's own tool, one a right: to be reviewed and kept where one keeps such things."""
+    """Calls of Kafka's own tool, one a right: to be reviewed and kept where one keeps such things.
+
+    ``admin.properties`` is for the reader to write: how a user who may alter the cluster logs in.
+    """
     tool = ["kafka-acls.sh", "--bootstrap-server", kafka.bootstrap, "--command-config", "admin.properties", "--add"]
     lines = []
     for right in rights:
         what = ["--cluster"] if right.resource == "cluster" else [f"--{right.resource}", right.name]
         pattern = ["--resource-pattern-type", "prefixed"] if right.prefixed else []
-        who = ["--allow-principal", principals[right.role], "--operation", right.operation]
+        # The tool knows operations as DescribeConfigs; it takes one word in any case, but two of them only so.
+        operation = right.operation.title().replace("-", "")
+        who = ["--allow-principal", principals[right.role], "--operation", operation]
         lines.append(shlex.join([*tool, *who, *what, *pattern]))
     return lines
 

@@ -62,6 +62,24 @@ def test_commands_are_those_of_kafkas_own_tool() -> None:
     )
 
 
+# SecurityUtils of Kafka 4.4 and what AclEntry allows on each kind of resource: the tool refuses every other name.
+KAFKAS_OPERATIONS = {
+    "--topic": {"Read", "Write", "Create", "Delete", "Describe", "Alter", "DescribeConfigs", "AlterConfigs"},
+    "--group": {"Read", "Describe", "Delete", "DescribeConfigs", "AlterConfigs"},
+    "--transactional-id": {"Describe", "Write", "TwoPhaseCommit"},
+    "--cluster": {
+        *("Create", "ClusterAction", "DescribeConfigs", "AlterConfigs", "IdempotentWrite", "Alter", "Describe"),
+    },
+}
+
+
+def test_commands_name_operations_as_kafkas_tool_does() -> None:
+    for line in commands(KAFKA, acls(KAFKA), principals_of([])):
+        words = shlex.split(line)
+        (resource,) = set(words) & KAFKAS_OPERATIONS.keys()
+        assert words[words.index("--operation") + 1] in KAFKAS_OPERATIONS[resource], line
+
+
 @pytest.mark.parametrize("text", ["worker", "worker=scoring", "driver=User:x"])
 def test_a_principal_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--principal"):
