@@ -1,7 +1,7 @@
 """The rights that each role needs on Kafka, and no more: from the contract's table of topics to access control lists.
 
 A right on a topic to read or write implies the right to describe it. Topics that a shop named itself
-(``kafka.topics``) and the group prefix are those of the configuration.
+(``kafka.topics``, ``kafka.backfill``) and the group prefix are those of the configuration.
 """
 
 from __future__ import annotations
@@ -64,12 +64,15 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
 
     The operator makes and checks topics, replays, follows, silences, erases, and looks at groups; no other role may
     alter a topic or read what it has no use for. Feeds read without a group, but their client asks for rights on one.
+    A dead letter goes back to where it came from, so the operator writes to all that a role may bury a record of.
     """
     prefix = kafka.group_prefix
     changelogs = f"{prefix}.alerts-"
     every = _topics(kafka, TOPICS)
+    backfill = sorted(kafka.backfill)
+    buried = (*INPUTS, *FOLDS.values(), ALERTS_OPINION)
     return [
-        *_each("worker", "read", "topic", _topics(kafka, (*INPUTS, ERASURES))),
+        *_each("worker", "read", "topic", [*_topics(kafka, (*INPUTS, ERASURES)), *backfill]),
         *_each("worker", "write", "topic", _topics(kafka, _WORKER_WRITES)),
         *_prefixed("worker", ("read",), "group", f"{prefix}.worker"),
         *_prefixed("worker", ("write", "describe"), "transactional-id", f"{prefix}.worker"),
@@ -89,7 +92,9 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
             for operation in _OPERATOR
             for name in every
         ),
-        *_each("operator", "write", "topic", _topics(kafka, (*INPUTS, ERASURES, EVENTS_DEAD, ALERTS_CONTROL))),
+        *_each("operator", "read", "topic", backfill),
+        *_each("operator", "write", "topic", _topics(kafka, (*buried, ERASURES, EVENTS_DEAD, ALERTS_CONTROL))),
+        *_each("operator", "write", "topic", backfill),
         *_prefixed("operator", ("write", "describe"), "transactional-id", f"{prefix}.dead-replay"),
         *_prefixed("operator", ("describe", "describe-configs"), "topic", "__"),
         *_prefixed("operator", ("read",), "group", prefix),
