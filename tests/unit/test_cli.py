@@ -101,6 +101,29 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     assert seconds < 4 * HELP_SECONDS
 
 
+def test_options_of_a_group_are_those_of_its_commands_and_the_commands_own_are_stronger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.alerts.rebuild.Rebuild", lambda _: None)  # which would look for the topic first
+    for name in ("prod", "test"):
+        text = f"kafka: {{bootstrap: '{name}:9092', group_prefix: {name}}}"
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    prod, test = ["--config", str(tmp_path / "prod.yaml")], ["--config", str(tmp_path / "test.yaml")]
+
+    def asked(*arguments: str, **env: str) -> str:
+        result = CliRunner().invoke(main, list(arguments), env=env, input="n\n")
+        assert result.exit_code == 1
+        return result.output
+
+    # What it asks before it deletes names the cluster.
+    assert "prod.alerts-subjects-changelog on prod:9092" in asked("alerts", *prod, "rebuild")
+    assert "on prod:9092" in asked("alerts", *prod, "rebuild", MILLRACE_CONFIG=str(tmp_path / "test.yaml"))
+    assert "on test:9092" in asked("alerts", *prod, "rebuild", *test)
+    assert "on a:1 " in asked("alerts", *prod, "--set", "kafka.bootstrap=a:1", "rebuild")
+    assert "on b:1 " in asked("alerts", "--set", "kafka.bootstrap=a:1", "rebuild", "--set", "kafka.bootstrap=b:1")
+    assert "on test:9092" in asked("alerts", "rebuild", MILLRACE_CONFIG=str(tmp_path / "test.yaml"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
