@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 from confluent_kafka import Producer
 
 from schemas.dead import HEADER_DETAIL, HEADER_REASON, HEADER_SINK
@@ -240,6 +241,17 @@ def test_what_is_muted_while_it_waits_is_not_told_later(kafka: KafkaConfig) -> N
             wait_until(lambda: bool(receiver.taken), "the other told")
         assert receiver.taken == ["item:b opened"]
     assert letters(kafka) == []
+
+
+def test_a_sink_that_a_rule_names_and_nobody_has_is_told_once(kafka: KafkaConfig) -> None:
+    with Receiver() as receiver, structlog.testing.capture_logs() as logs:
+        config = config_of(kafka, receiver.url)
+        publish(kafka, *(made("item:a", minute=n, sinks=["opps"]) for n in range(3)), made("item:b", sinks=["sink0"]))
+        with running(config):
+            wait_until(lambda: finished(config), "all dealt with")
+    assert receiver.taken == ["item:b opened"]
+    warnings = [(each["sink"], each["rule"]) for each in logs if each["log_level"] == "warning" and "rule" in each]
+    assert warnings == [("opps", "negative_share")]
 
 
 def test_reading_waits_for_a_sink_that_is_behind(kafka: KafkaConfig) -> None:
