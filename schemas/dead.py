@@ -47,7 +47,7 @@ HEADER_REPLAY_OF: Final = "millrace-replay-of"
 """On a replayed record: the letter that it was, by `DeadLetter.letter_id`."""
 HEADER_REPLAY_COUNT: Final = "millrace-replay-count"
 HEADER_TOMBSTONE: Final = "millrace-tombstone"
-"""On the deletion of a letter: ``replayed`` or ``erased``."""
+"""On the deletion of a letter: ``replayed``, ``erased`` or ``dropped``."""
 MAX_DETAIL_CHARS: Final = 500
 
 Headers = Sequence[tuple[str, bytes | None]]

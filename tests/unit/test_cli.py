@@ -58,7 +58,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         *("demo", "worker", "profiles", "alerts", "alerts backtest", "alerts tune", "alerts rebuild"),
         *("topics create", "topics describe", "topics acls", "replay", "tail"),
         *("status", "score", "doctor", "evaluate", "plan"),
-        *("dead list", "dead show", "dead replay", "erase"),
+        *("dead list", "dead show", "dead replay", "dead drop", "erase"),
         *("notify", "mute", "ack", "trend"),
         *("train", "tune", "export", "report", "explain", "active", "label"),
     }
@@ -148,6 +148,7 @@ def test_options_of_a_group_are_those_of_its_commands_and_the_commands_own_are_s
         (["dead", "show", "nonsense"], 6, "topic/partition/offset"),
         (["dead", "show", "alerts.opinion/0/1#"], 6, "#sink"),
         (["dead", "replay"], 6, "--all"),
+        (["dead", "drop"], 6, "--all"),
         (["dead", "list", "--stage", "nowhere"], 6, "notify"),
         (["dead", "list", "--since", "soon"], 6, "soon"),
         (["evaluate", "--task", "sentiment", "--data", "{file}", "--artifact", "/nowhere"], 5, "/nowhere"),
