@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -21,6 +21,7 @@ import yaml
 from click.testing import CliRunner
 
 import worker.cli.app
+from schemas.dead import Stage
 from worker import errors
 from worker.cli.app import main
 from worker.config import Config
@@ -99,6 +100,13 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     assert heavy & set(out.split()) == set()
     # The promise is half a second on an idle machine; a test machine may be busy.
     assert seconds < 4 * HELP_SECONDS
+
+
+def test_help_names_every_stage_at_which_a_letter_is_written() -> None:
+    for command in ("list", "replay", "drop"):
+        assert f"Only of this stage: {', '.join(get_args(Stage))}." in " ".join(
+            run("dead", command, "-h").output.split()
+        )
 
 
 def test_options_of_a_group_are_those_of_its_commands_and_the_commands_own_are_stronger(
