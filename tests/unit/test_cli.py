@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -21,6 +21,7 @@ import yaml
 from click.testing import CliRunner
 
 import worker.cli.app
+from schemas.dead import Stage
 from worker import errors
 from worker.cli.app import main
 from worker.config import Config
@@ -58,7 +59,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         *("demo", "worker", "profiles", "alerts", "alerts backtest", "alerts tune", "alerts rebuild"),
         *("topics create", "topics describe", "topics acls", "replay", "tail"),
         *("status", "score", "doctor", "evaluate", "plan"),
-        *("dead list", "dead show", "dead replay", "erase"),
+        *("dead list", "dead show", "dead replay", "dead drop", "erase"),
         *("notify", "mute", "ack", "trend"),
         *("train", "tune", "export", "report", "explain", "active", "label"),
     }
@@ -101,6 +102,36 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     assert seconds < 4 * HELP_SECONDS
 
 
+def test_help_names_every_stage_at_which_a_letter_is_written() -> None:
+    for command in ("list", "replay", "drop"):
+        assert f"Only of this stage: {', '.join(get_args(Stage))}." in " ".join(
+            run("dead", command, "-h").output.split()
+        )
+
+
+def test_options_of_a_group_are_those_of_its_commands_and_the_commands_own_are_stronger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.alerts.rebuild.Rebuild", lambda _: None)  # which would look for the topic first
+    for name in ("prod", "test"):
+        text = f"kafka: {{bootstrap: '{name}:9092', group_prefix: {name}}}"
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    prod, test = ["--config", str(tmp_path / "prod.yaml")], ["--config", str(tmp_path / "test.yaml")]
+
+    def asked(*arguments: str, **env: str) -> str:
+        result = CliRunner().invoke(main, list(arguments), env=env, input="n\n")
+        assert result.exit_code == 1
+        return result.output
+
+    # What it asks before it deletes names the cluster.
+    assert "prod.alerts-subjects-changelog on prod:9092" in asked("alerts", *prod, "rebuild")
+    assert "on prod:9092" in asked("alerts", *prod, "rebuild", MILLRACE_CONFIG=str(tmp_path / "test.yaml"))
+    assert "on test:9092" in asked("alerts", *prod, "rebuild", *test)
+    assert "on a:1 " in asked("alerts", *prod, "--set", "kafka.bootstrap=a:1", "rebuild")
+    assert "on b:1 " in asked("alerts", "--set", "kafka.bootstrap=a:1", "rebuild", "--set", "kafka.bootstrap=b:1")
+    assert "on test:9092" in asked("alerts", "rebuild", MILLRACE_CONFIG=str(tmp_path / "test.yaml"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -123,7 +154,10 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         (["score", "--text", "a", "--artifact", "null"], 5, "null"),
         (["tail", "scores"], 6, "scores.ctr"),
         (["dead", "show", "nonsense"], 6, "topic/partition/offset"),
+        (["dead", "show", "alerts.opinion/0/1#"], 6, "#sink"),
         (["dead", "replay"], 6, "--all"),
+        (["dead", "drop"], 6, "--all"),
+        (["dead", "list", "--stage", "nowhere"], 6, "notify"),
         (["dead", "list", "--since", "soon"], 6, "soon"),
         (["evaluate", "--task", "sentiment", "--data", "{file}", "--artifact", "/nowhere"], 5, "/nowhere"),
     ],

@@ -129,7 +129,8 @@ def rebuild(config: Config, /, yes: bool, json_: bool) -> None:
 
     job = Rebuild(config)
     if not yes:
-        click.confirm(f"Delete {changelog_name(config)} and count all opinions again?", abort=True, err=True)
+        where = f"{changelog_name(config)} on {config.kafka.bootstrap}"
+        click.confirm(f"Delete {where} and count all opinions again?", abort=True, err=True)
     with tables.counter("opinions counted again") as progress:
         done = job.run(progress)
     import msgspec

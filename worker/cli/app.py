@@ -189,9 +189,13 @@ def acls_(config: Config, roles: tuple[str, ...], principals: tuple[str, ...], a
     """List the rights that each role needs on Kafka, and no more.
 
     As calls of Kafka's own kafka-acls.sh, for topic names and group prefix as configured. The roles are worker,
-    profiles, alerts, and operator: who makes topics, replays, follows and runs the doctor.
+    profiles, alerts, notify, and operator: who makes topics, replays, follows and runs the doctor.
+
+    The calls name a file, admin.properties. It says how Kafka's tools log in as a user who may alter the cluster
+    (security.protocol, sasl.mechanism, sasl.jaas.config, ssl.truststore.location); empty where nobody need log in.
 
     \b
+    millrace topics acls > acls.sh
     millrace topics acls --role worker --principal worker=User:scoring
     millrace topics acls --apply
     """
@@ -338,7 +342,8 @@ def doctor(config: Config, replication: int, json_: bool) -> None:
     """Check everything, and say what to mend.
 
     Libraries, brokers, topics, what exactly once and durability need of Kafka and Redis (copies, elections,
-    time-outs, eviction, persistence), model (its golden set) and device. Exit code 1 if anything is wrong.
+    time-outs, eviction, persistence), sinks of alerts and the rules that name them, model (its golden set) and device.
+    Exit code 1 if anything is wrong.
     """
     from worker.cli import tables
     from worker.tools.doctor import examine

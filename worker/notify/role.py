@@ -52,6 +52,8 @@ POLL_RECORDS: Final = 200
 UNFINISHED_MAX: Final = 5000
 DRAIN_S: Final = 10.0
 GROUP: Final = "notify"
+WARNED_MAX: Final = 100
+UNKNOWN_SINK: Final = "notify.sinks has no sink of this name"
 
 _log = structlog.get_logger(__name__)
 _decoder = msgspec.json.Decoder(Alert)
@@ -115,6 +117,7 @@ class Notifier:
         for message in self._control_feed.follow(self._control_feed.places(config.kafka.topic(ALERTS_CONTROL))):
             self._control(message)
         self._letters: DeadLetters[_Pending] = DeadLetters(config.kafka)
+        self._warned: set[str] = set()
         self._committing, self._commit_at = False, 0.0
         alerts = topic_ids(config.kafka, [config.kafka.topic(ALERTS_OPINION)])
         self._source = KafkaSource(config.kafka, alerts, f"{config.kafka.group_prefix}.{GROUP}")
@@ -216,16 +219,29 @@ class Notifier:
             self._metrics.dead_letters.labels("", "wrong_type").inc()
             self._letters.write(record, "decode", "wrong_type", problem, "", _Pending(record, ticket, 1))
             return
-        routed = self._dispatcher.route(record.partition, alert, _now_ms())
-        pending = _Pending(record, ticket, len(routed.sinks))
-        if routed.notice is None:
-            self._metrics.skipped.labels(str(routed.skipped)).inc()
+        routed = self._dispatcher.route(record.partition, alert, _now_ms(), record.headers or ())
+        if routed.unknown:
+            self._warn(routed.unknown, alert.rule)
+        pending = _Pending(record, ticket, max(1, len(routed.sinks)))
+        if routed.skipped is not None:
+            self._metrics.skipped.labels(routed.skipped).inc()
             self._one_less(pending)
+            return
+        if routed.notice is None:
+            # Its sink was renamed or left out since: nobody can be told, and a letter must not end untold.
+            self._metrics.dead_letters.labels("", "undeliverable").inc()
+            self._letters.write(record, "notify", "undeliverable", UNKNOWN_SINK, routed.unknown[0], pending)
             return
         for name in routed.sinks:
             lane = self._by_name[name]
             lane.outbox.put(routed.notice, pending, time.monotonic())
             lane.wake.set()
+
+    def _warn(self, names: Sequence[str], rule: str) -> None:
+        for name in names:
+            if name not in self._warned and len(self._warned) < WARNED_MAX:
+                self._warned.add(name)
+                _log.warning("an alert is for a sink that notify.sinks does not have", sink=name, rule=rule)
 
     def _settle(self) -> None:
         for lane in self.lanes:
