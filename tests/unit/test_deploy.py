@@ -128,7 +128,7 @@ def test_every_name_a_service_uses_is_declared() -> None:
             assert source in COMPOSE["volumes"] or (DEPLOY / source).exists(), volume
 
 
-def test_the_image_runs_as_nobody_in_particular_and_says_whether_it_is_well() -> None:
+def test_the_image_runs_as_nobody_in_particular_and_says_whether_it_is_alive() -> None:
     final = DOCKERFILE[DOCKERFILE.rindex("\nFROM ") :]
     user = re.search(r"^USER (\S+)", final, re.MULTILINE)
     assert user is not None
@@ -136,7 +136,7 @@ def test_the_image_runs_as_nobody_in_particular_and_says_whether_it_is_well() ->
     assert f"--uid {user[1]}" in final
     port = re.search(r"MILLRACE_OBSERVE__PORT=(\d+)", final)
     assert port is not None
-    assert f"http://127.0.0.1:{port[1]}/healthz" in final
+    assert f"http://127.0.0.1:{port[1]}/livez" in final, "a broker that is away is no reason for a restart"
     assert "HEALTHCHECK" in final
     set_here = dict(re.findall(r"\b(MILLRACE_\w+)=(\S+)", final))
     assert load_config(env=set_here).observe.port == int(port[1])

@@ -36,7 +36,7 @@ POLL_EVERY_S: Final = 0.02
 LEAD_S: Final = 0.005
 """How long before the device is free the next batch leaves, so that its states are there in time."""
 STALL_S: Final = 30.0
-"""An event unfinished for this long, or a loop that stands still for it, is unwell."""
+"""With an event unfinished for this long, or a loop that stands still for it, the worker is not ready."""
 
 _log = logging.getLogger(__name__)
 
