@@ -111,6 +111,8 @@ class Notifier:
         self._config, self._kafka, self._metrics = config.notify, config.kafka, metrics
         self.lanes = [self._lane(name) for name in config.notify.sinks]
         self._by_name = {lane.name: lane for lane in self.lanes}
+        for lane in self.lanes:
+            metrics.dead_letters.labels(lane.name, "undeliverable")  # from 0, so that the first one is an increase
         self._controls = Controls()
         self._dispatcher = Dispatcher(config.notify, self._controls)
         self._ledger: OffsetLedger[bool] = OffsetLedger()
