@@ -150,16 +150,21 @@ def topics() -> None:
 @click.option(
     "--replication", type=click.IntRange(min=1), help="Copies; by default 3, or as many as there are brokers."
 )
+@click.option("--partitions", type=click.IntRange(min=1), help="Of each input topic; `millrace plan` says how many.")
 @click.option("--update", is_flag=True, help="Set retention and sizes of topics that exist to the contract's.")
 @common
-def create(config: Config, replication: int | None, update: bool) -> None:
+def create(config: Config, replication: int | None, partitions: int | None, update: bool) -> None:
     """Make the topics that are missing: partitions, retention or compaction, replication and sizes by one table.
 
     Topics that exist are left as they are, but for --update. Partitions are never changed.
+
+    \b
+    millrace topics create
+    millrace topics create --partitions 24
     """
     from worker.kafka.admin import create_topics
 
-    made = create_topics(config.kafka, replication=replication, update=update)
+    made = create_topics(config.kafka, replication=replication, update=update, partitions=partitions)
     click.echo(f"made {', '.join(made)}" if made else "all topics are there")
 
 
