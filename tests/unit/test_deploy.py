@@ -22,7 +22,7 @@ DEPLOY = ROOT / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, Any] = COMPOSE["services"]
 BROKERS = {name: service for name, service in SERVICES.items() if name.startswith("kafka-")}
-ROLES = {name: SERVICES[name] for name in ("worker", "profiles", "alerts")}
+ROLES = {name: SERVICES[name] for name in ("worker", "profiles", "alerts", "notify")}
 OURS = {name: service for name, service in SERVICES.items() if service.get("image") == "millrace"}
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 
@@ -45,10 +45,11 @@ def seconds(text: str) -> int:
     return int(found[1])
 
 
-def test_there_are_three_brokers_redis_and_the_three_roles() -> None:
+def test_there_are_three_brokers_redis_and_the_four_roles() -> None:
     assert len(BROKERS) == 3
     assert {"redis", "topics", "doctor", *ROLES} <= set(SERVICES)
     assert all(service["command"] == [name] for name, service in ROLES.items())
+    assert ROLES["notify"]["profiles"] == ["notify"], "only where somebody is to be told"
 
 
 @pytest.mark.parametrize("name", BROKERS)
@@ -180,6 +181,17 @@ def test_compose_itself_accepts_the_file() -> None:
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
         pytest.skip("docker compose is not installed: the file is checked by the other tests only")
-    command = [docker, "compose", "--file", str(DEPLOY / "compose.yaml"), "--profile", "tools", "config", "--quiet"]
+    command = [
+        docker,
+        "compose",
+        "--file",
+        str(DEPLOY / "compose.yaml"),
+        "--profile",
+        "tools",
+        "--profile",
+        "notify",
+        "config",
+        "--quiet",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -45,8 +45,8 @@ def main() -> None:
                    millrace evaluate           measure it; millrace report, explain
 
     Configuration is one YAML file (--config), overridden by environment (MILLRACE_KAFKA__BOOTSTRAP=host:9092),
-    overridden by flags (--set kafka.bootstrap=host:9092). Exit codes: 2 configuration, 3 Kafka, 4 Redis, 5 model,
-    6 an input file, 1 anything else.
+    overridden by flags (--set kafka.bootstrap=host:9092). Exit codes: 0 well, 2 configuration, 3 Kafka, 4 Redis,
+    5 model or device, 6 an input file, 1 anything else.
     """
 
 
@@ -57,7 +57,7 @@ def main() -> None:
 @json_option
 @common
 def demo(config: Config, events: int | None, exit_: bool, rate: float | None, json_: bool) -> None:
-    """Run a simulated shop through all three roles.
+    """Run a simulated shop through worker, profiles and alerts.
 
     Bilingual events, an embedded Kafka and an embedded Redis, and a live view of rates, latencies and scores.
 
@@ -194,7 +194,7 @@ def acls_(config: Config, roles: tuple[str, ...], principals: tuple[str, ...], a
     """List the rights that each role needs on Kafka, and no more.
 
     As calls of Kafka's own kafka-acls.sh, for topic names and group prefix as configured. The roles are worker,
-    profiles, alerts, and operator: who makes topics, replays, follows and runs the doctor.
+    profiles, alerts, notify, and operator: who makes topics, replays, follows and runs the doctor.
 
     \b
     millrace topics acls --role worker --principal worker=User:scoring
@@ -275,8 +275,8 @@ def tail(config: Config, names: tuple[str, ...], json_: bool, **options: Any) ->
 
     By default the scores and the alerts. Ctrl-C ends it.
 
-    Any topic of the contract: events.*, scores.*, opinions, alerts.opinion, folds.*, features.*, events.dead,
-    erasures. Texts are shown as their length only.
+    Any topic of the contract: events.*, scores.*, opinions, alerts.opinion, alerts.control, trends.opinion, folds.*,
+    features.*, events.dead, erasures. Texts are shown as their length only.
 
     \b
     millrace tail
