@@ -51,6 +51,15 @@ def entries(env: Mapping[str, str]) -> Iterator[Entry]:
         yield Entry(path, value, where, literal)
 
 
+def value_of(env: Mapping[str, str], name: str) -> str | None:
+    """The value of a variable that is no key of the configuration, or of the file that ``<name>_FILE`` names.
+
+    Raises `ConfigError` for a file that cannot be read.
+    """
+    file = env.get(name + _FILE)
+    return env.get(name) if file is None else _read(file, f"environment variable {name}{_FILE}")
+
+
 def _read(file: str, where: str) -> str:
     try:
         with Path(file).open("rb") as secret:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -15,6 +16,7 @@ import msgspec
 import pytest
 import structlog
 from confluent_kafka import Producer
+from prometheus_client import CollectorRegistry
 
 from schemas.dead import HEADER_DETAIL, HEADER_REASON, HEADER_SINK
 from schemas.scores import Alert
@@ -29,7 +31,10 @@ from worker.demo.embedded import EmbeddedBroker
 from worker.errors import ConfigError, TopicError
 from worker.kafka.admin import create_topics
 from worker.kafka.readback import Readback
-from worker.notify.role import DRAIN_S, run
+from worker.kafka.source import KafkaSource
+from worker.metrics import NotifyMetrics
+from worker.notify import role
+from worker.notify.role import DRAIN_S, Notifier, run
 from worker.tools.silencing import ack, mute, silences, unmute
 from worker.tools.status import status
 
@@ -225,6 +230,33 @@ def test_mutes_and_acknowledgements_hold_at_once_and_after_a_restart(kafka: Kafk
         with running(config):
             publish(kafka, made("brand:lux", "resolved", minute=3))
             wait_until(lambda: receiver.taken[-1] == "brand:lux resolved", "told again")
+
+
+def test_it_is_not_ready_while_kafka_takes_no_offsets(kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, take = [False], KafkaSource.commit
+    monkeypatch.setattr(KafkaSource, "commit", lambda *args: take(*args) if taken[0] else None)
+    monkeypatch.setattr(role, "STALL_S", 0.2)
+    monkeypatch.setattr(role, "COMMIT_INTERVAL_S", 0.0)
+    sink = WebhookConfig(url="http://127.0.0.1:9/", subjects=("brand:*",))
+    config = Config(kafka=kafka, notify=NotifyConfig(sinks={"ops": sink}))
+    publish(kafka, made("item:nobody-wants-it"))
+
+    async def go() -> None:
+        notifier = Notifier(config, NotifyMetrics(CollectorRegistry()))
+
+        def ready_after_a_step() -> bool:
+            notifier.step()
+            return notifier.health()[0]
+
+        try:
+            assert ready_after_a_step(), "nothing to commit yet"
+            wait_until(lambda: not ready_after_a_step(), "offsets not taken for too long")
+            taken[0], notifier._committing = True, False
+            wait_until(ready_after_a_step, "taken")
+        finally:
+            await notifier.close()
+
+    asyncio.run(go())
 
 
 def test_what_is_muted_while_it_waits_is_not_told_later(kafka: KafkaConfig) -> None:

@@ -70,6 +70,25 @@ def test_the_readme_lists_exactly_the_commands_there_are() -> None:
     assert listed == set(COMMANDS)
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_every_default(name: str) -> None:
+    for option in COMMANDS[name].params:
+        if isinstance(option, click.Option) and isinstance(option.default, (int, float, str, Path)):
+            assert option.show_default or option.is_flag or not option.default, option.opts
+
+
+def test_help_and_readme_tell_the_same_exit_codes() -> None:
+    codes = {
+        each.exit_code for each in vars(errors).values() if isinstance(each, type) and issubclass(each, MillraceError)
+    }
+    told = [" ".join((main.help or "").split()), " ".join(documented("commands").split())]
+    for text in told:
+        found = re.search(r"Exit codes: (0 well, .*? 1 anything else)\.", text)
+        assert found is not None
+        assert {int(code) for code in re.findall(r"\d", found[1])} == codes | {0}
+        assert "5 model or device" in found[1]
+
+
 def test_the_readme_lists_every_key_of_the_configuration_with_its_default() -> None:
     block = re.search(r"```yaml\n(.*?)```", documented("config"), re.DOTALL)
     assert block is not None

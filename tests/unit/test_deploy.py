@@ -22,7 +22,7 @@ DEPLOY = ROOT / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, Any] = COMPOSE["services"]
 BROKERS = {name: service for name, service in SERVICES.items() if name.startswith("kafka-")}
-ROLES = {name: SERVICES[name] for name in ("worker", "profiles", "alerts")}
+ROLES = {name: SERVICES[name] for name in ("worker", "profiles", "alerts", "notify")}
 OURS = {name: service for name, service in SERVICES.items() if service.get("image") == "millrace"}
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 
@@ -45,10 +45,11 @@ def seconds(text: str) -> int:
     return int(found[1])
 
 
-def test_there_are_three_brokers_redis_and_the_three_roles() -> None:
+def test_there_are_three_brokers_redis_and_the_four_roles() -> None:
     assert len(BROKERS) == 3
     assert {"redis", "topics", "doctor", *ROLES} <= set(SERVICES)
     assert all(service["command"] == [name] for name, service in ROLES.items())
+    assert ROLES["notify"]["profiles"] == ["notify"], "only where somebody is to be told"
 
 
 @pytest.mark.parametrize("name", BROKERS)
@@ -128,7 +129,7 @@ def test_every_name_a_service_uses_is_declared() -> None:
             assert source in COMPOSE["volumes"] or (DEPLOY / source).exists(), volume
 
 
-def test_the_image_runs_as_nobody_in_particular_and_says_whether_it_is_well() -> None:
+def test_the_image_runs_as_nobody_in_particular_and_says_whether_it_is_alive() -> None:
     final = DOCKERFILE[DOCKERFILE.rindex("\nFROM ") :]
     user = re.search(r"^USER (\S+)", final, re.MULTILINE)
     assert user is not None
@@ -136,7 +137,7 @@ def test_the_image_runs_as_nobody_in_particular_and_says_whether_it_is_well() ->
     assert f"--uid {user[1]}" in final
     port = re.search(r"MILLRACE_OBSERVE__PORT=(\d+)", final)
     assert port is not None
-    assert f"http://127.0.0.1:{port[1]}/healthz" in final
+    assert f"http://127.0.0.1:{port[1]}/livez" in final, "a broker that is away is no reason for a restart"
     assert "HEALTHCHECK" in final
     set_here = dict(re.findall(r"\b(MILLRACE_\w+)=(\S+)", final))
     assert load_config(env=set_here).observe.port == int(port[1])
@@ -199,6 +200,6 @@ def test_compose_itself_accepts_the_file() -> None:
         pytest.skip("docker compose is not installed: the file is checked by the other tests only")
     files = ["--file", str(DEPLOY / "compose.yaml"), "--file", str(DEPLOY / "compose.gpu.yaml")]
     for chosen in (files[:2], files):
-        command = [docker, "compose", *chosen, "--profile", "tools", "config", "--quiet"]
+        command = [docker, "compose", *chosen, "--profile", "tools", "--profile", "notify", "config", "--quiet"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr

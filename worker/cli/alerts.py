@@ -27,7 +27,8 @@ def alerts(context: click.Context, /, config: Config) -> None:
     """Watch opinion and alert when it turns.
 
     Without a command: the role. Reads opinions, writes alerts.opinion when negative ones surge on an item, category,
-    brand or topic, smoulder for hours, or stop coming. The rules are a file (alerts.rules), read again when it changes.
+    brand, topic or aspect, smoulder for hours, or stop coming. The rules are a file (alerts.rules), read again when it
+    changes.
 
     \b
     millrace alerts --config millrace.yaml

@@ -45,8 +45,8 @@ def main() -> None:
                    millrace evaluate           measure it; millrace report, explain
 
     Configuration is one YAML file (--config), overridden by environment (MILLRACE_KAFKA__BOOTSTRAP=host:9092),
-    overridden by flags (--set kafka.bootstrap=host:9092). Exit codes: 2 configuration, 3 Kafka, 4 Redis, 5 model,
-    6 an input file, 1 anything else.
+    overridden by flags (--set kafka.bootstrap=host:9092). Exit codes: 0 well, 2 configuration, 3 Kafka, 4 Redis,
+    5 model or device, 6 an input file, 1 anything else.
     """
 
 
@@ -57,7 +57,7 @@ def main() -> None:
 @json_option
 @common
 def demo(config: Config, events: int | None, exit_: bool, rate: float | None, json_: bool) -> None:
-    """Run a simulated shop through all three roles.
+    """Run a simulated shop through worker, profiles and alerts.
 
     Bilingual events, an embedded Kafka and an embedded Redis, and a live view of rates, latencies and scores.
 
@@ -150,16 +150,21 @@ def topics() -> None:
 @click.option(
     "--replication", type=click.IntRange(min=1), help="Copies; by default 3, or as many as there are brokers."
 )
+@click.option("--partitions", type=click.IntRange(min=1), help="Of each input topic; `millrace plan` says how many.")
 @click.option("--update", is_flag=True, help="Set retention and sizes of topics that exist to the contract's.")
 @common
-def create(config: Config, replication: int | None, update: bool) -> None:
+def create(config: Config, replication: int | None, partitions: int | None, update: bool) -> None:
     """Make the topics that are missing: partitions, retention or compaction, replication and sizes by one table.
 
     Topics that exist are left as they are, but for --update. Partitions are never changed.
+
+    \b
+    millrace topics create
+    millrace topics create --partitions 24
     """
     from worker.kafka.admin import create_topics
 
-    made = create_topics(config.kafka, replication=replication, update=update)
+    made = create_topics(config.kafka, replication=replication, update=update, partitions=partitions)
     click.echo(f"made {', '.join(made)}" if made else "all topics are there")
 
 
@@ -274,8 +279,8 @@ def tail(config: Config, names: tuple[str, ...], json_: bool, **options: Any) ->
 
     By default the scores and the alerts. Ctrl-C ends it.
 
-    Any topic of the contract: events.*, scores.*, opinions, alerts.opinion, folds.*, features.*, events.dead,
-    erasures. Texts are shown as their length only.
+    Any topic of the contract: events.*, scores.*, opinions, alerts.opinion, alerts.control, trends.opinion, folds.*,
+    features.*, events.dead, erasures. Texts are shown as their length only.
 
     \b
     millrace tail

@@ -27,8 +27,16 @@ artifact_option = click.option("--artifact", help="Artifact folder; by default m
 @recipe_option
 @data_option
 @click.option("--out", type=PATH, required=True, help="Folder for checkpoints, logs and the artifact.")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=60.0, help="Bound of the training.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0 leaves it to torch.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Bound of the training.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=0), default=0, show_default=True, help="CPU threads; 0 leaves it to torch."
+)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard events to tb in --out.")
 @click.option("--onto", type=FOLDER, help="Add the recipe's heads to this artifact and leave the rest as it is.")
@@ -91,8 +99,16 @@ def export(config: Config, recipe: Path, data: Path, out: Path) -> None:
 @recipe_option
 @data_option
 @click.option("--out", type=PATH, required=True, help="Folder of the study; a later call goes on with it.")
-@click.option("--trials", type=click.IntRange(min=1), default=20, help="Trials in all, those done before included.")
-@click.option("--tokens", type=click.IntRange(min=1), default=300_000, help="Tokens that each trial trains on.")
+@click.option(
+    "--trials",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Trials in all, those done before included.",
+)
+@click.option(
+    "--tokens", type=click.IntRange(min=1), default=300_000, show_default=True, help="Tokens that each trial trains on."
+)
 @json_option
 @common
 def tune(config: Config, recipe: Path, data: Path, out: Path, trials: int, tokens: int, json_: bool) -> None:
@@ -156,7 +172,13 @@ def evaluate(
 @click.option("--slice", "fields", multiple=True, metavar="FIELD", help="Figures by the values of a field, too.")
 @click.option("--sharing", type=FILE, help="What bench-shared wrote: shared against single models.")
 @click.option("--curves", type=FILE, help="metrics.jsonl of the training run.")
-@click.option("--out", type=PATH, default=Path("report.html"), help="The page; the same as JSON lies beside it.")
+@click.option(
+    "--out",
+    type=PATH,
+    default=Path("report.html"),
+    show_default=True,
+    help="The page; the same as JSON lies beside it.",
+)
 @json_option
 @common
 def report(
@@ -207,6 +229,7 @@ def report(
     "--method",
     type=click.Choice(["occlusion", "gradients"]),
     default="occlusion",
+    show_default=True,
     help="Leave parts out and score again, or integrated gradients.",
 )
 @json_option
@@ -270,8 +293,10 @@ def _reads_texts(function: Callable[..., None]) -> Callable[..., None]:
 
 @click.command()
 @_reads_texts
-@click.option("--count", type=click.IntRange(min=1), default=100, help="Texts to pick.")
-@click.option("--measure", type=click.Choice(["margin", "entropy"]), default="margin", help="Of uncertainty.")
+@click.option("--count", type=click.IntRange(min=1), default=100, show_default=True, help="Texts to pick.")
+@click.option(
+    "--measure", type=click.Choice(["margin", "entropy"]), default="margin", show_default=True, help="Of uncertainty."
+)
 @common
 def active(config: Config, texts: _Texts, count: int, measure: str, json_: bool) -> None:
     """Pick the texts most worth labelling: uncertain ones, and unlike each other.
@@ -290,9 +315,19 @@ def active(config: Config, texts: _Texts, count: int, measure: str, json_: bool)
 @click.command()
 @_reads_texts
 @click.option(
-    "--confidence", type=click.FloatRange(0, 1, min_open=True), default=0.95, help="Least probability of a label."
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.95,
+    show_default=True,
+    help="Least probability of a label.",
 )
-@click.option("--per-class", type=click.IntRange(min=1), default=1000, help="Most texts of a class, the surest.")
+@click.option(
+    "--per-class",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Most texts of a class, the surest.",
+)
 @common
 def label(config: Config, texts: _Texts, confidence: float, per_class: int, json_: bool) -> None:
     """Label texts of which the model is sure, as one more data set to train on (self-training).

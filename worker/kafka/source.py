@@ -15,7 +15,7 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
 from worker.config import KafkaConfig
-from worker.errors import TopicError
+from worker.errors import OffsetLostError, TopicError
 from worker.kafka.clients import consumer_config, leave, membership, translate
 from worker.kafka.records import Offsets, Partition, Record
 
@@ -84,6 +84,9 @@ class KafkaSource:
     """
 
     def __init__(self, config: KafkaConfig, topics: Mapping[str, str], group: str, instance: str | None = None) -> None:
+        self._resetting = (
+            f"kafka-consumer-groups.sh --bootstrap-server {config.bootstrap} --group {group} --reset-offsets"
+        )
         self._topic_ids = dict(topics)
         self._ids = " ".join(f"{topic}={topic_id}" for topic, topic_id in topics.items())
         self._eager = config.group_protocol == "eager"
@@ -214,7 +217,14 @@ class KafkaSource:
             _log.warning("reading events: %s", error.str())
             return
         where = f"{message.topic()}/{message.partition()}" if message.topic() else "events"
-        raise translate(KafkaException(error), doing=f"reading {where}") from KafkaException(error)
+        cause = translate(KafkaException(error), doing=f"reading {where}")
+        if isinstance(cause, OffsetLostError):
+            place = f"{message.topic()}:{message.partition()}"
+            cause = OffsetLostError(
+                f"{cause}. Once you know what was lost, stop all processes of this group and say where to go on:"
+                f" {self._resetting} --to-earliest --topic {place} --execute"
+            )
+        raise cause from KafkaException(error)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._stopped:
@@ -247,9 +257,9 @@ class KafkaSource:
             if then.get(topic, now) != now:
                 raise TopicError(
                     f"{topic} was deleted and made again since this group committed: its positions mean other events"
-                    " now, and readers that know outputs by them would drop the new ones. Use another"
-                    " kafka.group_prefix, or accept it: kafka-consumer-groups --reset-offsets --to-current"
-                    " --all-topics --execute"
+                    " now, and readers that know outputs by them would drop the new ones. To accept it, stop all"
+                    f" processes of this group and run {self._resetting} --to-current --all-topics --execute. Another"
+                    " kafka.group_prefix begins anew with all that every input retains"
                 )
 
     def _committed(self, partitions: list[TopicPartition]) -> list[TopicPartition]:

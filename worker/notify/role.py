@@ -51,6 +51,8 @@ COMMIT_INTERVAL_S: Final = 0.2
 POLL_RECORDS: Final = 200
 UNFINISHED_MAX: Final = 5000
 DRAIN_S: Final = 10.0
+STALL_S: Final = 30.0
+"""With offsets that Kafka has not taken for so long the role is not ready."""
 GROUP: Final = "notify"
 WARNED_MAX: Final = 100
 UNKNOWN_SINK: Final = "notify.sinks has no sink of this name"
@@ -76,11 +78,12 @@ async def _serve(config: Config, stop: Event) -> None:
     registry = CollectorRegistry()
     notifier = Notifier(config, NotifyMetrics(registry))
     try:
-        with Observer(config.observe, registry, notifier.health):
+        with Observer(config.observe, registry, notifier.health) as observer:
             pumps = [asyncio.ensure_future(lane.pump()) for lane in notifier.lanes]
             try:
                 while not stop.is_set():
                     notifier.step()
+                    observer.turned()
                     for pump in pumps:
                         if pump.done():
                             pump.result()
@@ -110,6 +113,8 @@ class Notifier:
         self._config, self._kafka, self._metrics = config.notify, config.kafka, metrics
         self.lanes = [self._lane(name) for name in config.notify.sinks]
         self._by_name = {lane.name: lane for lane in self.lanes}
+        for lane in self.lanes:
+            metrics.dead_letters.labels(lane.name, "undeliverable")  # from 0, so that the first one is an increase
         self._controls = Controls()
         self._dispatcher = Dispatcher(config.notify, self._controls)
         self._ledger: OffsetLedger[bool] = OffsetLedger()
@@ -119,6 +124,7 @@ class Notifier:
         self._letters: DeadLetters[_Pending] = DeadLetters(config.kafka)
         self._warned: set[str] = set()
         self._committing, self._commit_at = False, 0.0
+        self._untaken_since_s: float | None = None  # since when there are offsets that Kafka has not taken
         alerts = topic_ids(config.kafka, [config.kafka.topic(ALERTS_OPINION)])
         self._source = KafkaSource(config.kafka, alerts, f"{config.kafka.group_prefix}.{GROUP}")
 
@@ -141,6 +147,7 @@ class Notifier:
             self._committing = False
             if failure is None:
                 self._ledger.committed(offsets)
+                self._untaken_since_s = None
             else:
                 _log.warning("offsets not committed, tried again", detail=failure)
         self._commit()
@@ -167,9 +174,12 @@ class Notifier:
             await lane.close()
 
     def health(self) -> tuple[bool, dict[str, Any]]:
-        """For ``/healthz``: well as long as it runs; a sink that fails is told, and is no reason to restart us."""
-        return True, {
+        """For ``/healthz``: not ready while Kafka takes no offsets. A sink that fails is told: the others go on."""
+        since_s = self._untaken_since_s
+        untaken_s = 0.0 if since_s is None else time.monotonic() - since_s
+        return untaken_s < STALL_S, {
             "role": "notify",
+            "offsets_untaken_s": round(untaken_s, 3),
             "partitions": len(self._ledger.partitions),
             "unfinished": self._ledger.load,
             "sinks": {
@@ -280,9 +290,13 @@ class Notifier:
 
     def _commit(self) -> None:
         """Begin to commit what is finished, once in `COMMIT_INTERVAL_S`; a broker that is away must hold nobody up."""
-        offsets = self._finished()
-        if offsets and not self._committing and time.monotonic() >= self._commit_at:
-            self._committing, self._commit_at = True, time.monotonic() + COMMIT_INTERVAL_S
+        offsets, now_s = self._finished(), time.monotonic()
+        if not offsets:
+            self._untaken_since_s = None
+        elif self._untaken_since_s is None:
+            self._untaken_since_s = now_s
+        if offsets and not self._committing and now_s >= self._commit_at:
+            self._committing, self._commit_at = True, now_s + COMMIT_INTERVAL_S
             self._source.commit(offsets)
 
     def _commit_now(self) -> None:

@@ -35,8 +35,10 @@ POLL_EVERY_S: Final = 0.02
 """With enough waiting for the device the source is asked no more often than this: reading more would only pile up."""
 LEAD_S: Final = 0.005
 """How long before the device is free the next batch leaves, so that its states are there in time."""
+MEASURE_EVERY_S: Final = 0.1
+"""How often the gauges are set, whatever else the loop waits for: they are looked at when it does."""
 STALL_S: Final = 30.0
-"""An event unfinished for this long, or a loop that stands still for it, is unwell."""
+"""With an event unfinished for this long, or a loop that stands still for it, the worker is not ready."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class Engine:
         self._latency: dict[str, Callable[[float], None]] = {
             lane: metrics.latency_seconds.labels(lane).observe for lane in (*LANES.values(), BACKFILL)
         }
-        self._free_at_s = self._seal_at_s = self._polled_at_s = self._stepped_at_s = clock()
+        self._free_at_s = self._seal_at_s = self._polled_at_s = self._measure_at_s = self._stepped_at_s = clock()
         self._more = self._recommit = self._commits_fail = False
         self._paused: frozenset[str] = frozenset()
         self._withdrawn = False
@@ -86,6 +88,9 @@ class Engine:
         self._commit()
         self._regulate()
         self._stepped_at_s = self._clock()
+        if self._stepped_at_s >= self._measure_at_s:
+            self._measure_at_s = self._stepped_at_s + MEASURE_EVERY_S
+            self._measure(self._stepped_at_s)
 
     def finish(self) -> None:
         """Score what is queued, write and commit it, all within the drain time; what is left is read again."""
@@ -216,7 +221,6 @@ class Engine:
         if now >= self._seal_at_s and self._sink.ready:
             self._seal_at_s = now + self._config.commit_interval_ms / 1000
             self._seal()
-            self._measure(now)
             recommit, self._recommit = self._recommit, False
         else:
             recommit = False

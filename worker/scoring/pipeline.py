@@ -87,10 +87,11 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
         )
         stack.callback(sink.close, config.worker.drain_timeout_ms / 1000)
         engine = build(config, scorer, routing, source, sink, device, metrics, erasures.known)
-        stack.enter_context(Observer(config.observe, registry, engine.health))
+        observer = stack.enter_context(Observer(config.observe, registry, engine.health))
         while not stop.is_set():
             erasures.poll()
             engine.step()
+            observer.turned()
         engine.finish()
 
 

@@ -36,6 +36,7 @@ def examine(config: Config, replication: int = 3) -> list[Check]:
         ("kafka", lambda: _kafka(config.kafka)),
         ("topics", lambda: _topics(config.kafka)),
         ("durability", lambda: _durability(config, replication)),
+        ("alerts", lambda: _alerts(config.kafka)),
         ("redis", lambda: _redis(config.redis, durable=not config.kafka.embedded)),
         ("notify", lambda: _sinks(config.notify)),
         ("alert rules", lambda: _rules(config)),
@@ -49,6 +50,14 @@ def examine(config: Config, replication: int = 3) -> list[Check]:
             what, _, todo = str(error).partition(". ")
             results.append(Check(name=name, well=False, found=what, todo=todo or "see the message"))
     return results
+
+
+def _alerts(kafka: KafkaConfig) -> list[Check]:
+    """Whether the alerts role can connect with these options: its client is another one and takes fewer."""
+    from worker.alerts.faust_app import credentials
+
+    credentials(kafka)
+    return [good("alerts", "its client takes the security settings of kafka.options")]
 
 
 def _sinks(notify: NotifyConfig) -> list[Check]:

@@ -213,7 +213,7 @@ def test_a_lane_with_enough_waiting_is_read_no_more_and_again_when_it_is_worked_
     assert not run.source.paused
 
 
-def test_a_full_client_queue_pauses_reading_and_is_unwell() -> None:
+def test_a_full_client_queue_pauses_reading_and_is_not_ready() -> None:
     run = Setting({(REVIEWS, 0): texts(600)}, poll_records=600, max_batch_units=10)
     run.sink.room = 20
     run.steps(50)
@@ -269,13 +269,16 @@ def test_health_tells_of_a_loop_that_stands_still() -> None:
     assert not run.engine.health()[0]
 
 
-def test_an_old_event_unfinished_is_unwell() -> None:
+def test_with_an_old_event_unfinished_the_worker_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Like a transaction: while its commit is not answered, no other begins.
+    monkeypatch.setattr(MemorySink, "ready", property(lambda sink: not sink.sealed))
     run = Setting({(CLICKS, 0): clicks(3)})
     run.sink.hold = True
     run.steps(600)
     well, details = run.engine.health()
     assert not well
     assert details["oldest_unfinished_s"] > 30
+    assert run.metric("oldest_unfinished_seconds") > 30, "set also while nothing can be committed"
 
 
 def test_texts_seen_before_are_counted_as_hits() -> None:

@@ -79,6 +79,22 @@ def test_rules_that_name_a_sink_nobody_configured_are_found(tmp_path: Path) -> N
     assert shipped.well
 
 
+def test_security_settings_that_the_alerts_role_cannot_use_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_kafka", "_topics", "_durability", "_redis", "_model"):
+        monkeypatch.setattr(doctor, name, lambda *sections, **more: [])
+
+    def found(**options: str) -> doctor.Check:
+        dotted = {name.replace("_", "."): value for name, value in options.items()}
+        checks = doctor.examine(Config(kafka=KafkaConfig(options=dotted)))
+        return next(check for check in checks if check.name == "alerts")
+
+    assert found(security_protocol="SASL_SSL", sasl_username="u", sasl_password="p").well
+    certificate = found(security_protocol="SSL", ssl_certificate_location="/c.pem", ssl_key_location="/k.pem")
+    assert not certificate.well
+    assert "ssl.certificate.location, ssl.key.location" in certificate.found
+    assert "user with a password" in certificate.todo
+
+
 def test_a_sink_whose_secret_is_missing_is_found_without_sending(monkeypatch: pytest.MonkeyPatch) -> None:
     sinks = {"chat": WebhookConfig(url="env:NO_SUCH_URL", format="feishu")}
     config = Config(kafka=NOWHERE.kafka, redis=NOWHERE.redis, model=NOWHERE.model, notify=NotifyConfig(sinks=sinks))
