@@ -176,7 +176,7 @@ class Engine:
 
     def _score(self, done: list[Scored]) -> None:
         for scored in done:
-            self._intake.keep(scored.encoded)
+            self._intake.keep(scored.encoded, scored.spoilt)
             now_ms = self._wall_ms()
             units, results = scored.batch.units, scored.results
             for unit, result, outcome in zip(units, results, self._emitter.emit(units, results, now_ms), strict=True):
