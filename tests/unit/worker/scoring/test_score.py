@@ -344,5 +344,79 @@ def test_heads_without_room_are_asked_in_parts_and_for_one_event_the_device_is_g
         score(scorer, units_of(scorer, *events), features=crowded(0))
 
 
+DEAD = {
+    "sticky": torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors ..."),
+    "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle)`"),
+    "cudnn": RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+}
+
+
+@pytest.mark.parametrize("says", DEAD.values(), ids=DEAD)
+def test_a_device_that_says_it_has_failed_is_given_up_at_once(says: Exception) -> None:
+    scorer = CountingScorer(room=20, says=says)
+    with pytest.raises(
+        DeviceError, match=r"fails on every text: (CUDA|cuDNN) error.*nothing of the batch is committed"
+    ):
+        score(scorer, units_of(scorer, review("fine"), review("abcd" * 30)))
+
+
+CROWDED = {
+    "cuda": torch.AcceleratorError("CUDA error: out of memory"),
+    "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+}
+
+
+@pytest.mark.parametrize("says", CROWDED.values(), ids=CROWDED)
+def test_a_device_that_says_so_of_its_memory_has_not_failed(says: Exception) -> None:
+    scorer = CountingScorer(room=20, says=says)
+    done = score(scorer, units_of(scorer, *(review("abcd" * n) for n in range(1, 12))))
+    assert done.out_of_memory
+    assert not any(isinstance(result, Failure) for result in done.results)
+
+
+class Dead(NullScorer):
+    """Fails on every text, or gives numbers that are none, in the encoder or in one head."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+
+    def encode(self, prepared: Sequence[Prepared]) -> Floats:
+        if self.way == "raises":
+            raise RuntimeError("the stream is gone")
+        return super().encode(prepared) * (np.nan if self.way == "encoder" else 1)
+
+    def classify(self, head: str, encoded: Floats) -> Floats:
+        return super().classify(head, encoded) * (np.nan if self.way == head else 1)
+
+
+@pytest.mark.parametrize("count", [1, 9])
+@pytest.mark.parametrize("way", ["raises", "encoder", "category"])
+def test_a_model_that_fails_on_every_text_is_given_up_and_no_event_is_blamed(way: str, count: int) -> None:
+    scorer = Dead(way)
+    with pytest.raises(DeviceError, match="the model fails on every text"):
+        score(scorer, units_of(scorer, *(review(f"text {n}") for n in range(count))))
+
+
+def test_events_that_need_no_text_do_not_hide_that_every_text_fails() -> None:
+    scorer = Dead("encoder")
+    with pytest.raises(DeviceError):
+        score(scorer, units_of(scorer, click(item_id="i"), review("text")))
+
+
+def test_a_batch_of_nothing_but_poison_blames_its_events() -> None:
+    scorer = CountingScorer(raise_on=7)
+    done = score(scorer, units_of(scorer, *(review("abcd" * 7 + "\u200b" * n) for n in range(3))))
+    assert [type(result) for result in done.results] == [Failure] * 3
+
+
+def test_a_text_that_became_no_number_waits_for_nothing_even_where_its_event_is_scored() -> None:
+    scorer, cache = CountingScorer(nan_on=7), VectorCache("v", 1 << 20)
+    done = score(scorer, units_of(scorer, click(item_id="i", title="lamp", query="abcd" * 7), cache=cache))
+    assert isinstance(done.results[0], ClickResult)
+    Intake(LANES, scorer, cache).keep(done.encoded, done.spoilt)
+    assert (len(cache), cache.pending) == (1, 0)
+
+
 def astuple(result: Any) -> Any:
     return result.sentiment, result.category, result.category_confidence, result.vector.tobytes().hex()
