@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import yaml
 
 from model.calibrate import ScopeCost
+from model.data import Columns
 from model.errors import DataError
 from model.text import TextSpec
 from model.training.settings import Training, build_training
@@ -93,12 +94,15 @@ class SpaceTexts:
 
 @dataclass(frozen=True)
 class Trial:
-    """A valid file and the task it is measured on; a file that is not there is passed over. With ``without``, there are
-    figures for the rows whose text that (training) file does not have, too. ``floor``: a figure to compare with.
-    ``shipped``: the file is not among the data but in this package."""
+    """A valid file and the task it is measured on; a file that is not there is passed over. ``text``, ``label``: its
+    fields; left out, those that the head was trained on. With ``without``, there are figures for the rows whose text
+    that (training) file does not have, too. ``floor``: a figure to compare with. ``shipped``: the file is not among the
+    data but in this package."""
 
     task: str
     file: str
+    text: list[str] = field(default_factory=list)
+    label: str = ""
     shipped: bool = False
     without: str = ""
     floor: str = ""
@@ -106,6 +110,11 @@ class Trial:
     def path(self, data: Path) -> Path:
         """Where the file is, for a folder of data."""
         return (Path(__file__).parent if self.shipped else data) / self.file
+
+    @property
+    def columns(self) -> Columns:
+        """Where the file has text and label, as far as it is said."""
+        return Columns(tuple(self.text), self.label)
 
 
 @dataclass(frozen=True)
@@ -144,6 +153,18 @@ class Recipe:
     evaluation: list[Trial] = field(default_factory=list)
     search: dict[str, Any] = field(default_factory=dict)  # training settings that `tune` tries, model/training/tune.py
     click_scales_s: list[float] = field(default_factory=list)  # of the click head's states; empty: no click head
+
+    def columns(self, head: str) -> Columns:
+        """Where the first data set of a head has text and label, and before its text what other data sets read with it:
+        rows without those fields do without them."""
+        own = [dataset for dataset in self.datasets if head in dataset.labels]
+        *_, last = own[0].text
+        before = [name for dataset in own if dataset.text[-1] == last for name in dataset.text[:-1]]
+        return Columns((*dict.fromkeys(before), last), own[0].labels[head])
+
+    def columns_of(self, trial: Trial) -> Columns:
+        """Where a trial's file has text and label: as it says, else as the data sets of its head."""
+        return trial.columns.otherwise(self.columns(trial.task))
 
 
 T = TypeVar("T")

@@ -22,6 +22,7 @@ from model.training.export import encode
 from model.training.foreign import cut, load_foreign
 from model.training.lora import add_lora
 from model.training.recipe import Recipe
+from model.training.trials import check_trials
 from model.training.vocabulary import prune
 from model.training.warmstart import warm_start
 
@@ -42,11 +43,12 @@ class Workshop:
 
 
 def furnish(recipe: Recipe, data: Path, out: Path, console: Console) -> Workshop:
-    """Read and check the data, cut the body, number the texts, fit the n-gram channel (or read it back from ``out``).
-    Raises ModelError."""
+    """Read and check the data and the valid files, cut the body, number the texts, fit the n-gram channel (or read it
+    back from ``out``). Raises ModelError."""
     rows = read_corpus(recipe, data)
     encoder, codec, tokenizer_json = _body(recipe, data, rows)
     corpus = build_corpus(recipe, rows, codec, out / "augmented")
+    check_trials(recipe, corpus.heads, data)
     console.log(f"{len(corpus.prepared)} rows, {sum(p.tokens for p in corpus.prepared)} tokens, {len(rows)} data sets")
     bag, values, first_column = linear_channel(recipe, corpus, out, console)
     return Workshop(encoder, codec, tokenizer_json, corpus, bag, values, first_column)

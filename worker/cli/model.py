@@ -114,8 +114,10 @@ def tune(config: Config, recipe: Path, data: Path, out: Path, trials: int, token
 
 @click.command(cls=ManyFiles)
 @artifact_option
-@click.option("--task", required=True, help="sentiment, category, intent, intent.shop, click, …")
+@click.option("--task", required=True, help="A head, a family of heads (intent), click or purchase.")
 @click.option("--data", type=FILE, multiple=True, required=True, metavar="FILE...", help="Labelled JSON Lines.")
+@click.option("--field", "texts", multiple=True, metavar="FIELD", help="Where the text is: as in training.")
+@click.option("--label-field", default="", metavar="FIELD", help="Where the label is: as in training.")
 @click.option("--history", type=FILE, multiple=True, metavar="FILE...", help="For click: run through first.")
 @click.option("--labels", metavar="A,B", help="Answer among these labels; by default those that the files have.")
 @click.option("--slice", "fields", multiple=True, metavar="FIELD", help="Figures by the values of a field, too.")
@@ -127,6 +129,8 @@ def evaluate(
     artifact: str | None,
     task: str,
     data: tuple[Path, ...],
+    texts: tuple[str, ...],
+    label_field: str,
     history: tuple[Path, ...],
     labels: str | None,
     fields: tuple[str, ...],
@@ -135,24 +139,33 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled files. For click the figures are progressive, after the history.
 
+    Text and label are looked for where the head's training data had them; --field (again for each of several) and
+    --label-field name other fields.
+
     \b
     millrace evaluate --task sentiment --data reviews.valid.jsonl.gz --json
     millrace evaluate --task sentiment --data reviews.valid.jsonl.gz --slice category
+    millrace evaluate --task sentiment --data mails.jsonl --field subject --field body --label-field mood
     millrace evaluate --task click --data clicks.valid.jsonl.gz --history clicks.train.jsonl.gz
     """
+    from model.data import Columns
     from worker.cli import tables
     from worker.tools.assessed import assessment_view
     from worker.tools.measure import measure
     from worker.tools.one_text import load
 
     among = tuple(part.strip() for part in labels.split(",")) if labels else ()
-    figures = measure(load(config.model, artifact), task, data, history, among=among, fields=fields, detail=detail)
+    columns = Columns(texts, label_field)
+    scorer = load(config.model, artifact)
+    figures = measure(scorer, task, data, history, columns=columns, among=among, fields=fields, detail=detail)
     tables.show(figures, assessment_view, json_=json_)
 
 
 @click.command()
 @artifact_option
 @click.option("--trial", "pairs", multiple=True, metavar="TASK=FILE", help="A task and a labelled file; repeatable.")
+@click.option("--field", "texts", multiple=True, metavar="TASK=FIELD", help="Where a task's texts are: as in training.")
+@click.option("--label-field", "labels", multiple=True, metavar="TASK=FIELD", help="Where its labels are.")
 @click.option("--slice", "fields", multiple=True, metavar="FIELD", help="Figures by the values of a field, too.")
 @click.option("--sharing", type=FILE, help="What bench-shared wrote: shared against single models.")
 @click.option("--curves", type=FILE, help="metrics.jsonl of the training run.")
@@ -163,6 +176,8 @@ def report(
     config: Config,
     artifact: str | None,
     pairs: tuple[str, ...],
+    texts: tuple[str, ...],
+    labels: tuple[str, ...],
     fields: tuple[str, ...],
     sharing: Path | None,
     curves: Path | None,
@@ -178,15 +193,9 @@ def report(
     """
     from model.artifact import resolve
     from model.assess.report import write_report
-    from model.training.recipe import Trial
-    from worker.errors import InputError
+    from worker.tools.trials import read_trials
 
-    trials = []
-    for pair in pairs:
-        task, found, file = pair.partition("=")
-        if not found or not Path(file).is_file():
-            raise InputError(f"--trial {pair}: TASK=FILE is expected, with a file that is there")
-        trials.append(Trial(task=task, file=file))
+    trials = read_trials(pairs, texts, labels)
     device = config.model.device
     folder = resolve(artifact or config.model.artifact)
     content = write_report(folder, trials, out, sharing=sharing, curves=curves, fields=fields, device=device)
@@ -247,8 +256,8 @@ class _Texts(NamedTuple):
         return load(config.model, self.artifact)
 
     def options(self) -> dict[str, Any]:
-        """What else the picking is told: it has its own fields where none were given."""
-        return {"labelled": self.known} | ({"fields": self.fields} if self.fields else {})
+        """What else the picking is told."""
+        return {"labelled": self.known, "fields": self.fields}
 
 
 def _reads_texts(function: Callable[..., None]) -> Callable[..., None]:
@@ -257,7 +266,7 @@ def _reads_texts(function: Callable[..., None]) -> Callable[..., None]:
     @artifact_option
     @click.option("--task", required=True, help="The head: sentiment, intent.shop, …")
     @click.option("--data", type=FILE, required=True, help="Unlabelled texts, JSON Lines.")
-    @click.option("--field", "fields", multiple=True, metavar="FIELD", help="Where the text is: title and text.")
+    @click.option("--field", "fields", multiple=True, metavar="FIELD", help="Where the text is: as in training.")
     @click.option("--known", type=FILE, multiple=True, help="Files whose texts are passed over.")
     @click.option("--out", type=PATH, required=True, help="The file to write.")
     @json_option

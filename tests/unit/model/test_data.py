@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from model.data import fingerprint, read_labelled, read_rows
+from model.data import Columns, fingerprint, read_labelled, read_rows
 from model.errors import DataError
 from model.training.recipe import load_recipe
 
+SENTIMENT = Columns(("title", "text"), "sentiment")
 GOOD = b'{"title": "Loud", "text": "but clear", "stars": 4.0, "sentiment": "positive"}\n'
 
 
@@ -18,7 +19,10 @@ def test_plain_and_gzipped_read_alike(tmp_path: Path) -> None:
     zipped.write_bytes(gzip.compress(GOOD + b"\n" + GOOD))
     assert list(read_rows(plain)) == list(read_rows(zipped))
     assert [number for number, _ in read_rows(plain)] == [1, 3]
-    assert read_labelled([plain], "stars") == (["Loud but clear"] * 2, ["4", "4"])
+    found = read_labelled([plain], Columns(("title", "text"), "stars"))
+    assert [(row.place, row.text, row.label) for row in found] == [
+        (f"{plain}:{line}", "Loud but clear", "4") for line in (1, 3)
+    ]
     assert fingerprint(plain) != fingerprint(zipped)
 
 
@@ -40,21 +44,21 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, reason: str) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_bytes(GOOD + line + b"\n" + GOOD)
     with pytest.raises(DataError, match=r"bad\.jsonl:2: .*") as caught:
-        read_labelled([path], "sentiment")
+        read_labelled([path], SENTIMENT)
     assert reason in str(caught.value)
 
 
 def test_absent_empty_and_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none"):
-        read_labelled([tmp_path / "none.jsonl"], "topic")
+        read_labelled([tmp_path / "none.jsonl"], SENTIMENT)
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(DataError, match="no rows"):
-        read_labelled([tmp_path / "empty.jsonl"], "topic")
+        read_labelled([tmp_path / "empty.jsonl"], SENTIMENT)
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(GOOD * 1000)[:-20])
     with pytest.raises(DataError, match="cut"):
-        read_labelled([tmp_path / "cut.jsonl.gz"], "sentiment")
-    with pytest.raises(DataError, match="unknown task"):
-        read_labelled([], "mood")
+        read_labelled([tmp_path / "cut.jsonl.gz"], SENTIMENT)
+    with pytest.raises(DataError, match="no file"):
+        read_labelled([], SENTIMENT)
 
 
 def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

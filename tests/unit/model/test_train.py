@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 from safetensors.numpy import load_file
 
@@ -39,6 +40,10 @@ def test_a_separable_toy_is_learned(workshop: Path, tmp_path: Path) -> None:
     manifest = Artifact.load(folder).manifest
     assert [m["task"] for m in manifest["metrics"]] == ["sentiment"]
     assert set(manifest["data"]) == {"mood.jsonl", "shop.jsonl"}
+    assert {name: (head["kind"], head["text"], head["field"]) for name, head in manifest["heads"].items()} == {
+        "sentiment": ("classes", ["text"], "sentiment"),
+        "intent.shop": ("classes", ["text"], "intent"),
+    }
     with pytest.raises(ModelError, match="--resume"):
         run(workshop, tmp_path)
 
@@ -132,3 +137,27 @@ def test_a_recipe_may_say_only_what_differs_from_another(workshop: Path) -> None
     (workshop / "lost.yaml").write_text("base: none.yaml\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"none\.yaml"):
         load_recipe(workshop / "lost.yaml")
+
+
+@pytest.mark.parametrize(
+    ("trial", "line", "says"),
+    [
+        ({"task": "urgency"}, None, "task 'urgency' is no head of recipe toy"),
+        ({"task": "sentiment"}, {"text": "x"}, r"valid\.jsonl:2: label field 'sentiment' is missing"),
+        ({"task": "sentiment"}, {"text": "x", "sentiment": "great"}, r"valid\.jsonl:2: label 'great' is unknown"),
+        ({"task": "sentiment", "text": ["body"]}, None, r"valid\.jsonl:1: field 'body' is missing"),
+        ({"task": "sentiment", "label": "language"}, None, r"valid\.jsonl:1: label 'en' is unknown"),
+        ({"task": "sentiment", "without": "gone.jsonl"}, None, r"gone\.jsonl"),
+    ],
+)
+def test_a_trial_that_cannot_be_judged_is_refused_before_training(
+    workshop: Path, tmp_path: Path, trial: dict[str, Any], line: dict[str, str] | None, says: str
+) -> None:
+    rows = [{"text": "good", "sentiment": "positive", "language": "en"}, *([line] if line else [])]
+    (workshop / "valid.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    content = yaml.safe_load((workshop / "recipe.yaml").read_text(encoding="utf-8"))
+    content["evaluation"] = [{"file": "valid.jsonl"} | trial]
+    (workshop / "judged.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(DataError, match=says):
+        run(workshop, tmp_path, recipe="judged.yaml")
+    assert not (tmp_path / "checkpoint.safetensors").exists()
