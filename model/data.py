@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Example:
     labels: Mapping[str, str]
     outside: tuple[str, ...] = ()  # intent heads for which this text is out of scope
     group: str = ""  # named group of the row, for fairness; empty: none
+    line: int = 0  # of the file; 0: the text is from no file
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +104,21 @@ def text_of(row: Row, fields: Sequence[str], path: Path, number: int) -> str:
 def label_of(row: Row, field: str, path: Path, number: int) -> str:
     """A row's label as a string (stars are whole numbers). Raises DataError."""
     value = row.get(field)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+    label = as_label(value)
+    if label is None:
         raise DataError(
             f"{path}:{number}: label field {field!r} is {_kind(value)}, a string or whole number is expected"
         )
-    return str(value)
+    return label
+
+
+def as_label(value: Any) -> str | None:
+    """A label as text, from a string or a whole number; None of what is neither, and of the empty string."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    return str(value) or None
 
 
 def columns_of(head: str, entry: Mapping[str, Any], given: Columns | None = None) -> Columns:
@@ -123,6 +133,16 @@ def check_label(label: str, head: str, known: Collection[str], place: str) -> No
     """Raises DataError, naming ``place``, for a label that is none of the head's ``known`` ones."""
     if label not in known:
         raise DataError(f"{place}: label {label!r} is unknown to head {head!r}; its labels: {', '.join(known)}")
+
+
+def check_number(label: str, head: str, place: str) -> None:
+    """Raises DataError, naming ``place``, for a label of a head of kind ``score`` that is no number."""
+    try:
+        well = math.isfinite(float(label))
+    except ValueError:
+        well = False
+    if not well:
+        raise DataError(f"{place}: label {label!r} of head {head!r} is no number, as kind: score needs; leave kind out")
 
 
 def read_labelled(paths: Sequence[Path], columns: Columns) -> list[Labelled]:

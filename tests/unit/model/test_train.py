@@ -140,6 +140,24 @@ def test_a_recipe_may_say_only_what_differs_from_another(workshop: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("heads", "says"),
+    [
+        ({"sentiment": {"labels": ["bad", "good"]}}, r"mood\.jsonl:1: label 'negative' is unknown to head 'sentiment'"),
+        ({"sentiment": {"kind": "score"}}, r"mood\.jsonl:1: label 'negative' of head 'sentiment' is no number"),
+    ],
+)
+def test_a_label_that_its_head_cannot_have_is_refused_with_its_line(
+    workshop: Path, tmp_path: Path, heads: dict[str, Any], says: str
+) -> None:
+    content = yaml.safe_load((workshop / "recipe.yaml").read_text(encoding="utf-8"))
+    (workshop / "labels.yaml").write_text(
+        yaml.safe_dump(content | {"heads": content["heads"] | heads}), encoding="utf-8"
+    )
+    with pytest.raises(DataError, match=says):
+        run(workshop, tmp_path, recipe="labels.yaml")
+
+
+@pytest.mark.parametrize(
     ("trial", "line", "says"),
     [
         ({"task": "urgency"}, None, "task 'urgency' is no head of recipe toy"),
