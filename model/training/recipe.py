@@ -97,6 +97,17 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Card:
+    """What the model card says that nothing else tells: ``intro``, ``use``, what the trials' ``floor`` is, and
+    ``limits``, which come before those of any artifact."""
+
+    intro: str = ""
+    use: str = ""
+    floor: str = ""
+    limits: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Teacher:
     """Networks that are trained before and teach: see model/training/teachers.py.
 
@@ -131,6 +142,7 @@ class Recipe:
     space: list[SpaceTexts] = field(default_factory=list)
     evaluation: list[Trial] = field(default_factory=list)
     search: dict[str, Any] = field(default_factory=dict)  # training settings that `tune` tries, model/training/tune.py
+    card: Card = field(default_factory=Card)
     click_scales_s: list[float] = field(default_factory=list)  # of the click head's states; empty: no click head
 
     def columns(self, head: str) -> Columns:
@@ -149,18 +161,19 @@ class Recipe:
 T = TypeVar("T")
 
 
-def load_recipe(path: Path) -> Recipe:
+def load_recipe(path: Path, *, onto: bool = False) -> Recipe:
     """Read and check a recipe. With ``base: FILE`` (beside it) it says only what differs from that recipe: sections
-    key by key, data sets by name. Raises DataError naming file and key."""
+    key by key, data sets by name. ``onto``: for heads on an artifact that is there, so that no body need be named.
+    Raises DataError naming file and key."""
     content = _content(path)
     where = str(path)
-    parts: dict[str, Any] = dict(content)
+    parts: dict[str, Any] = ({"body": ""} if onto else {}) | dict(content)
     heads = _mapping(content.get("heads"), f"{where}: heads")
     parts["heads"] = {str(name): _head(head or {}, f"{where}: heads.{name}") for name, head in heads.items()}
     parts["datasets"] = [_dataset(d, f"{where}: datasets") for d in _entries(content, "datasets", where)]
     parts["evaluation"] = [_build(Trial, t, f"{where}: evaluation") for t in _entries(content, "evaluation", where)]
     parts["space"] = [_build(SpaceTexts, s, f"{where}: space") for s in _entries(content, "space", where)]
-    for key, kind in (("text", TextSpec), ("bag", Bag), ("scope_cost", ScopeCost)):
+    for key, kind in (("text", TextSpec), ("bag", Bag), ("scope_cost", ScopeCost), ("card", Card)):
         parts[key] = _build(kind, content.get(key) or {}, f"{where}: {key}")
     training = _mapping(content.get("training") or {}, f"{where}: training")
     parts["training"] = build_training(training, f"{where}: training")

@@ -123,6 +123,10 @@ def test_a_run_is_trained_exported_again_and_added_to(tmp_path: Path) -> None:
     again = run("train", *recipe, "--out", out)
     assert again.exit_code == 6
     assert "--resume" in again.stderr
+    for option in (("--minutes", "5"), ("--resume",), ("--tensorboard",)):
+        refused = run("train", *recipe, "--out", tmp_path / "more", "--onto", out / "artifact", *option)
+        assert refused.exit_code == 6
+        assert "do nothing with --onto" in refused.stderr
     more = run("train", *recipe, "--out", tmp_path / "more", "--onto", out / "artifact")
     assert more.exit_code == 0, more.output
     assert Artifact.load(tmp_path / "more" / "artifact").manifest["space"] == first.manifest["space"]

@@ -27,7 +27,7 @@ artifact_option = click.option("--artifact", help="Artifact folder; by default m
 @recipe_option
 @data_option
 @click.option("--out", type=PATH, required=True, help="Folder for checkpoints, logs and the artifact.")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=60.0, help="Bound of the training.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Bound of the training; 60 if not said.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0 leaves it to torch.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard events to tb in --out.")
@@ -38,7 +38,7 @@ def train(
     recipe: Path,
     data: Path,
     out: Path,
-    minutes: float,
+    minutes: float | None,
     threads: int,
     resume: bool,
     tensorboard: bool,
@@ -47,7 +47,8 @@ def train(
     """Train an artifact for all tasks of a recipe.
 
     Data files are checked whole before training begins. A run that was stopped, even by kill -9, goes on with
-    --resume to the result that it would have had.
+    --resume to the result that it would have had. With --onto only the recipe's heads are fitted, in one go: of the
+    recipe, heads, data sets, calibration and trials count.
 
     \b
     millrace train --recipe model/training/starter.yaml --data ../data --out runs/one --minutes 90
@@ -61,12 +62,15 @@ def train(
         torch.set_num_threads(threads)
     if onto is not None:
         from model.training.newhead import add_heads
+        from worker.errors import InputError
 
+        if minutes is not None or resume or tensorboard:
+            raise InputError("--minutes, --resume and --tensorboard do nothing with --onto; leave them out")
         click.echo(f"artifact in {add_heads(recipe, data, onto, out / 'artifact')}")
         return
     from model.training.train import train as run
 
-    run(recipe, data, out, minutes=minutes, resume=resume, console=Console(), tensorboard=tensorboard)
+    run(recipe, data, out, minutes=minutes or 60.0, resume=resume, console=Console(), tensorboard=tensorboard)
 
 
 @click.command()
