@@ -12,6 +12,7 @@ from torch import Tensor
 from model.bag import GramBag
 from model.data import Example
 from model.encoder import PackedEncoder, PaddedEncoder
+from model.errors import DataError
 from model.experts import ExpertsConfig
 from model.network import Network, linear_weights
 from model.scoring import Floats
@@ -85,10 +86,14 @@ def new_network(recipe: Recipe, shop: Workshop, *, warm: bool) -> tuple[Network,
 def _body(
     recipe: Recipe, data: Path, rows: list[list[Example]]
 ) -> tuple[PackedEncoder | PaddedEncoder, TextCodec, str]:
-    """The pretrained encoder, cut to the vocabulary and the layers that the recipe asks for."""
+    """The pretrained encoder, cut to the vocabulary and the layers that the recipe asks for. Raises DataError for texts
+    longer than it reads."""
     foreign = load_foreign(recipe.body)
     spec = TextSpec.from_dict(recipe.text.to_dict() | {"lower": recipe.text.lower or foreign.lower})
     encoder, tokenizer_json, kept = foreign.encoder, foreign.tokenizer_json, list[int]()
+    longest = encoder.config.positions - encoder.config.position_offset
+    if isinstance(encoder, PackedEncoder) and spec.max_tokens > longest:
+        raise DataError(f"text.max_tokens: body {recipe.body} reads {longest} tokens at most, not {spec.max_tokens}")
     if recipe.vocabulary:
         texts = [example.text for part in rows for example in part] + space_texts(recipe.space, data)
         tokenizer_json, kept = prune(tokenizer_json, texts, recipe.vocabulary, lower=spec.lower)

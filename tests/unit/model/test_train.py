@@ -139,6 +139,14 @@ def test_a_recipe_may_say_only_what_differs_from_another(workshop: Path) -> None
         load_recipe(workshop / "lost.yaml")
 
 
+def test_texts_longer_than_the_body_reads_are_refused(workshop: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load((workshop / "recipe.yaml").read_text(encoding="utf-8"))
+    content["text"] |= {"max_tokens": 33}
+    (workshop / "long.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(DataError, match=r"text\.max_tokens: body .* reads 32 tokens at most, not 33"):
+        run(workshop, tmp_path, recipe="long.yaml")
+
+
 @pytest.mark.parametrize(
     ("heads", "says"),
     [
