@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from model.errors import DataError
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
@@ -63,9 +65,21 @@ class Scorer(Protocol):
         """An intent below this top probability is out of scope; None where the head has no such threshold."""
         ...
 
+    def head(self, name: str) -> Mapping[str, Any]:
+        """What the artifact's manifest says of a head: ``kind``, the fields of its ``text`` and the ``field`` of its
+        label in the rows that it was trained on, and more. Empty where nothing is said."""
+        ...
+
     def tensor(self, name: str) -> npt.NDArray[Any]:
         """A float32 copy of a named tensor of the artifact. Raises KeyError when there is none."""
         ...
+
+
+def check_head(scorer: Scorer, head: str) -> list[str]:
+    """The labels of a head. Raises DataError when the model has no such head."""
+    if head not in scorer.labels:
+        raise DataError(f"the model has no head {head!r}; its heads: {', '.join(scorer.labels)}")
+    return list(scorer.labels[head])
 
 
 def load_scorer(folder: Path, *, device: str = "auto", precision: str = "auto") -> Scorer:

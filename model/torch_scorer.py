@@ -114,6 +114,9 @@ class TorchScorer:
         value = self._heads[head]["threshold"]
         return None if value is None else float(value)
 
+    def head(self, name: str) -> Mapping[str, Any]:
+        return self._heads.get(name, {})  # type: ignore[no-any-return]
+
     def tensor(self, name: str) -> npt.NDArray[Any]:
         return self._tensors[name].astype(np.float32)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from model.artifact import Artifact
+from model.data import fingerprint
 from model.errors import DataError
 from model.experts import ExpertsConfig
 from model.golden import save_with_golden
@@ -21,9 +22,10 @@ from model.scoring import Floats
 from model.text import TextCodec, TextSpec
 from model.torch_scorer import network_from
 from model.training.corpus import Corpus, build_corpus, read_corpus
-from model.training.export import encode, head_entry
+from model.training.export import encode, head_entry, write_card
 from model.training.loss import NO_LABEL, task_loss
 from model.training.recipe import load_recipe
+from model.training.trials import add_figures, check_trials
 
 STRENGTHS = (1e-4, 1e-3, 1e-2)  # of the penalty 1/2 |W|^2, per standardised row
 FOLDS = 3
@@ -32,13 +34,18 @@ _log = structlog.get_logger(__name__)
 
 
 def add_heads(recipe_path: Path, data: Path, artifact_folder: Path, out: Path) -> Path:
-    """Fit the recipe's heads on the artifact's encoded rows and save the larger artifact in ``out``; heads of the same
-    name are replaced. Raises DataError for bad data, ArtifactError for a damaged artifact."""
-    recipe, artifact = load_recipe(recipe_path), Artifact.load(artifact_folder)
+    """Fit the recipe's heads on the artifact's encoded rows and save the larger artifact in ``out`` with their figures,
+    the data it came from and a model card; heads of the same name are replaced.
+
+    Of the recipe, heads, data sets, calibration and trials count; body and training are the artifact's. Raises
+    DataError for bad data, ArtifactError for a damaged artifact.
+    """
+    recipe, artifact = load_recipe(recipe_path, onto=True), Artifact.load(artifact_folder)
     codec = TextCodec(artifact.tokenizer_json, TextSpec.from_dict(artifact.manifest["text"]))
     corpus = build_corpus(recipe, read_corpus(recipe, data), codec)
     if not corpus.held.any() or corpus.held.all():
         raise DataError(f"{recipe_path}: calibration_share leaves no rows on one side; give more rows")
+    check_trials(recipe, corpus.heads, data)
     encoded = encode(network_from(artifact).eval(), corpus.prepared)
     tensors, entries = dict(artifact.tensors), dict(artifact.manifest["heads"])
     for head in corpus.heads:
@@ -50,7 +57,11 @@ def add_heads(recipe_path: Path, data: Path, artifact_folder: Path, out: Path) -
     if "experts" in kept:  # a head that is fitted on the shared rows reads no others
         experts, tensors = ExpertsConfig.from_dict(kept["experts"]).without(corpus.heads, tensors)
         kept |= {"experts": experts.to_dict()}
-    save_with_golden(out, kept | {"heads": entries}, tensors, artifact.tokenizer_json)
+    own = {dataset.file: fingerprint(data / dataset.file) for dataset in recipe.datasets if dataset.file}
+    kept |= {"heads": entries, "data": kept.get("data", {}) | own, "onto": artifact.manifest["version"]}
+    save_with_golden(out, kept, tensors, artifact.tokenizer_json)
+    add_figures(recipe, data, out)
+    write_card(recipe, out)
     return out
 
 

@@ -231,7 +231,9 @@ def test_evaluate_takes_several_files_after_one_option(tmp_path: Path, monkeypat
     a, b, c, d = map(str, files)
     seen: list[Any] = []
 
-    def evaluate_files(scorer: object, task: str, data: tuple[Path, ...], history: tuple[Path, ...]) -> dict[str, Any]:
+    def evaluate_files(
+        scorer: object, task: str, data: tuple[Path, ...], history: tuple[Path, ...], **options: object
+    ) -> dict[str, Any]:
         seen.append((task, data, history))
         return {"task": task, "n": 3, "auc": 0.75}
 

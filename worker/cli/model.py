@@ -27,13 +27,7 @@ artifact_option = click.option("--artifact", help="Artifact folder; by default m
 @recipe_option
 @data_option
 @click.option("--out", type=PATH, required=True, help="Folder for checkpoints, logs and the artifact.")
-@click.option(
-    "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Bound of the training.",
-)
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Bound of the training; 60 if not said.")
 @click.option(
     "--threads", type=click.IntRange(min=0), default=0, show_default=True, help="CPU threads; 0 leaves it to torch."
 )
@@ -46,7 +40,7 @@ def train(
     recipe: Path,
     data: Path,
     out: Path,
-    minutes: float,
+    minutes: float | None,
     threads: int,
     resume: bool,
     tensorboard: bool,
@@ -55,7 +49,8 @@ def train(
     """Train an artifact for all tasks of a recipe.
 
     Data files are checked whole before training begins. A run that was stopped, even by kill -9, goes on with
-    --resume to the result that it would have had.
+    --resume to the result that it would have had. With --onto only the recipe's heads are fitted, in one go: of the
+    recipe, heads, data sets, calibration and trials count.
 
     \b
     millrace train --recipe model/training/starter.yaml --data ../data --out runs/one --minutes 90
@@ -69,12 +64,15 @@ def train(
         torch.set_num_threads(threads)
     if onto is not None:
         from model.training.newhead import add_heads
+        from worker.errors import InputError
 
+        if minutes is not None or resume or tensorboard:
+            raise InputError("--minutes, --resume and --tensorboard do nothing with --onto; leave them out")
         click.echo(f"artifact in {add_heads(recipe, data, onto, out / 'artifact')}")
         return
     from model.training.train import train as run
 
-    run(recipe, data, out, minutes=minutes, resume=resume, console=Console(), tensorboard=tensorboard)
+    run(recipe, data, out, minutes=minutes or 60.0, resume=resume, console=Console(), tensorboard=tensorboard)
 
 
 @click.command()
@@ -130,8 +128,10 @@ def tune(config: Config, recipe: Path, data: Path, out: Path, trials: int, token
 
 @click.command(cls=ManyFiles)
 @artifact_option
-@click.option("--task", required=True, help="sentiment, category, intent, intent.shop, click, …")
+@click.option("--task", required=True, help="A head, a family of heads (intent), click or purchase.")
 @click.option("--data", type=FILE, multiple=True, required=True, metavar="FILE...", help="Labelled JSON Lines.")
+@click.option("--field", "texts", multiple=True, metavar="FIELD", help="Where the text is: as in training.")
+@click.option("--label-field", default="", metavar="FIELD", help="Where the label is: as in training.")
 @click.option("--history", type=FILE, multiple=True, metavar="FILE...", help="For click: run through first.")
 @click.option("--labels", metavar="A,B", help="Answer among these labels; by default those that the files have.")
 @click.option("--slice", "fields", multiple=True, metavar="FIELD", help="Figures by the values of a field, too.")
@@ -143,6 +143,8 @@ def evaluate(
     artifact: str | None,
     task: str,
     data: tuple[Path, ...],
+    texts: tuple[str, ...],
+    label_field: str,
     history: tuple[Path, ...],
     labels: str | None,
     fields: tuple[str, ...],
@@ -151,24 +153,33 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled files. For click the figures are progressive, after the history.
 
+    Text and label are looked for where the head's training data had them; --field (again for each of several) and
+    --label-field name other fields.
+
     \b
     millrace evaluate --task sentiment --data reviews.valid.jsonl.gz --json
     millrace evaluate --task sentiment --data reviews.valid.jsonl.gz --slice category
+    millrace evaluate --task sentiment --data mails.jsonl --field subject --field body --label-field mood
     millrace evaluate --task click --data clicks.valid.jsonl.gz --history clicks.train.jsonl.gz
     """
+    from model.data import Columns
     from worker.cli import tables
     from worker.tools.assessed import assessment_view
     from worker.tools.measure import measure
     from worker.tools.one_text import load
 
     among = tuple(part.strip() for part in labels.split(",")) if labels else ()
-    figures = measure(load(config.model, artifact), task, data, history, among=among, fields=fields, detail=detail)
+    columns = Columns(texts, label_field)
+    scorer = load(config.model, artifact)
+    figures = measure(scorer, task, data, history, columns=columns, among=among, fields=fields, detail=detail)
     tables.show(figures, assessment_view, json_=json_)
 
 
 @click.command()
 @artifact_option
 @click.option("--trial", "pairs", multiple=True, metavar="TASK=FILE", help="A task and a labelled file; repeatable.")
+@click.option("--field", "texts", multiple=True, metavar="TASK=FIELD", help="Where a task's texts are: as in training.")
+@click.option("--label-field", "labels", multiple=True, metavar="TASK=FIELD", help="Where its labels are.")
 @click.option("--slice", "fields", multiple=True, metavar="FIELD", help="Figures by the values of a field, too.")
 @click.option("--sharing", type=FILE, help="What bench-shared wrote: shared against single models.")
 @click.option("--curves", type=FILE, help="metrics.jsonl of the training run.")
@@ -185,6 +196,8 @@ def report(
     config: Config,
     artifact: str | None,
     pairs: tuple[str, ...],
+    texts: tuple[str, ...],
+    labels: tuple[str, ...],
     fields: tuple[str, ...],
     sharing: Path | None,
     curves: Path | None,
@@ -200,15 +213,9 @@ def report(
     """
     from model.artifact import resolve
     from model.assess.report import write_report
-    from model.training.recipe import Trial
-    from worker.errors import InputError
+    from worker.tools.trials import read_trials
 
-    trials = []
-    for pair in pairs:
-        task, found, file = pair.partition("=")
-        if not found or not Path(file).is_file():
-            raise InputError(f"--trial {pair}: TASK=FILE is expected, with a file that is there")
-        trials.append(Trial(task=task, file=file))
+    trials = read_trials(pairs, texts, labels)
     device = config.model.device
     folder = resolve(artifact or config.model.artifact)
     content = write_report(folder, trials, out, sharing=sharing, curves=curves, fields=fields, device=device)
@@ -270,8 +277,8 @@ class _Texts(NamedTuple):
         return load(config.model, self.artifact)
 
     def options(self) -> dict[str, Any]:
-        """What else the picking is told: it has its own fields where none were given."""
-        return {"labelled": self.known} | ({"fields": self.fields} if self.fields else {})
+        """What else the picking is told."""
+        return {"labelled": self.known, "fields": self.fields}
 
 
 def _reads_texts(function: Callable[..., None]) -> Callable[..., None]:
@@ -280,7 +287,7 @@ def _reads_texts(function: Callable[..., None]) -> Callable[..., None]:
     @artifact_option
     @click.option("--task", required=True, help="The head: sentiment, intent.shop, …")
     @click.option("--data", type=FILE, required=True, help="Unlabelled texts, JSON Lines.")
-    @click.option("--field", "fields", multiple=True, metavar="FIELD", help="Where the text is: title and text.")
+    @click.option("--field", "fields", multiple=True, metavar="FIELD", help="Where the text is: as in training.")
     @click.option("--known", type=FILE, multiple=True, help="Files whose texts are passed over.")
     @click.option("--out", type=PATH, required=True, help="The file to write.")
     @json_option

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from model.assess.evaluate import assess_files, evaluate_files
+from model.data import Columns
 from model.errors import DataError
 from model.scoring import Scorer
 from worker.errors import InputError
@@ -19,22 +20,23 @@ def measure(
     data: Sequence[Path],
     history: Sequence[Path],
     *,
+    columns: Columns | None = None,
     among: Sequence[str] = (),
     fields: Sequence[str] = (),
     detail: bool = False,
 ) -> dict[str, Any]:
     """Figures of ``task``: a head, ``click`` or ``purchase``, or a family (``intent``).
 
-    Of a family, the one head is measured that knows all labels of the files. ``among``: guess among these labels, not
-    those that occur. ``fields`` (slices by these) or ``detail``: with intervals, classes, confusion and slices, as
-    ``assess_texts`` gives them. Raises `InputError` when no head of a family fits, DataError otherwise.
+    Of a family, the one head is measured that knows all labels of the files. ``columns``: where these have text and
+    label, if not where the head's training data had them. ``among``: guess among these labels, not those that occur.
+    ``fields`` (slices by these) or ``detail``: with intervals, classes, confusion and slices, as ``assess_texts`` gives
+    them. Raises `InputError` when no head of a family fits, DataError otherwise.
     """
 
     def figures(head: str) -> dict[str, Any]:
         if fields or detail:
-            return assess_files(scorer, head, data, among=among or None, fields=fields)
-        chosen = {"among": among} if among else {}
-        return _plain(evaluate_files(scorer, head, data, history, **chosen))
+            return assess_files(scorer, head, data, columns=columns, among=among or None, fields=fields)
+        return _plain(evaluate_files(scorer, head, data, history, columns=columns, among=among or None))
 
     heads = heads_of(scorer, task)
     if heads in ([], [task]):
