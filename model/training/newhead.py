@@ -20,7 +20,8 @@ from model.golden import save_with_golden
 from model.scoring import Floats
 from model.text import TextCodec, TextSpec
 from model.torch_scorer import network_from
-from model.training.corpus import Corpus, build_corpus, read_corpus
+from model.training.corpus import Corpus, build_corpus
+from model.training.examples import read_corpus
 from model.training.export import encode, head_entry
 from model.training.loss import NO_LABEL, task_loss
 from model.training.recipe import load_recipe

@@ -17,7 +17,8 @@ from model.network import Network, linear_weights
 from model.scoring import Floats
 from model.text import TextCodec, TextSpec
 from model.training.channel import linear_channel
-from model.training.corpus import Corpus, build_corpus, read_by, read_corpus, space_texts
+from model.training.corpus import Corpus, build_corpus, read_by, space_texts
+from model.training.examples import read_corpus
 from model.training.export import encode
 from model.training.foreign import cut, load_foreign
 from model.training.lora import add_lora
@@ -44,7 +45,7 @@ class Workshop:
 def furnish(recipe: Recipe, data: Path, out: Path, console: Console) -> Workshop:
     """Read and check the data, cut the body, number the texts, fit the n-gram channel (or read it back from ``out``).
     Raises ModelError."""
-    rows = read_corpus(recipe, data)
+    rows = read_corpus(recipe, data, console.log)
     encoder, codec, tokenizer_json = _body(recipe, data, rows)
     corpus = build_corpus(recipe, rows, codec, out / "augmented")
     console.log(f"{len(corpus.prepared)} rows, {sum(p.tokens for p in corpus.prepared)} tokens, {len(rows)} data sets")

@@ -17,7 +17,8 @@ from model.errors import DataError
 from model.scoring import load_scorer
 from model.text import TextCodec, normalise
 from model.training.augment import TABLE, synonym_table, units, vary
-from model.training.corpus import Corpus, build_corpus, read_corpus
+from model.training.corpus import Corpus, build_corpus
+from model.training.examples import read_corpus
 from model.training.loss import NO_LABEL
 from model.training.recipe import Augmentation, Recipe, load_recipe
 from model.training.vocabulary import wordpiece_tokenizer

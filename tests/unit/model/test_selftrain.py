@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from model.errors import DataError
 from model.scoring import load_scorer
 from model.training import unlabelled
-from model.training.corpus import read_dataset
+from model.training.examples import read_dataset
 from model.training.recipe import load_recipe
 from model.training.selftrain import run_selftrain
 from tests.spoken_scorer import LABELS, SpokenScorer
