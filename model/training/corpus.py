@@ -2,8 +2,8 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ class Corpus:
     labels: int64 [n, H], class, NO_LABEL or OUTSIDE. weights: float32 [n, H]. dataset: int64 [n]. held: bool [n], the
     calibration rows. allowed: by data set and head, bool [classes]. origin: int64 [n], the row that a row was made from
     by augmentation, itself for the others; extra rows come last and are never held. groups: int64 [n], index into
-    group_names, or NO_GROUP. texts: as they were read.
+    group_names, or NO_GROUP. texts: as they were read. files: SHA-256 of the data files, by name.
     """
 
     heads: dict[str, list[str]]
@@ -40,6 +40,7 @@ class Corpus:
     groups: npt.NDArray[np.int64]
     group_names: list[str]
     texts: list[str]
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:

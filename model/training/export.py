@@ -51,7 +51,6 @@ def export(
     rows = encode(network, codec.prepare(space_texts(recipe.space, data))) if recipe.space else encoded
     mean, projection = fit_space(rows, network.encoder.config.hidden)
     tensors = tensors_from(network, int8=recipe.int8) | {"space.mean": mean, "space.projection": projection}
-    files = sorted({d.file for d in recipe.datasets if d.file} | {s.file for s in recipe.space})
     manifest: dict[str, Any] = {
         "name": recipe.name,
         "text": codec.spec.to_dict(),
@@ -60,7 +59,7 @@ def export(
         "bag_grams": 0 if network.bag is None else len(network.bag.idf),
         "heads": heads,
         **({} if network.experts is None else {"experts": network.experts.config.to_dict()}),
-        "data": {name: fingerprint(data / name) for name in files},
+        "data": dict(corpus.files),
         "metrics": [],
     }
     save_with_golden(folder, manifest, tensors, tokenizer_json)

@@ -40,6 +40,7 @@ class Run:
     recipe: Recipe
     out: Path
     console: Console
+    resume: bool  # what lies in ``out`` is this run's own
 
 
 def train(
@@ -59,14 +60,14 @@ def train(
     recipe = load_recipe(recipe_path)
     if tensorboard:
         recipe = replace(recipe, training=replace(recipe.training, tensorboard=True))
-    run = Run(recipe, out, console)
+    run = Run(recipe, out, console, resume)
     _prepare_out(out / CHECKPOINT, resume=resume, needed=not further)
-    shop = furnish(recipe, data, out, console)
+    shop = furnish(recipe, data, out, console, resume=resume)
     folds = recipe.training.teacher_folds if recipe.teachers else 1
     each = minutes / (folds * (len(recipe.teachers) + 1))  # the network itself has as long as all folds of a teacher
 
     def learn(own: Recipe, part: Workshop, folder: Path) -> Network:
-        return _learned(Run(own, folder, console), part, each, None, further=True)[0]
+        return _learned(Run(own, folder, console, resume), part, each, None, further=True)[0]
 
     answers = taught_answers(recipe, shop, out, console, learn) if recipe.teachers and further else None
     network, machines = _learned(run, shop, each * folds, answers, further=further)
@@ -89,7 +90,15 @@ def _learned(
     resuming = checkpoint.exists()
     network, machines = new_network(recipe, shop, warm=not resuming)
     trainer = make_trainer(
-        recipe, network, shop.corpus, shop.values, out=run.out, minutes=minutes, console=run.console, answers=answers
+        recipe,
+        network,
+        shop.corpus,
+        shop.values,
+        out=run.out,
+        minutes=minutes,
+        console=run.console,
+        answers=answers,
+        resume=run.resume,
     )
     if resuming:
         trainer.load(checkpoint)

@@ -18,10 +18,11 @@ from model.encoder import PackedEncoder
 from model.errors import ModelError
 from model.network import Network
 from model.scoring import Floats
-from model.training.checkpoint import Progress, load_checkpoint, recipe_fingerprint, save_checkpoint
+from model.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from model.training.conflict import gradient_cosines, last_matrices
 from model.training.corpus import Corpus
 from model.training.loss import SharedPenalty, combine
+from model.training.made_from import MadeFrom
 from model.training.objective import Answers, Counts, Objective, Rows
 from model.training.optimiser import freeze, make_optimiser, set_rates
 from model.training.recipe import Recipe
@@ -169,7 +170,7 @@ class Trainer:
         return torch.from_numpy(self._weights.state)  # the same memory: loading fills it
 
     def _progress(self) -> Progress:
-        return Progress(self.step, len(self.steps), recipe_fingerprint(self._recipe))
+        return Progress(self.step, len(self.steps), MadeFrom.of(self._recipe, self.corpus.files).parts)
 
 
 def _sample(rows: Rows, count: int) -> Rows:
