@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from model.encoder import PackedEncoder
-from model.errors import ModelError
+from model.errors import DivergedError
 from model.network import Network
 from model.scoring import Floats
 from model.training.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -71,7 +71,7 @@ class Trainer:
             yield report
 
     def learn(self, batches: Batches, step: int) -> Report:
-        """One optimiser step on the batches. Raises ModelError when a loss or the gradient is no longer finite."""
+        """One optimiser step on the batches. Raises DivergedError when a loss or the gradient is no longer finite."""
         settings = self._settings
         factor = set_rates(self._optimiser, step, len(self.steps), settings.warm_up)
         counts = self._objective.counts(batches)
@@ -132,7 +132,7 @@ class Trainer:
     def _check_finite(self, figures: dict[str, float], step: int) -> None:
         for name, value in figures.items():
             if not math.isfinite(value):
-                raise ModelError(
+                raise DivergedError(
                     f"training broke down at step {step}: {name} is {value}; lower training.body_lr or training.head_lr"
                 )
 
