@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from model.calibrate import CALIBRATION_ROWS_MIN
 from model.training.recipe import Recipe
 
 _INTRO = """# Model card: {version}
@@ -134,4 +135,8 @@ def _heads(manifest: Mapping[str, Any]) -> str:
         labels = ", ".join(head["labels"]) if len(head["labels"]) <= 15 else f"{len(head['labels'])} labels"
         threshold = "" if head["threshold"] is None else f"{head['threshold']:.3f}"
         lines.append(f"| `{name}` | {labels} | {head['temperature']:.2f} | {threshold} |")
+    rows = {name: head.get("calibration_rows", CALIBRATION_ROWS_MIN) for name, head in manifest["heads"].items()}
+    few = ", ".join(f"`{name}` ({count})" for name, count in rows.items() if count < CALIBRATION_ROWS_MIN)
+    if few:
+        lines += ["", f"Calibrated on fewer than {CALIBRATION_ROWS_MIN} rows, so how sure it is says little: {few}."]
     return "\n".join([*lines, ""])

@@ -12,7 +12,7 @@ import torch
 
 from model.artifact import Artifact
 from model.assess.evaluate import OUTSIDE, evaluate_files, evaluate_texts
-from model.calibrate import blend, calibrate, log_loss, temperature
+from model.calibrate import CALIBRATION_ROWS_MIN, blend, calibrate, log_loss, temperature
 from model.data import fingerprint, read_labelled
 from model.golden import save_with_golden
 from model.network import Network
@@ -47,7 +47,10 @@ def export(
     encoded = encode(network, [corpus.prepared[i] for i in held])
     for head, machine in machines.items():
         _blend(network, corpus, head, machine, held, encoded)
-    heads = {head: head_entry(recipe, corpus, head, _logits(network, head, encoded)) for head in corpus.heads}
+    heads = {
+        head: head_entry(recipe, corpus, head, held, _logits(network, head, encoded), first_half(len(held)))
+        for head in corpus.heads
+    }
     rows = encode(network, codec.prepare(space_texts(recipe.space, data))) if recipe.space else encoded
     mean, projection = fit_space(rows, network.encoder.config.hidden)
     tensors = tensors_from(network, int8=recipe.int8) | {"space.mean": mean, "space.projection": projection}
@@ -146,21 +149,31 @@ def _blend(
         layer.bias.mul_(a)
 
 
-def head_entry(recipe: Recipe, corpus: Corpus, head: str, logits: Floats) -> dict[str, Any]:
-    """A head's manifest entry from its logits [held rows, labels]: labels, temperature and, for an intent, the
-    threshold."""
-    names, held = corpus.heads[head], np.flatnonzero(corpus.held)
-    labels = corpus.labels[held, corpus.names.index(head)]
-    own = labels != NO_LABEL
+def head_entry(
+    recipe: Recipe,
+    corpus: Corpus,
+    head: str,
+    rows: npt.NDArray[np.int64],
+    logits: Floats,
+    first: npt.NDArray[np.bool_],
+) -> dict[str, Any]:
+    """A head's manifest entry from logits [n, labels] of rows [n] that it was not fitted on: labels, temperature (from
+    those marked in ``first`` [n]) and, for an intent, the threshold (from the others)."""
+    names = corpus.heads[head]
+    labels = corpus.labels[rows, corpus.names.index(head)]
+    own, known = labels != NO_LABEL, int((labels >= 0).sum())
+    if known < CALIBRATION_ROWS_MIN:
+        hint = "how sure it is says little; give more rows or a larger calibration_share"
+        _log.warning("few calibration rows", head=head, rows=known, hint=hint)
     found = calibrate(
         logits[own].astype(np.float64),
         labels[own],
-        np.array([corpus.allowed[d][head] for d in corpus.dataset[held[own]]]).reshape(-1, len(names)),
-        first_half(len(held))[own],
+        np.array([corpus.allowed[d][head] for d in corpus.dataset[rows[own]]]).reshape(-1, len(names)),
+        first[own],
         oos=names.index(OUTSIDE) if OUTSIDE in names else None,
         cost=recipe.scope_cost if recipe.heads[head].threshold else None,
     )
-    return {"labels": names, "calibration_rows": int((labels >= 0).sum())} | asdict(found)
+    return {"labels": names, "calibration_rows": known} | asdict(found)
 
 
 def first_half(rows: int) -> npt.NDArray[np.bool_]:

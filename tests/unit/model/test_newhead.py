@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from model.artifact import Artifact
 from model.assess.evaluate import evaluate_texts
@@ -55,6 +56,23 @@ def test_the_new_head_learns_and_the_rest_stays(shop: Path, tmp_path: Path) -> N
     figures = evaluate_texts(scorer, "urgency", [sentence(label, rng) for label in truth], truth)
     assert figures["accuracy"] >= 0.9
     assert scorer.threshold("urgency") is not None
+
+
+def test_a_head_of_few_rows_is_no_surer_than_it_is_right(shop: Path, tmp_path: Path) -> None:
+    rng = random.Random(3)
+    rows = [{"text": sentence(label, rng), "urgency": label} for label in ["calm", "urgent"] * 14]
+    for row in rows[:6]:  # one label in five is wrong
+        row["urgency"] = "calm" if row["urgency"] == "urgent" else "urgent"
+    (tmp_path / "urgency.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with capture_logs() as logs:
+        out = add_heads(shop / "recipe.yaml", tmp_path, shop / "tiny", tmp_path / "few")
+    entry = Artifact.load(out).manifest["heads"]["urgency"]
+    assert entry["calibration_rows"] == len(rows)  # those that the folds learned from too
+    assert [log["rows"] for log in logs if log["event"] == "few calibration rows"] == [len(rows)]
+    scorer = load_scorer(out, device="cpu")
+    texts = [sentence(label, rng) for label in ["calm", "urgent"] * 60]
+    sure = scorer.classify("urgency", scorer.encode(scorer.prepare(texts))).max(1)
+    assert sure.mean() < 0.95
 
 
 def test_a_malformed_row_is_refused_with_its_line(shop: Path, tmp_path: Path) -> None:
