@@ -29,6 +29,9 @@ artifact_option = click.option("--artifact", help="Artifact folder; by default m
 @click.option("--out", type=PATH, required=True, help="Folder for checkpoints, logs and the artifact.")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=60.0, help="Bound of the training.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0 leaves it to torch.")
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="By default model.device; cuda: or not at all."
+)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard events to tb in --out.")
 @click.option("--onto", type=FOLDER, help="Add the recipe's heads to this artifact and leave the rest as it is.")
@@ -40,6 +43,7 @@ def train(
     out: Path,
     minutes: float,
     threads: int,
+    device: str | None,
     resume: bool,
     tensorboard: bool,
     onto: Path | None,
@@ -47,7 +51,7 @@ def train(
     """Train an artifact for all tasks of a recipe.
 
     Data files are checked whole before training begins. A run that was stopped, even by kill -9, goes on with
-    --resume to the result that it would have had.
+    --resume to the result that it would have had; Ctrl-C loses nothing.
 
     \b
     millrace train --recipe model/training/starter.yaml --data ../data --out runs/one --minutes 90
@@ -55,6 +59,10 @@ def train(
     """
     from rich.console import Console
 
+    from model.training.train import train as run
+    from model.training.train import use_device
+
+    use_device(device or config.model.device)
     if threads:
         import torch
 
@@ -64,8 +72,6 @@ def train(
 
         click.echo(f"artifact in {add_heads(recipe, data, onto, out / 'artifact')}")
         return
-    from model.training.train import train as run
-
     run(recipe, data, out, minutes=minutes, resume=resume, console=Console(), tensorboard=tensorboard)
 
 
@@ -274,7 +280,7 @@ def _reads_texts(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--measure", type=click.Choice(["margin", "entropy"]), default="margin", help="Of uncertainty.")
 @common
 def active(config: Config, texts: _Texts, count: int, measure: str, json_: bool) -> None:
-    """Pick the texts most worth labelling: uncertain ones, and unlike each other.
+    """Pick the texts most worth labelling: uncertain ones, and unlike each other. Their rows keep all their fields.
 
     \b
     millrace active --task intent.shop --data messages.jsonl --count 200 --out to-label.jsonl
