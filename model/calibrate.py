@@ -8,8 +8,13 @@ import numpy.typing as npt
 from scipy import optimize  # type: ignore[import-untyped]
 
 Logits = npt.NDArray[np.float64]
+CALIBRATION_ROWS_MIN = 50  # with fewer a temperature rests on the prior as much as on them
 _BOUNDS = (-3.0, 3.0)  # of log temperature
-_STEPS = 60
+_MARKS, _STEPS = 25, 40  # of the search: first everywhere, then around the best
+# A log temperature is believed to be 0 as if so many rows had said so (a normal prior of deviation 0.5). Loss above the
+# best temperature's, over four of the starter's heads made too sure or unsure by up to e^0.75, without and with it: of
+# 5 rows 2.29 and 0.07, of 10 0.77 and 0.04, of 20 0.20 and 0.02, of 50 0.011 both, of 200 0.004 both.
+_PRIOR_ROWS = 4.0
 
 
 def log_loss(logits: Logits, labels: npt.NDArray[np.int64], allowed: npt.NDArray[np.bool_]) -> float:
@@ -22,14 +27,18 @@ def log_loss(logits: Logits, labels: npt.NDArray[np.int64], allowed: npt.NDArray
 
 
 def temperature(logits: Logits, labels: npt.NDArray[np.int64], allowed: npt.NDArray[np.bool_]) -> float:
-    """The temperature that minimises the negative log-likelihood (Guo et al. 2017). Arguments as `log_loss`."""
+    """The temperature that minimises the negative log-likelihood (Guo et al. 2017) with a weak pull towards 1: a few
+    rows that are all right would have every answer certain. Arguments as `log_loss`."""
 
     def loss(log_t: float) -> float:
-        return log_loss(logits / np.exp(log_t), labels, allowed)
+        prior = 0.5 * _PRIOR_ROWS * log_t**2 / len(labels)
+        return log_loss(logits / np.exp(log_t), labels, allowed) + prior
 
-    low, high = _BOUNDS
+    marks = np.linspace(*_BOUNDS, _MARKS)
+    best = int(np.argmin([loss(mark) for mark in marks]))
+    low, high = marks[max(best - 1, 0)], marks[min(best + 1, _MARKS - 1)]
     golden = (np.sqrt(5.0) - 1) / 2
-    for _ in range(_STEPS):  # golden-section search: the loss is unimodal in the temperature
+    for _ in range(_STEPS):
         a, b = high - golden * (high - low), low + golden * (high - low)
         low, high = (low, b) if loss(a) < loss(b) else (a, high)
     return float(np.exp((low + high) / 2))

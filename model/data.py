@@ -36,7 +36,6 @@ class Example:
     labels: Mapping[str, str]
     outside: tuple[str, ...] = ()  # intent heads for which this text is out of scope
     group: str = ""  # named group of the row, for fairness; empty: none
-    line: int = 0  # of the file; 0: the text is from no file
 
 
 @dataclass(frozen=True, slots=True)

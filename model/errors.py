@@ -2,7 +2,8 @@
 
     ModelError
     ├── ArtifactError   an artifact folder is damaged, too new or incomplete
-    └── DataError       a data or recipe file is malformed (names file and line)
+    ├── DataError       a data or recipe file is malformed (names file and line)
+    └── DivergedError   a training run's numbers are no longer finite
 
 Each message says what is wrong, where, and what to do about it.
 """
@@ -18,3 +19,7 @@ class ArtifactError(ModelError):
 
 class DataError(ModelError):
     """A data file or recipe cannot be used as it is."""
+
+
+class DivergedError(ModelError):
+    """Training with these settings leads to losses that are no numbers."""

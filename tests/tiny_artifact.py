@@ -1,6 +1,7 @@
 """A tiny artifact for tests: own small vocabulary with Chinese characters, random weights, all heads."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,11 @@ COLUMNS = 8
 BUCKETS = 1 << 10
 
 
-def make_tiny_artifact(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 0) -> Path:
+def make_tiny_artifact(
+    folder: Path, hidden: int = 32, layers: int = 2, seed: int = 0, sentiments: Sequence[str] = HEADS["sentiment"]
+) -> Path:
     """Write a random but complete artifact into ``folder`` and return it. Same seed, same artifact."""
+    heads = HEADS | {"sentiment": [*sentiments]}
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     pieces = list(LETTERS) + [f"##{c}" for c in LETTERS] + WORDS + sorted(set(CHINESE)) + PUNCTUATION
@@ -49,7 +53,7 @@ def make_tiny_artifact(folder: Path, hidden: int = 32, layers: int = 2, seed: in
         np.zeros(COLUMNS, np.float32),
         np.ones(BUCKETS // 2, np.float32),
     )
-    network = Network(build_encoder(config), bag, {name: len(labels) for name, labels in HEADS.items()})
+    network = Network(build_encoder(config), bag, {name: len(labels) for name, labels in heads.items()})
     tensors = tensors_from(network)
     tensors["space.mean"] = np.zeros(network.hidden, np.float32)
     tensors["space.projection"] = rng.normal(size=(network.hidden, 64)).astype(np.float32)
@@ -61,7 +65,7 @@ def make_tiny_artifact(folder: Path, hidden: int = 32, layers: int = 2, seed: in
         "bag_grams": BUCKETS // 2,
         "heads": {
             name: {"labels": labels, "temperature": 1.0, "threshold": 0.02 if name.startswith("intent.") else None}
-            for name, labels in HEADS.items()
+            for name, labels in heads.items()
         },
         "metrics": {},
         "data": {},

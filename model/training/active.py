@@ -19,7 +19,7 @@ import numpy.typing as npt
 from model.data import columns_of
 from model.errors import DataError
 from model.scoring import Floats, Scorer, check_head
-from model.training.unlabelled import Unlabelled, score, write_rows
+from model.training.unlabelled import Text, Unlabelled, score, write_rows
 
 POOL_FACTOR = 10  # texts in the pool for each that is asked for
 COUNT_MAX = 5_000  # 50,000 vectors of 64 numbers in the pool: 13 MB; choosing takes a minute
@@ -46,9 +46,10 @@ def run_active(
 
     ``fields``: of the text; empty: those that the head was trained on. ``measure``: margin (1 less the gap between the
     two top probabilities) or entropy (over its largest value). Texts that repeat, stand in the ``labelled`` files or
-    look the same to the model are passed over: there may be fewer. A row: text, line, uncertainty (0 to 1), guess,
-    probability. Memory: one batch, and POOL_FACTOR texts with vectors for each one asked for. Raises DataError for a
-    malformed file (file, line, reason), an unknown head or measure, or a count that is not from 1 to COUNT_MAX.
+    look the same to the model are passed over: there may be fewer. A row: as it was read, with a field ``text`` where
+    it had none, and line, uncertainty (0 to 1), guess, probability. Memory: one batch, and POOL_FACTOR rows with
+    vectors for each one asked for. Raises DataError for a malformed file (file, line, reason), an unknown head or
+    measure, or a count that is not from 1 to COUNT_MAX.
     """
     labels = check_head(scorer, head)
     if measure not in MEASURES:
@@ -114,9 +115,9 @@ def spread(vectors: Floats, doubts: Doubles, count: int) -> list[int]:
         chosen.append(best)
 
 
-def _rows(batch: Sequence[tuple[int, str]], probabilities: Floats, labels: Sequence[str]) -> list[dict[str, Any]]:
+def _rows(batch: Sequence[Text], probabilities: Floats, labels: Sequence[str]) -> list[dict[str, Any]]:
     guesses, tops = probabilities.argmax(1).tolist(), probabilities.max(1).tolist()
     return [
-        {"text": text, "line": line, "guess": labels[guess], "probability": round(top, 5)}
-        for (line, text), guess, top in zip(batch, guesses, tops, strict=True)
+        {"text": text} | row | {"line": line, "guess": labels[guess], "probability": round(top, 5)}
+        for (line, text, row), guess, top in zip(batch, guesses, tops, strict=True)
     ]

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from textwrap import fill
 from typing import Any
 
+from model.calibrate import CALIBRATION_ROWS_MIN
 from model.training.recipe import Recipe
 
 _PARTS = """One encoder, {heads} heads. `model/artifact.py` describes format and checks. Vector space `{space}`.
@@ -96,10 +97,17 @@ def _limits(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
             f"{recipe.scope_cost.lost_max:.1%} that would have been answered well."
         )
     limits.append("Answers about people or groups were not tested for bias. Do not use them to judge persons.")
-    limits.append(
-        f"Temperatures were fitted on {recipe.calibration_share:.0%} of each training file, held back from training."
-    )
+    limits.append(_temperatures(recipe, onto="onto" in manifest))
     return "\n".join(["", "## Limits", "", *(_wrapped(limit, "- ") for limit in limits), ""])
+
+
+def _temperatures(recipe: Recipe, *, onto: bool) -> str:
+    if onto:
+        return (
+            f"The temperatures of {_named(recipe.heads)} were fitted on answers to rows that the answering fit had not "
+            "seen."
+        )
+    return f"Temperatures were fitted on {recipe.calibration_share:.0%} of each training file, held back from training."
 
 
 def _data(recipe: Recipe) -> str:
@@ -153,4 +161,8 @@ def _heads(manifest: Mapping[str, Any]) -> str:
         labels = ", ".join(head["labels"]) if len(head["labels"]) <= 15 else f"{len(head['labels'])} labels"
         threshold = "" if head["threshold"] is None else f"{head['threshold']:.3f}"
         lines.append(f"| `{name}` | {labels} | {head['temperature']:.2f} | {threshold} |")
+    rows = {name: head.get("calibration_rows", CALIBRATION_ROWS_MIN) for name, head in manifest["heads"].items()}
+    few = ", ".join(f"`{name}` ({count})" for name, count in rows.items() if count < CALIBRATION_ROWS_MIN)
+    if few:
+        lines += ["", f"Calibrated on fewer than {CALIBRATION_ROWS_MIN} rows, so how sure it is says little: {few}."]
     return "\n".join([*lines, ""])

@@ -1,34 +1,43 @@
 """The n-gram channel of a training run: fitted once, read back when the run goes on."""
 
+import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from model.bag import GramBag
-from model.errors import ModelError
 from model.scoring import Floats
 from model.training.corpus import Corpus
 from model.training.linear import BagTarget, LinearFit, fit_bag
+from model.training.made_from import MadeFrom
 from model.training.recipe import Recipe
 
 
 def linear_channel(
-    recipe: Recipe, corpus: Corpus, out: Path, console: Console
+    recipe: Recipe, corpus: Corpus, out: Path, console: Console, *, resume: bool = False
 ) -> tuple[GramBag | None, Floats | None, dict[str, int]]:
     """The n-gram channel, fitted into the folder ``out`` or read back from there, its out-of-fold values for every row
-    [rows, columns] and each head's first column; nothing when the recipe has no targets. Raises ModelError."""
+    [rows, columns] and each head's first column; nothing when the recipe has no targets. One that was made from other
+    data or another recipe is fitted anew; with ``resume`` it raises ModelError."""
     settings = recipe.bag
     if not settings.targets:
         return None, None, {}
     targets = [_target(recipe, corpus, *pair) for pair in settings.targets]
-    path = out / "bag.safetensors"
+    path, made_from = out / "bag.safetensors", MadeFrom.of(recipe, corpus.files)
     if path.exists():
-        return _read_bag(path, len(corpus.prepared), targets, recipe)
+        written = _written(path)
+        if resume:
+            made_from.check(path, written)
+        if written == made_from.parts:
+            return _read_bag(path, targets, recipe)
+        path.unlink()
     started = time.monotonic()
     fit = fit_bag(
         corpus.prepared,
@@ -43,7 +52,7 @@ def linear_channel(
     console.log(f"n-gram channel fitted in {time.monotonic() - started:.0f} s: {_linear_report(corpus, fit, targets)}")
     tensors = {name: value.numpy() for name, value in fit.bag.state_dict().items()}
     fresh = path.with_suffix(".part")  # a run that is killed now must not leave half a file behind
-    save_file(tensors | {"values": fit.values}, fresh)
+    save_file(tensors | {"values": fit.values}, fresh, metadata={"made_from": json.dumps(made_from.parts)})
     os.replace(fresh, path)
     return fit.bag, fit.values, fit.first_column
 
@@ -59,13 +68,19 @@ def _target(recipe: Recipe, corpus: Corpus, dataset: str, head: str) -> BagTarge
     return BagTarget(head, rows, labels, len(corpus.heads[head]), balanced=bool(recipe.datasets[d].balance))
 
 
-def _read_bag(
-    path: Path, rows: int, targets: list[BagTarget], recipe: Recipe
-) -> tuple[GramBag, Floats, dict[str, int]]:
+def _written(path: Path) -> Mapping[str, str]:
+    """What a channel says that it was made from; nothing where it is damaged."""
+    try:
+        with safe_open(path, framework="np") as handle:
+            found: Mapping[str, str] = json.loads((handle.metadata() or {}).get("made_from", "{}"))
+            return found
+    except SafetensorError:
+        return {}
+
+
+def _read_bag(path: Path, targets: list[BagTarget], recipe: Recipe) -> tuple[GramBag, Floats, dict[str, int]]:
     tensors = load_file(path)
     values = tensors.pop("values")
-    if len(values) != rows or values.shape[1] != sum(t.columns for t in targets):
-        raise ModelError(f"{path} was made from other data or another recipe; give another --out")
     bag = GramBag(recipe.text.gram_buckets, *tensors["weight"].shape)
     bag.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
     starts = np.cumsum([0] + [t.columns for t in targets])

@@ -6,11 +6,10 @@ a vector) round differently for memory that is not aligned to 16 bytes, and file
 everything read here is copied into memory of torch's own, which begins at multiples of 64.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,26 +19,19 @@ from torch import Tensor
 
 from model.errors import ModelError
 from model.network import Network
+from model.training.made_from import MadeFrom
 from model.training.optimiser import trained_parameters
-from model.training.recipe import Recipe
 
 _NETWORK, _OPTIMISER, _WEIGHTING = "network.", "optimiser.", "weighting"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: ``step`` of ``steps`` done, of the recipe with this fingerprint."""
+    """Where a run stands: ``step`` of ``steps`` done, and the parts of what it is made from."""
 
     step: int
     steps: int
-    recipe: str
-
-
-def recipe_fingerprint(recipe: Recipe) -> str:
-    """What must not change between a run and its continuation (what is only watched or measured may)."""
-    training = replace(recipe.training, tensorboard=False, held_every=0, held_rows=1, conflict_every=0)
-    content = repr(replace(recipe, name="", training=training, space=[], evaluation=[], click_scales_s=[]))
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    made_from: Mapping[str, str]
 
 
 def save_checkpoint(
@@ -71,16 +63,14 @@ def load_checkpoint(
     """Put everything back in place; the steps done. Raises ModelError when the file is damaged or of another run."""
     try:
         with safe_open(path, framework="pt") as handle:
-            progress = Progress(**json.loads(handle.metadata()["progress"]))
+            content = json.loads(handle.metadata()["progress"])
+            progress = Progress(content["step"], content["steps"], content.get("made_from", {}))
             tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: no readable checkpoint ({error}); start again without --resume") from error
+    MadeFrom(expected.made_from).check(path, progress.made_from)
     if progress.steps != expected.steps:
         raise ModelError(f"{path} belongs to a run of {progress.steps} steps, not {expected.steps}; use its --out")
-    if progress.recipe != expected.recipe:
-        raise ModelError(
-            f"{path} belongs to a run of another recipe (body, data, heads or training differ); use its --out"
-        )
     parameters = trained_parameters(network)
     _check(path, tensors, {_NETWORK + name: p for name, p in parameters.items()} | {_WEIGHTING: weighting})
     weighting.copy_(tensors[_WEIGHTING])

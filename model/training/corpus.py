@@ -2,15 +2,14 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from model.data import Example, check_label, check_number, label_of, read_rows, text_of
+from model.data import Example, read_rows, text_of
 from model.errors import DataError
 from model.scoring import Prepared
 from model.text import TextCodec
@@ -18,7 +17,6 @@ from model.training.extra import extra_rows
 from model.training.fairness import NO_GROUP
 from model.training.loss import NO_LABEL, OUTSIDE
 from model.training.recipe import Dataset, Recipe, SpaceTexts
-from model.training.templates import outside_sentences, shop_sentences
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Corpus:
     labels: int64 [n, H], class, NO_LABEL or OUTSIDE. weights: float32 [n, H]. dataset: int64 [n]. held: bool [n], the
     calibration rows. allowed: by data set and head, bool [classes]. origin: int64 [n], the row that a row was made from
     by augmentation, itself for the others; extra rows come last and are never held. groups: int64 [n], index into
-    group_names, or NO_GROUP. texts: as they were read.
+    group_names, or NO_GROUP. texts: as they were read. files: SHA-256 of the data files, by name.
     """
 
     heads: dict[str, list[str]]
@@ -42,60 +40,19 @@ class Corpus:
     groups: npt.NDArray[np.int64]
     group_names: list[str]
     texts: list[str]
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
         return list(self.heads)
 
 
-def read_dataset(dataset: Dataset, folder: Path, seed: int) -> list[Example]:
-    """A data set's rows without repeats; texts that bear two labels are left out. Raises DataError."""
-    seen: dict[str, Example] = {}
-    doubtful: set[str] = set()
-    for example in _examples(dataset, folder, seed):
-        before = seen.setdefault(example.text, example)
-        if before.labels != example.labels:
-            doubtful.add(example.text)
-    if dataset.groups and not any(example.group for example in seen.values()):
-        raise DataError(f"{folder / dataset.file}: no row has the field {dataset.groups!r} that names its group")
-    return [example for text, example in seen.items() if text not in doubtful]
-
-
-def _examples(dataset: Dataset, folder: Path, seed: int) -> Iterator[Example]:
-    if dataset.templates == "shop":
-        for text, intent in shop_sentences(seed):
-            yield Example(text, dict.fromkeys(dataset.labels, intent))
-        return
-    if dataset.templates == "outside":
-        yield from (Example(text, {}, tuple(dataset.outside)) for text in outside_sentences())
-        return
-    if dataset.templates:
-        raise DataError(f"data set {dataset.name}: templates {dataset.templates!r} are unknown; use shop or outside")
-    path = folder / dataset.file
-    for number, row in read_rows(path):
-        labels = {head: label_of(row, field, path, number) for head, field in dataset.labels.items()}
-        own = set(labels.values())
-        outside = tuple(head for head, overlap in dataset.outside.items() if not own & set(overlap))
-        group = _group(row, dataset.groups)
-        yield Example(text_of(row, dataset.text, path, number), labels, outside, group, number)
-
-
-def _group(row: Mapping[str, Any], name: str) -> str:
-    """A row's group; a row without the field belongs to none."""
-    value = row.get(name) if name else None
-    return "" if value is None else str(value)
-
-
-def read_corpus(recipe: Recipe, folder: Path) -> list[list[Example]]:
-    """All data sets of a recipe, read and checked. Raises DataError."""
-    return [read_dataset(dataset, folder, recipe.seed) for dataset in recipe.datasets]
-
-
 def build_corpus(
     recipe: Recipe, rows: Sequence[Sequence[Example]], codec: TextCodec, keep: Path | None = None
 ) -> Corpus:
-    """Tokenise, number and augment everything. ``keep``: folder for what augmentation is slow to make. Raises DataError
-    when a label is not among a head's, ModelError when a translation model cannot be had."""
+    """Tokenise, number and augment everything. ``rows``: as ``read_corpus`` gives them. ``keep``: folder for what
+    augmentation is slow to make. Raises DataError for a head with fewer than two labels, ModelError when a translation
+    model cannot be had."""
     heads = _label_sets(recipe, rows)
     names = list(heads)
     index = {head: {label: i for i, label in enumerate(labels)} for head, labels in heads.items()}
@@ -104,7 +61,6 @@ def build_corpus(
     labels = np.full((len(flat), len(names)), NO_LABEL, np.int64)
     for i, example in enumerate(flat):
         for head, label in example.labels.items():
-            check_label(label, head, index[head], _place(recipe.datasets[dataset[i]], example))
             labels[i, names.index(head)] = index[head][label]
         for head in example.outside:
             labels[i, names.index(head)] = OUTSIDE
@@ -162,17 +118,9 @@ def space_texts(specs: Sequence[SpaceTexts], folder: Path) -> list[str]:
     return chosen
 
 
-def _place(dataset: Dataset, example: Example) -> str:
-    return f"{dataset.file}:{example.line}" if dataset.file else f"data set {dataset.name}"
-
-
 def _label_sets(recipe: Recipe, rows: Sequence[Sequence[Example]]) -> dict[str, list[str]]:
     heads = {}
     for name, head in recipe.heads.items():
-        if head.kind == "score":
-            for dataset, part in zip(recipe.datasets, rows, strict=True):
-                for example in part:
-                    check_number(example.labels.get(name, "0"), name, _place(dataset, example))
         found = {example.labels[name] for part in rows for example in part if name in example.labels}
         heads[name] = head.labels or sorted(found)
         if len(heads[name]) < 2:
@@ -189,7 +137,7 @@ def _allowed(spec: Dataset, heads: dict[str, list[str]], rows: Sequence[Example]
 
 
 def _balanced(labels: npt.NDArray[np.int64], power: float) -> npt.NDArray[np.float32]:
-    """Class weights frequency^-power, scaled so that the rows' mean weight is one."""
-    counts = Counter(labels.tolist())
-    raw = np.array([counts[label] ** -power for label in labels.tolist()], np.float32)
-    return np.asarray(raw / raw.mean(), np.float32)
+    """Class weights frequency^-power, scaled so that the labelled rows' mean weight is one; the others have none."""
+    counts = Counter(labels[labels != NO_LABEL].tolist())
+    raw = np.array([counts[label] ** -power if label in counts else 0.0 for label in labels.tolist()], np.float32)
+    return np.asarray(raw * counts.total() / max(raw.sum(), 1e-9), np.float32)

@@ -12,8 +12,7 @@ import torch
 
 from model.artifact import Artifact
 from model.assess.evaluate import OUTSIDE
-from model.calibrate import blend, calibrate, log_loss, temperature
-from model.data import fingerprint
+from model.calibrate import CALIBRATION_ROWS_MIN, blend, calibrate, log_loss, temperature
 from model.golden import save_with_golden
 from model.network import Network
 from model.packing import chunks
@@ -48,11 +47,13 @@ def export(
     encoded = encode(network, [corpus.prepared[i] for i in held])
     for head, machine in machines.items():
         _blend(network, corpus, head, machine, held, encoded)
-    heads = {head: head_entry(recipe, corpus, head, _logits(network, head, encoded)) for head in corpus.heads}
+    heads = {
+        head: head_entry(recipe, corpus, head, held, _logits(network, head, encoded), first_half(len(held)))
+        for head in corpus.heads
+    }
     rows = encode(network, codec.prepare(space_texts(recipe.space, data))) if recipe.space else encoded
     mean, projection = fit_space(rows, network.encoder.config.hidden)
     tensors = tensors_from(network, int8=recipe.int8) | {"space.mean": mean, "space.projection": projection}
-    files = sorted({d.file for d in recipe.datasets if d.file} | {s.file for s in recipe.space})
     manifest: dict[str, Any] = {
         "name": recipe.name,
         "text": codec.spec.to_dict(),
@@ -61,7 +62,7 @@ def export(
         "bag_grams": 0 if network.bag is None else len(network.bag.idf),
         "heads": heads,
         **({} if network.experts is None else {"experts": network.experts.config.to_dict()}),
-        "data": {name: fingerprint(data / name) for name in files},
+        "data": dict(corpus.files),
         "metrics": [],
     }
     save_with_golden(folder, manifest, tensors, tokenizer_json)
@@ -123,17 +124,28 @@ def _blend(
         layer.bias.mul_(a)
 
 
-def head_entry(recipe: Recipe, corpus: Corpus, head: str, logits: Floats) -> dict[str, Any]:
-    """A head's manifest entry from its logits [held rows, labels]: labels, kind, the fields of its training rows,
-    temperature and, for an intent, the threshold."""
-    names, columns, held = corpus.heads[head], recipe.columns(head), np.flatnonzero(corpus.held)
-    labels = corpus.labels[held, corpus.names.index(head)]
-    own = labels != NO_LABEL
+def head_entry(
+    recipe: Recipe,
+    corpus: Corpus,
+    head: str,
+    rows: npt.NDArray[np.int64],
+    logits: Floats,
+    first: npt.NDArray[np.bool_],
+) -> dict[str, Any]:
+    """A head's manifest entry from logits [n, labels] of rows [n] that it was not fitted on: labels, kind, the fields
+    of its training rows, temperature (from those marked in ``first`` [n]) and, for an intent, the threshold (from the
+    others)."""
+    names, columns = corpus.heads[head], recipe.columns(head)
+    labels = corpus.labels[rows, corpus.names.index(head)]
+    own, known = labels != NO_LABEL, int((labels >= 0).sum())
+    if known < CALIBRATION_ROWS_MIN:
+        hint = "how sure it is says little; give more rows or a larger calibration_share"
+        _log.warning("few calibration rows", head=head, rows=known, hint=hint)
     found = calibrate(
         logits[own].astype(np.float64),
         labels[own],
-        np.array([corpus.allowed[d][head] for d in corpus.dataset[held[own]]]).reshape(-1, len(names)),
-        first_half(len(held))[own],
+        np.array([corpus.allowed[d][head] for d in corpus.dataset[rows[own]]]).reshape(-1, len(names)),
+        first[own],
         oos=names.index(OUTSIDE) if OUTSIDE in names else None,
         cost=recipe.scope_cost if recipe.heads[head].threshold else None,
     )
@@ -142,7 +154,7 @@ def head_entry(recipe: Recipe, corpus: Corpus, head: str, logits: Floats) -> dic
         "kind": recipe.heads[head].kind,
         "text": list(columns.text),
         "field": columns.label,
-        "calibration_rows": int((labels >= 0).sum()),
+        "calibration_rows": known,
         **asdict(found),
     }
 

@@ -3,9 +3,12 @@
 Encoder, n-gram channel, projection and the other heads stay untouched to the bit, so the vector space, every user's
 state and every other answer stay too. Each head of the recipe is a multinomial regression on encoded rows with the loss
 of the joint training (partial labels, rows out of scope, class weights), its L2 strength chosen by cross-validation.
+What the folds say of rows that they had not seen gives the temperature too, so that few rows are not divided further.
 """
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +17,18 @@ import torch
 from torch import Tensor
 
 from model.artifact import Artifact
-from model.data import fingerprint
 from model.errors import DataError
 from model.experts import ExpertsConfig
 from model.golden import save_with_golden
 from model.scoring import Floats
 from model.text import TextCodec, TextSpec
 from model.torch_scorer import network_from
-from model.training.corpus import Corpus, build_corpus, read_corpus
+from model.training.corpus import Corpus, build_corpus
+from model.training.examples import read_corpus
 from model.training.export import encode, head_entry, write_card
 from model.training.loss import NO_LABEL, task_loss
-from model.training.recipe import load_recipe
+from model.training.made_from import file_digests
+from model.training.recipe import Recipe, load_recipe
 from model.training.trials import add_figures, check_trials
 
 STRENGTHS = (1e-4, 1e-3, 1e-2)  # of the penalty 1/2 |W|^2, per standardised row
@@ -42,6 +46,7 @@ def add_heads(recipe_path: Path, data: Path, artifact_folder: Path, out: Path) -
     """
     recipe, artifact = load_recipe(recipe_path, onto=True), Artifact.load(artifact_folder)
     codec = TextCodec(artifact.tokenizer_json, TextSpec.from_dict(artifact.manifest["text"]))
+    files = file_digests(replace(recipe, space=[]), data)
     corpus = build_corpus(recipe, read_corpus(recipe, data), codec)
     if not corpus.held.any() or corpus.held.all():
         raise DataError(f"{recipe_path}: calibration_share leaves no rows on one side; give more rows")
@@ -49,38 +54,52 @@ def add_heads(recipe_path: Path, data: Path, artifact_folder: Path, out: Path) -
     encoded = encode(network_from(artifact).eval(), corpus.prepared)
     tensors, entries = dict(artifact.tensors), dict(artifact.manifest["heads"])
     for head in corpus.heads:
-        weight, bias = _fit_head(corpus, head, encoded, recipe.seed)
+        weight, bias, rows, logits = _fit_head(corpus, head, encoded, recipe.seed)
         tensors |= {f"heads.{head}.weight": weight.astype(np.float16), f"heads.{head}.bias": bias.astype(np.float16)}
-        entries[head] = head_entry(recipe, corpus, head, encoded[corpus.held] @ weight.T + bias)
+        entries[head] = _entry(recipe, corpus, head, rows, logits, encoded[corpus.held] @ weight.T + bias)
     out.parent.mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in artifact.manifest.items() if name != "golden"}
     if "experts" in kept:  # a head that is fitted on the shared rows reads no others
         experts, tensors = ExpertsConfig.from_dict(kept["experts"]).without(corpus.heads, tensors)
         kept |= {"experts": experts.to_dict()}
-    own = {dataset.file: fingerprint(data / dataset.file) for dataset in recipe.datasets if dataset.file}
-    kept |= {"heads": entries, "data": kept.get("data", {}) | own, "onto": artifact.manifest["version"]}
+    kept |= {"heads": entries, "data": kept.get("data", {}) | files, "onto": artifact.manifest["version"]}
     save_with_golden(out, kept, tensors, artifact.tokenizer_json)
     add_figures(recipe, data, out)
     write_card(recipe, out)
     return out
 
 
-def _fit_head(corpus: Corpus, head: str, encoded: Floats, seed: int) -> tuple[Floats, Floats]:
+def _fit_head(
+    corpus: Corpus, head: str, encoded: Floats, seed: int
+) -> tuple[Floats, Floats, npt.NDArray[np.int64], Floats]:
+    """Weight [C, d] and bias [C], and for the labelled training rows [n] the logits [n, C] of fits without them."""
     column = corpus.names.index(head)
     rows = np.flatnonzero((corpus.labels[:, column] != NO_LABEL) & ~corpus.held)
     allowed = np.stack([own[head] for own in corpus.allowed])[corpus.dataset[rows]]
     parts = (encoded[rows], corpus.labels[rows, column], allowed, corpus.weights[rows, column])
-    fold = np.random.default_rng(seed).integers(FOLDS, size=len(rows))
-    losses = []
-    for strength in STRENGTHS:
-        total = 0.0
+    sources, source = np.unique(corpus.origin[rows], return_inverse=True)  # a row and its variants share a fold
+    fold = np.random.default_rng(seed).permutation(len(sources))[source] % FOLDS
+    unseen = [np.zeros(allowed.shape, np.float32) for _ in STRENGTHS]
+    for strength, logits in zip(STRENGTHS, unseen, strict=True):
         for k in range(FOLDS):
             weight, bias = fit_linear(*(part[fold != k] for part in parts), strength=strength)
-            total += _loss(weight, bias, *(part[fold == k] for part in parts))
-        losses.append(total / FOLDS)
-    best = STRENGTHS[int(np.argmin(losses))]
-    _log.info("head fitted", head=head, rows=len(rows), strength=best, loss=round(min(losses), 4))
-    return fit_linear(*parts, strength=best)
+            logits[fold == k] = parts[0][fold == k] @ weight.T + bias
+    losses = [_loss(logits, *parts[1:]) for logits in unseen]
+    best = int(np.argmin(losses))
+    _log.info("head fitted", head=head, rows=len(rows), strength=STRENGTHS[best], loss=round(losses[best], 4))
+    return *fit_linear(*parts, strength=STRENGTHS[best]), rows, unseen[best]
+
+
+def _entry(
+    recipe: Recipe, corpus: Corpus, head: str, rows: npt.NDArray[np.int64], unseen: Floats, held_logits: Floats
+) -> dict[str, Any]:
+    """A head's manifest entry: the temperature from ``unseen`` [n, C], what the folds say of ``rows`` [n], where those
+    are real rows with real labels; the threshold from the held rows [m, C], or with none to choose the temperature."""
+    guessed = np.array([spec.guessed for spec in recipe.datasets])[corpus.dataset[rows]]
+    read = ~guessed & (corpus.origin[rows] == rows)
+    chosen = np.concatenate([rows[read], np.flatnonzero(corpus.held)])
+    first = np.arange(len(chosen)) < read.sum() if recipe.heads[head].threshold else np.ones(len(chosen), bool)
+    return head_entry(recipe, corpus, head, chosen, np.concatenate([unseen[read], held_logits]), first)
 
 
 def fit_linear(
@@ -114,13 +133,11 @@ def fit_linear(
 
 
 def _loss(
-    weight: Floats,
-    bias: Floats,
-    x: Floats,
+    logits: Floats,
     labels: npt.NDArray[np.int64],
     allowed: npt.NDArray[np.bool_],
     weights: npt.NDArray[np.float32],
 ) -> float:
-    logits = torch.from_numpy(x @ weight.T + bias)
-    loss = task_loss(logits, torch.from_numpy(labels), torch.from_numpy(allowed), torch.from_numpy(weights))
+    truth, known, worth = torch.from_numpy(labels), torch.from_numpy(allowed), torch.from_numpy(weights)
+    loss = task_loss(torch.from_numpy(logits), truth, known, worth)
     return float("inf") if loss is None else float(loss)

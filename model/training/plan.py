@@ -4,21 +4,23 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 
-from model.errors import DataError
+from model.errors import DataError, ModelError
 from model.network import Network
 from model.scoring import Floats
 from model.training.corpus import Corpus
+from model.training.made_from import MadeFrom
 from model.training.objective import Answers
 from model.training.recipe import Recipe
 from model.training.schedule import draws_by_dataset, schedule
 from model.training.trainer import Batches, Trainer
 
-_RESERVE = 0.97  # of the minutes given, the part that is planned for
+RESERVE = 0.97  # of the minutes given, the part that is planned for
 _TRIAL_STEPS = 7
 
 
@@ -60,27 +62,40 @@ def make_trainer(
     minutes: float,
     console: Console,
     answers: Answers | None = None,
+    resume: bool = False,
 ) -> Trainer:
-    """A trainer for ``minutes``. The rate is measured once; tokens and precision are kept in the folder ``out`` for a
-    resumed run."""
-    path = out / "plan.json"
-    if path.exists():
-        plan = json.loads(path.read_text())
+    """A trainer for ``minutes``. The rate is measured once; tokens and precision are kept in the folder ``out`` for
+    a run that goes on: with ``resume`` it has the minutes that it began with. Raises ModelError where that plan is of
+    other data or another recipe."""
+    path, made_from = out / "plan.json", MadeFrom.of(recipe, corpus.files)
+    if resume and path.exists():
+        plan = _read_plan(path, made_from)
     else:
         half = half_is_faster(next(network.parameters()).device)
         step = recipe.training.accumulate
         trial = draw_batches(recipe, corpus, 40 * step * recipe.training.batch_tokens, console)[: _TRIAL_STEPS * step]
         rate = Trainer(network, corpus, values, recipe, trial, half=half, answers=answers).measure()
-        tokens = min(rate * minutes * 60 * _RESERVE, recipe.training.tokens_max)
-        plan = {"half": half, "tokens": tokens, "rate": rate, "minutes": minutes}
+        tokens = min(rate * minutes * 60 * RESERVE, recipe.training.tokens_max)
+        plan = {"half": half, "tokens": tokens, "rate": rate, "minutes": minutes, "made_from": made_from.parts}
         fresh = path.with_suffix(".part")
         fresh.write_text(json.dumps(plan))
         os.replace(fresh, path)
         console.log(f"{rate:.0f} tokens a second in {'bfloat16' if half else 'float32'}")
     batches = draw_batches(recipe, corpus, plan["tokens"], console)
     trainer = Trainer(network, corpus, values, recipe, batches, half=plan["half"], answers=answers)
-    console.log(f"{len(trainer.steps)} steps, {plan['tokens'] / 1e6:.2f} M tokens planned")
+    console.log(
+        f"{len(trainer.steps)} steps, {plan['tokens'] / 1e6:.2f} M tokens planned for {plan['minutes']:g} minutes"
+    )
     return trainer
+
+
+def _read_plan(path: Path, made_from: MadeFrom) -> dict[str, Any]:
+    try:
+        plan: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelError(f"{path}: no readable plan ({error}); give another --out") from error
+    made_from.check(path, plan.get("made_from", {}))
+    return plan
 
 
 def half_is_faster(device: torch.device) -> bool:

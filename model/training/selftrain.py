@@ -59,7 +59,7 @@ def run_selftrain(
         read += len(batch)
         tops = probabilities.max(1)
         top_max = max(top_max, float(tops.max()))
-        for (line, text), guess, top in zip(batch, probabilities.argmax(1).tolist(), tops.tolist(), strict=True):
+        for (line, text, _), guess, top in zip(batch, probabilities.argmax(1).tolist(), tops.tolist(), strict=True):
             if top < least:
                 continue
             sure += 1

@@ -6,24 +6,28 @@ Distillation as Semiparametric Inference"). Teachers may have other bodies than 
 then read the rows with tokenizers of their own; what they agree on no single one of them knows.
 """
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Console
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from torch.nn import functional
 
-from model.errors import DataError
+from model.errors import DataError, ModelError
 from model.network import Network
 from model.scoring import Floats
 from model.training.corpus import Corpus
 from model.training.export import encode
 from model.training.loss import NO_LABEL
+from model.training.made_from import MadeFrom
 from model.training.objective import Answers
 from model.training.recipe import Recipe, Teacher
 from model.training.workshop import Workshop, with_body
@@ -36,7 +40,8 @@ _ANSWERS = "answers.safetensors"
 
 def taught_answers(recipe: Recipe, shop: Workshop, out: Path, console: Console, learn: Learn) -> Answers:
     """Train the recipe's teachers, ``training.teacher_folds`` networks each, in folders of ``out``, and give their mean
-    answers for every training row. What a folder holds already is not asked again. Raises ModelError and DataError."""
+    answers for every training row. What a folder holds already is not asked again, if it was made from the same data
+    and the same recipe. Raises ModelError and DataError."""
     corpus, folds = shop.corpus, recipe.training.teacher_folds
     fold = np.random.default_rng(recipe.seed).integers(0, folds, len(corpus.prepared))[corpus.origin]
     total = {head: np.zeros((len(fold), len(labels)), np.float32) for head, labels in corpus.heads.items()}
@@ -45,13 +50,15 @@ def taught_answers(recipe: Recipe, shop: Workshop, out: Path, console: Console, 
         paths = [out / f"teacher-{t}-{k}" / _ANSWERS for k in range(folds)]
         own = None if all(path.exists() for path in paths) else _workshop(teacher, recipe, shop)
         for k, path in enumerate(paths):
+            taught = _recipe(recipe, teacher, 1 + t * folds + k)
+            made_from = MadeFrom.of(taught, corpus.files)
             if own is not None and not path.exists():
                 path.parent.mkdir(exist_ok=True)
                 there = corpus.held | ~np.isin(corpus.dataset, _own(recipe, teacher))
                 part = replace(own, corpus=replace(own.corpus, held=there | (fold == k)))
-                network = learn(_recipe(recipe, teacher, 1 + t * folds + k), part, path.parent).eval()
-                _save(path, _answers(network, part, np.flatnonzero((fold == k) & ~there)))
-            _add(path, total, count)
+                network = learn(taught, part, path.parent).eval()
+                _save(path, _answers(network, part, np.flatnonzero((fold == k) & ~there)), made_from)
+            _add(_read(path, made_from), total, count)
         console.log(f"teacher {t}: " + ", ".join(_right(corpus, total, count)))
     return {head: _mean(corpus, head, total[head], count[head]) for head in corpus.heads}
 
@@ -65,12 +72,14 @@ def _workshop(teacher: Teacher, recipe: Recipe, shop: Workshop) -> Workshop:
 
 
 def _recipe(recipe: Recipe, teacher: Teacher, number: int) -> Recipe:
-    """The recipe of one network of a teacher: a seed of its own, and only the teacher's data sets are drawn from."""
+    """The recipe of one network of a teacher: a seed of its own, and only the teacher's data sets are drawn from. What
+    of it is not the teacher's affair does not count as a change."""
     datasets = [
         spec if d in _own(recipe, teacher) else replace(spec, weight=0.0) for d, spec in enumerate(recipe.datasets)
     ]
-    training = teacher.training or recipe.training
-    return replace(recipe, seed=recipe.seed + number, datasets=datasets, teachers=[], training=training)
+    training = replace(teacher.training or recipe.training, taught_share=0.0)
+    body, seed = teacher.body or recipe.body, recipe.seed + number
+    return replace(recipe, body=body, seed=seed, datasets=datasets, teachers=[], training=training)
 
 
 def _answers(network: Network, shop: Workshop, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.generic]]:
@@ -92,14 +101,22 @@ def _answers(network: Network, shop: Workshop, rows: npt.NDArray[np.int64]) -> d
     return found
 
 
-def _save(path: Path, found: dict[str, npt.NDArray[np.generic]]) -> None:
+def _save(path: Path, found: dict[str, npt.NDArray[np.generic]], made_from: MadeFrom) -> None:
     fresh = path.with_suffix(".part")  # a run that is killed now must not leave half a file behind
-    save_file(found, fresh)
+    save_file(found, fresh, metadata={"made_from": json.dumps(made_from.parts)})
     os.replace(fresh, path)
 
 
-def _add(path: Path, total: dict[str, Floats], count: dict[str, npt.NDArray[np.int64]]) -> None:
-    found = load_file(path)
+def _read(path: Path, made_from: MadeFrom) -> Mapping[str, Any]:
+    try:
+        with safe_open(path, framework="np") as handle:
+            made_from.check(path, json.loads((handle.metadata() or {}).get("made_from", "{}")))
+            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        raise ModelError(f"{path}: no readable answers ({error}); remove the file and go on with --resume") from error
+
+
+def _add(found: Mapping[str, Any], total: dict[str, Floats], count: dict[str, npt.NDArray[np.int64]]) -> None:
     for head in total:
         if f"{head}.rows" in found:
             total[head][found[f"{head}.rows"]] += found[f"{head}.answers"]

@@ -19,6 +19,7 @@ from model.clicks.fit import fit_into
 from model.errors import ModelError
 from model.network import Network
 from model.training.export import export, write_card
+from model.training.interrupt import Interrupt
 from model.training.lora import merge_lora
 from model.training.objective import Answers
 from model.training.optimiser import trained_parameters
@@ -40,6 +41,7 @@ class Run:
     recipe: Recipe
     out: Path
     console: Console
+    resume: bool  # what lies in ``out`` is this run's own
 
 
 def train(
@@ -54,19 +56,19 @@ def train(
     further: bool = True,
 ) -> Path:
     """Train and export; the artifact's folder. ``minutes`` bounds the joint training; ``tensorboard`` asks for
-    its events whatever the recipe says; without ``further`` the last checkpoint is exported as it is. Raises
-    ModelError."""
+    its events whatever the recipe says; without ``further`` the last checkpoint is exported as it is. Ctrl-C is a
+    KeyboardInterrupt once the step in hand is in the checkpoint. Raises ModelError."""
     recipe = load_recipe(recipe_path)
     if tensorboard:
         recipe = replace(recipe, training=replace(recipe.training, tensorboard=True))
-    run = Run(recipe, out, console)
+    run = Run(recipe, out, console, resume)
     _prepare_out(out / CHECKPOINT, resume=resume, needed=not further)
-    shop = furnish(recipe, data, out, console)
+    shop = furnish(recipe, data, out, console, resume=resume)
     folds = recipe.training.teacher_folds if recipe.teachers else 1
     each = minutes / (folds * (len(recipe.teachers) + 1))  # the network itself has as long as all folds of a teacher
 
     def learn(own: Recipe, part: Workshop, folder: Path) -> Network:
-        return _learned(Run(own, folder, console), part, each, None, further=True)[0]
+        return _learned(Run(own, folder, console, resume), part, each, None, further=True)[0]
 
     answers = taught_answers(recipe, shop, out, console, learn) if recipe.teachers and further else None
     network, machines = _learned(run, shop, each * folds, answers, further=further)
@@ -89,7 +91,15 @@ def _learned(
     resuming = checkpoint.exists()
     network, machines = new_network(recipe, shop, warm=not resuming)
     trainer = make_trainer(
-        recipe, network, shop.corpus, shop.values, out=run.out, minutes=minutes, console=run.console, answers=answers
+        recipe,
+        network,
+        shop.corpus,
+        shop.values,
+        out=run.out,
+        minutes=minutes,
+        console=run.console,
+        answers=answers,
+        resume=run.resume,
     )
     if resuming:
         trainer.load(checkpoint)
@@ -121,7 +131,7 @@ def _loop(run: Run, trainer: Trainer, checkpoint: Path) -> None:
         TextColumn("{task.description}"),
     )
     watch = Watch(run.out, done=trainer.step, tensorboard=run.recipe.training.tensorboard)
-    with watch, Progress(*columns, console=run.console) as progress:
+    with watch, Interrupt() as interrupt, Progress(*columns, console=run.console) as progress:
         bar = progress.add_task("", total=total, completed=trainer.step)
         for report in trainer.run(total):
             watch.note(report)
@@ -133,17 +143,29 @@ def _loop(run: Run, trainer: Trainer, checkpoint: Path) -> None:
             if report.step % 50 == 0:
                 parts = " ".join(f"{name} {loss:.3f}" for name, loss in smoothed.items())
                 run.console.log(f"step {report.step}/{total}: {parts}")
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            if interrupt.asked or time.monotonic() - saved > CHECKPOINT_SECONDS:
                 trainer.save(checkpoint)
                 saved = time.monotonic()
+            if interrupt.asked:
+                run.console.log(f"stopped at step {report.step} of {total}; go on with --resume")
+                raise KeyboardInterrupt
     trained = sum(p.numel() for p in trained_parameters(trainer.network).values())
     whole = sum(p.numel() for p in trainer.network.parameters())
     spent_s = time.monotonic() - started
     run.console.log(f"trained {trained} of {whole} parameters, {total - first} steps in {spent_s:.0f} s")
 
 
+def use_device(device: str) -> None:
+    """Keep this process to the processor (``cpu``), or insist on a GPU (``cuda``); ``auto`` takes one where there is
+    one. Raises ModelError."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("torch sees no CUDA device; use --device auto")
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; 0 when an artifact was written, 2 with a message when not."""
+    """Command line; 0 when an artifact was written, 2 with a message when not, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m model.training.train", description=(__doc__ or "").splitlines()[0])
     root = Path(__file__).parents[2]
     data = Path(os.environ.get("MILLRACE_DATA", root.parent / "shared" / "data"))
@@ -161,12 +183,8 @@ def main(arguments: list[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     console = Console()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        console.print("[red]error:[/red] torch sees no CUDA device; use --device auto", highlight=False)
-        return 2
-    if args.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:
+        use_device(args.device)
         train(
             args.recipe,
             args.data,
@@ -179,6 +197,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ModelError as error:
         console.print(f"[red]error:[/red] {error}", highlight=False, markup=True)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

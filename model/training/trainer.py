@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from model.encoder import PackedEncoder
-from model.errors import ModelError
+from model.errors import DivergedError
 from model.network import Network
 from model.scoring import Floats
-from model.training.checkpoint import Progress, load_checkpoint, recipe_fingerprint, save_checkpoint
+from model.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from model.training.conflict import gradient_cosines, last_matrices
 from model.training.corpus import Corpus
 from model.training.loss import SharedPenalty, combine
+from model.training.made_from import MadeFrom
 from model.training.objective import Answers, Counts, Objective, Rows
 from model.training.optimiser import freeze, make_optimiser, set_rates
 from model.training.recipe import Recipe
@@ -70,7 +71,7 @@ class Trainer:
             yield report
 
     def learn(self, batches: Batches, step: int) -> Report:
-        """One optimiser step on the batches. Raises ModelError when a loss or the gradient is no longer finite."""
+        """One optimiser step on the batches. Raises DivergedError when a loss or the gradient is no longer finite."""
         settings = self._settings
         factor = set_rates(self._optimiser, step, len(self.steps), settings.warm_up)
         counts = self._objective.counts(batches)
@@ -131,7 +132,7 @@ class Trainer:
     def _check_finite(self, figures: dict[str, float], step: int) -> None:
         for name, value in figures.items():
             if not math.isfinite(value):
-                raise ModelError(
+                raise DivergedError(
                     f"training broke down at step {step}: {name} is {value}; lower training.body_lr or training.head_lr"
                 )
 
@@ -169,7 +170,7 @@ class Trainer:
         return torch.from_numpy(self._weights.state)  # the same memory: loading fills it
 
     def _progress(self) -> Progress:
-        return Progress(self.step, len(self.steps), recipe_fingerprint(self._recipe))
+        return Progress(self.step, len(self.steps), MadeFrom.of(self._recipe, self.corpus.files).parts)
 
 
 def _sample(rows: Rows, count: int) -> Rows:

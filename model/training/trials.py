@@ -6,7 +6,7 @@ from typing import Any
 
 from model.artifact import Artifact
 from model.assess.evaluate import OUTSIDE, STREAM_TASKS, evaluate_files, evaluate_texts
-from model.data import check_label, fingerprint, read_labelled
+from model.data import Columns, check_label, fingerprint, read_labelled, read_rows, text_of
 from model.errors import DataError
 from model.scoring import Scorer, load_scorer
 from model.text import normalise
@@ -29,7 +29,7 @@ def check_trials(recipe: Recipe, heads: Mapping[str, Sequence[str]], data: Path)
             if row.label != OUTSIDE:
                 check_label(row.label, trial.task, heads[trial.task], row.place)
         if trial.without:
-            read_labelled([data / trial.without], columns)
+            _texts(data / trial.without, columns)
 
 
 def add_figures(recipe: Recipe, data: Path, folder: Path) -> Path:
@@ -55,6 +55,11 @@ def add_figures(recipe: Recipe, data: Path, folder: Path) -> Path:
 def _unseen(scorer: Scorer, recipe: Recipe, trial: Trial, data: Path) -> dict[str, Any]:
     """Figures on the rows of a valid file whose text does not stand in the training file."""
     columns = recipe.columns_of(trial)
-    known = {normalise(row.text, lower=True) for row in read_labelled([data / trial.without], columns)}
+    known = _texts(data / trial.without, columns)
     rows = [row for row in read_labelled([trial.path(data)], columns) if normalise(row.text, lower=True) not in known]
     return evaluate_texts(scorer, trial.task, [row.text for row in rows], [row.label for row in rows])
+
+
+def _texts(path: Path, columns: Columns) -> set[str]:
+    """The texts of a training file, as the model reads them; a row may lack the label. Raises DataError."""
+    return {normalise(text_of(row, columns.text, path, line), lower=True) for line, row in read_rows(path)}

@@ -2,9 +2,11 @@
 
 A trial trains a fresh network on a fixed number of tokens and is judged by its mean loss over the tasks on calibration
 rows, each task's loss in units of the first trial's, so that no task counts more for having more classes. Valid files
-are never looked at. The study lies in ``--out`` and a later call goes on with it.
+are never looked at. The study lies in ``--out`` and a later call goes on with it. A trial whose losses are no longer
+numbers has failed, and the search goes on: that such settings do not work is what it wanted to know.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,7 +16,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from model.errors import DataError, ModelError
+from model.errors import DataError, DivergedError, ModelError
+from model.training.made_from import MadeFrom, file_digests
 from model.training.objective import Objective
 from model.training.plan import draw_batches, half_is_faster
 from model.training.recipe import Recipe, load_recipe
@@ -24,12 +27,15 @@ from model.training.workshop import Workshop, furnish, new_network
 
 _ROWS_MAX = 4096  # calibration rows that a trial is judged on
 STUDY = "study.db"
+_FAILED = "failed"
 
 
 def tune(recipe_path: Path, data: Path, out: Path, *, trials: int, tokens: float, console: Console) -> dict[str, Any]:
-    """Run the study up to ``trials`` trials in all; the best settings, their loss, and how many trials were made.
+    """Run the study up to ``trials`` trials in all; the best settings, their loss, how many trials were made and how
+    many of them failed.
 
-    Raises DataError for a recipe without a usable ``search:``, ModelError when optuna is not installed.
+    Raises DataError for a recipe without a usable ``search:``, ModelError when optuna is not installed, when the study
+    in ``out`` is of other data, another recipe or other ``tokens``, and when every trial failed.
     """
     try:
         import optuna
@@ -38,15 +44,16 @@ def tune(recipe_path: Path, data: Path, out: Path, *, trials: int, tokens: float
     recipe = load_recipe(recipe_path)
     space = _space(recipe, str(recipe_path))
     out.mkdir(parents=True, exist_ok=True)
+    made_from = MadeFrom({**MadeFrom.of(recipe, file_digests(recipe, data)).parts, "--tokens": f"{tokens:g}"})
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it would show a failed trial's traceback
+    study = optuna.create_study(study_name=recipe.name, storage=f"sqlite:///{out / STUDY}", load_if_exists=True)
+    if study.trials:
+        made_from.check(out / STUDY, study.user_attrs.get("made_from", {}))
+    study.set_user_attr("made_from", dict(made_from.parts))
+    # Its random stream begins with the call: by the recipe's seed alone, one that goes on would try the same again.
+    study.sampler = optuna.samplers.TPESampler(seed=recipe.seed + len(study.trials))
     shop = furnish(replace(recipe, evaluation=[]), data, out, console)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        study_name=recipe.name,
-        storage=f"sqlite:///{out / STUDY}",
-        sampler=optuna.samplers.TPESampler(seed=recipe.seed),
-        load_if_exists=True,
-    )
-    finished = len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
+    finished = len(_done(study)) + len(_failed(study))
     columns = (
         TextColumn("trials"),
         BarColumn(),
@@ -59,17 +66,27 @@ def tune(recipe_path: Path, data: Path, out: Path, *, trials: int, tokens: float
 
         def judged(trial: Any) -> float:
             chosen = {key: _suggest(trial, key, spec) for key, spec in space.items()}
-            losses = held_losses(_with(recipe, chosen), shop, tokens, console)
+            try:
+                losses = held_losses(_with(recipe, chosen), shop, tokens, console)
+            except DivergedError as error:
+                trial.set_user_attr(_FAILED, str(error))
+                console.log(f"trial {trial.number} failed: {error}")
+                raise
             trial.set_user_attr("losses", losses)
             return _relative(losses, study)
 
         def told(study: Any, trial: Any) -> None:
-            progress.update(bar, advance=1, description=f"best {study.best_value:.4f}")
+            best = f"best {study.best_value:.4f}" if _done(study) else "all failed"
+            progress.update(bar, advance=1, description=best)
 
-        study.optimize(judged, n_trials=max(0, trials - finished), callbacks=[told])
+        study.optimize(judged, n_trials=max(0, trials - finished), callbacks=[told], catch=(DivergedError,))
+    done, failed = _done(study), _failed(study)
+    if not done:
+        raise ModelError(f"all {len(failed)} trials failed, the last one so: {failed[-1].user_attrs[_FAILED]}")
     best = study.best_trial
     return {
-        "trials": len(study.trials),
+        "trials": len(done) + len(failed),
+        "failed": len(failed),
         "best": best.value,
         "settings": best.params,
         "losses": best.user_attrs["losses"],
@@ -77,7 +94,8 @@ def tune(recipe_path: Path, data: Path, out: Path, *, trials: int, tokens: float
 
 
 def held_losses(recipe: Recipe, shop: Workshop, tokens: float, console: Console) -> dict[str, float]:
-    """Mean losses by task on calibration rows after training a fresh network on about ``tokens`` tokens."""
+    """Mean losses by task on calibration rows after training a fresh network on about ``tokens`` tokens. Raises
+    DivergedError."""
     network, _ = new_network(recipe, shop, warm=True)
     half = half_is_faster(next(network.parameters()).device)
     batches = draw_batches(recipe, shop.corpus, tokens, console)
@@ -88,7 +106,19 @@ def held_losses(recipe: Recipe, shop: Workshop, tokens: float, console: Console)
     if len(rows) > _ROWS_MAX:
         rows = rows[np.linspace(0, len(rows) - 1, _ROWS_MAX).astype(np.int64)]
     objective = Objective(network.eval(), shop.corpus, shop.values, recipe, half=half)
-    return objective.held_losses(rows)
+    losses = objective.held_losses(rows)
+    if not all(map(math.isfinite, losses.values())):
+        raise DivergedError(f"after training the losses on calibration rows are {losses}; search lower rates")
+    return losses
+
+
+def _done(study: Any) -> list[Any]:
+    return [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+
+
+def _failed(study: Any) -> list[Any]:
+    """The trials whose losses broke down; one that was stopped or killed is neither done nor failed, but made again."""
+    return [trial for trial in study.trials if _FAILED in trial.user_attrs]
 
 
 def _relative(losses: Mapping[str, float], study: Any) -> float:

@@ -6,14 +6,22 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from model.data import TEXT_FIELDS, read_rows, text_of
+from model.data import TEXT_FIELDS, Row, read_rows, text_of
 from model.errors import DataError
 from model.scoring import Floats, Scorer
 from model.text import normalise
 
 BATCH = 1024
+
+
+class Text(NamedTuple):
+    """One text, the number of its line, and the row that it was read from."""
+
+    line: int
+    text: str
+    row: Row
 
 
 @dataclass
@@ -32,16 +40,16 @@ class Unlabelled:
     repeated: int = 0
     _seen: set[bytes] = field(default_factory=set)
 
-    def batches(self) -> Iterator[list[tuple[int, str]]]:
-        """At most BATCH texts with their line numbers at a time. Raises DataError with file, line and reason."""
+    def batches(self) -> Iterator[list[Text]]:
+        """At most BATCH texts at a time. Raises DataError with file, line and reason."""
         for labelled in self.labelled:
             self._seen |= {_digest(text_of(row, self.fields, labelled, line)) for line, row in read_rows(labelled)}
-        batch: list[tuple[int, str]] = []
+        batch: list[Text] = []
         for line, row in read_rows(self.path):
             self.rows += 1
             text = text_of(row, self.fields, self.path, line)
             if self._is_new(text):
-                batch.append((line, text))
+                batch.append(Text(line, text, row))
             if len(batch) == BATCH:
                 yield batch
                 batch = []
@@ -70,9 +78,9 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(normalise(text, lower=True).encode(), digest_size=16).digest()
 
 
-def score(scorer: Scorer, head: str, batch: Sequence[tuple[int, str]]) -> tuple[Floats, Floats]:
+def score(scorer: Scorer, head: str, batch: Sequence[Text]) -> tuple[Floats, Floats]:
     """Encoded rows [n, hidden] and the head's probabilities [n, labels] of a batch."""
-    encoded = scorer.encode(scorer.prepare([text for _, text in batch]))
+    encoded = scorer.encode(scorer.prepare([entry.text for entry in batch]))
     return encoded, scorer.classify(head, encoded)
 
 

@@ -1,7 +1,7 @@
 """What stands before training begins, for a run, a search or a comparison alike: body, vocabulary, corpus, n-grams."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +18,12 @@ from model.network import Network, linear_weights
 from model.scoring import Floats
 from model.text import TextCodec, TextSpec
 from model.training.channel import linear_channel
-from model.training.corpus import Corpus, build_corpus, read_by, read_corpus, space_texts
+from model.training.corpus import Corpus, build_corpus, read_by, space_texts
+from model.training.examples import read_corpus
 from model.training.export import encode
 from model.training.foreign import cut, load_foreign
 from model.training.lora import add_lora
+from model.training.made_from import file_digests
 from model.training.recipe import Recipe
 from model.training.trials import check_trials
 from model.training.vocabulary import prune
@@ -43,15 +45,16 @@ class Workshop:
     first_column: dict[str, int]
 
 
-def furnish(recipe: Recipe, data: Path, out: Path, console: Console) -> Workshop:
+def furnish(recipe: Recipe, data: Path, out: Path, console: Console, *, resume: bool = False) -> Workshop:
     """Read and check the data and the valid files, cut the body, number the texts, fit the n-gram channel (or read it
-    back from ``out``). Raises ModelError."""
-    rows = read_corpus(recipe, data)
+    back from ``out``). ``resume``: what lies there must be of this recipe and these data. Raises ModelError."""
+    files = file_digests(recipe, data)
+    rows = read_corpus(recipe, data, console.log)
     encoder, codec, tokenizer_json = _body(recipe, data, rows)
-    corpus = build_corpus(recipe, rows, codec, out / "augmented")
+    corpus = replace(build_corpus(recipe, rows, codec, out / "augmented"), files=files)
     check_trials(recipe, corpus.heads, data)
     console.log(f"{len(corpus.prepared)} rows, {sum(p.tokens for p in corpus.prepared)} tokens, {len(rows)} data sets")
-    bag, values, first_column = linear_channel(recipe, corpus, out, console)
+    bag, values, first_column = linear_channel(recipe, corpus, out, console, resume=resume)
     return Workshop(encoder, codec, tokenizer_json, corpus, bag, values, first_column)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from model.artifact import Artifact
@@ -120,6 +121,10 @@ def test_a_run_is_trained_exported_again_and_added_to(tmp_path: Path) -> None:
     first = Artifact.load(out / "artifact")
     assert run("export", *recipe, "--out", out).exit_code == 0
     assert Artifact.load(out / "artifact").manifest["version"] == first.manifest["version"]
+    if not torch.cuda.is_available():
+        without = run("train", *recipe, "--out", tmp_path / "gpu", "--device", "cuda")
+        assert without.exit_code == 6
+        assert "no CUDA device" in without.stderr
     again = run("train", *recipe, "--out", out)
     assert again.exit_code == 6
     assert "--resume" in again.stderr

@@ -107,7 +107,7 @@ def test_the_commands_work_as_printed(shop: Path, monkeypatch: pytest.MonkeyPatc
     assert "Sentiment and urgency of our own mails." in Path("runs/mine/artifact/README.md").read_text(encoding="utf-8")
     (task,) = json.loads(Path("report.json").read_text(encoding="utf-8"))["tasks"]
     assert (task["task"], task["n"]) == ("urgency", 40)
-    assert {"subject", "body"} & set(json.loads(Path("to-label.jsonl").read_text().splitlines()[0])) == set()
+    assert {"subject", "body", "text", "guess"} <= set(json.loads(Path("to-label.jsonl").read_text().splitlines()[0]))
     assert json.loads(Path("sure.jsonl").read_text().splitlines()[0])["mood"] in MOODS
     assert "urgency" in Artifact.load(Path("runs/urgency/artifact")).manifest["heads"]
 

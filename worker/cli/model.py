@@ -31,6 +31,9 @@ artifact_option = click.option("--artifact", help="Artifact folder; by default m
 @click.option(
     "--threads", type=click.IntRange(min=0), default=0, show_default=True, help="CPU threads; 0 leaves it to torch."
 )
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="By default model.device; cuda: or not at all."
+)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard events to tb in --out.")
 @click.option("--onto", type=FOLDER, help="Add the recipe's heads to this artifact and leave the rest as it is.")
@@ -42,6 +45,7 @@ def train(
     out: Path,
     minutes: float | None,
     threads: int,
+    device: str | None,
     resume: bool,
     tensorboard: bool,
     onto: Path | None,
@@ -49,8 +53,8 @@ def train(
     """Train an artifact for all tasks of a recipe.
 
     Data files are checked whole before training begins. A run that was stopped, even by kill -9, goes on with
-    --resume to the result that it would have had. With --onto only the recipe's heads are fitted, in one go: of the
-    recipe, heads, data sets, calibration and trials count.
+    --resume to the result that it would have had; Ctrl-C loses nothing. With --onto only the recipe's heads are fitted,
+    in one go: of the recipe, heads, data sets, calibration and trials count.
 
     \b
     millrace train --recipe model/training/starter.yaml --data ../data --out runs/one --minutes 90
@@ -58,6 +62,10 @@ def train(
     """
     from rich.console import Console
 
+    from model.training.train import train as run
+    from model.training.train import use_device
+
+    use_device(device or config.model.device)
     if threads:
         import torch
 
@@ -70,8 +78,6 @@ def train(
             raise InputError("--minutes, --resume and --tensorboard do nothing with --onto; leave them out")
         click.echo(f"artifact in {add_heads(recipe, data, onto, out / 'artifact')}")
         return
-    from model.training.train import train as run
-
     run(recipe, data, out, minutes=minutes or 60.0, resume=resume, console=Console(), tensorboard=tensorboard)
 
 
@@ -306,7 +312,7 @@ def _reads_texts(function: Callable[..., None]) -> Callable[..., None]:
 )
 @common
 def active(config: Config, texts: _Texts, count: int, measure: str, json_: bool) -> None:
-    """Pick the texts most worth labelling: uncertain ones, and unlike each other.
+    """Pick the texts most worth labelling: uncertain ones, and unlike each other. Their rows keep all their fields.
 
     \b
     millrace active --task intent.shop --data messages.jsonl --count 200 --out to-label.jsonl

@@ -34,6 +34,7 @@ from worker.scoring.aspects import Aspects, load_aspects
 from worker.scoring.batcher import Unit
 from worker.scoring.routing import Routing
 from worker.scoring.score import ClickResult, Failure, Result, ReviewResult, ServiceResult
+from worker.scoring.sentiment import SENTIMENTS
 
 CATEGORY_CONFIDENCE_MIN: Final = 0.8
 """A review that names no category counts for the model's when the model is this sure."""
@@ -142,7 +143,7 @@ class Emitter:
         score = SentimentScore(
             output_id=source.output_id("sentiment"),
             **common,
-            sentiment=_SENTIMENTS[result.sentiment.index(max(result.sentiment))],
+            sentiment=SENTIMENTS[result.sentiment.index(max(result.sentiment))],
             p_negative=negative,
             p_neutral=neutral,
             p_positive=positive,
@@ -225,9 +226,6 @@ class Emitter:
         else:
             good, bad = positive >= 0.5, negative >= 0.5
         return _GOOD_REVIEW if good else _BAD_REVIEW if bad else None
-
-
-_SENTIMENTS: Final = ("negative", "neutral", "positive")
 
 
 def click_weights(event: ClickEvent) -> tuple[Weights, int]:

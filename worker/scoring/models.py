@@ -9,12 +9,14 @@ from model.scoring import Scorer, load_scorer
 from worker.config import Config, ModelConfig
 from worker.errors import ModelLoadError
 from worker.scoring.routing import Routing
+from worker.scoring.sentiment import sentiment_places
 
 _NEEDED_HEADS = ("sentiment", "category")
 
 
 def load_model(config: ModelConfig, routing: Routing) -> Scorer:
-    """The scorer of the configuration; ``null`` needs no torch. Raises `ModelLoadError`, also for missing heads."""
+    """The scorer of the configuration; ``null`` needs no torch. Raises `ModelLoadError`, also for heads that are
+    missing or do not answer what the contract asks."""
     if config.artifact == "null":
         return NullScorer()
     from model.artifact import resolve
@@ -33,6 +35,10 @@ def load_model(config: ModelConfig, routing: Routing) -> Scorer:
             f"artifact {config.artifact} has no head {', '.join(missing)}: choose one that has,"
             " or name other intent heads in worker/scoring/routing.yaml"
         )
+    try:
+        sentiment_places(scorer.labels["sentiment"])
+    except ModelLoadError as error:
+        raise ModelLoadError(f"artifact {config.artifact}: {error}") from error
     return scorer
 
 

@@ -30,6 +30,7 @@ from worker.scoring.batcher import Batch, Unit
 from worker.scoring.cache import Slot
 from worker.scoring.canary import Canary, device_error, device_failed
 from worker.scoring.memory import free_memory, out_of_memory
+from worker.scoring.sentiment import SENTIMENTS, sentiment_places
 
 TOP_INTENTS: Final = 4
 DECIMALS: Final = 6
@@ -75,7 +76,7 @@ class ClickResult(msgspec.Struct, gc=False):
 
 
 class ReviewResult(msgspec.Struct, gc=False):
-    """Probabilities (negative, neutral, positive), the likeliest category, and the text's vector."""
+    """Probabilities in the order of SENTIMENTS, the likeliest category, and the text's vector."""
 
     sentiment: list[float]
     category: str
@@ -151,6 +152,7 @@ class BatchScorer:
         intent_heads: Sequence[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Raises `ModelLoadError` for a sentiment head that does not answer what the contract asks."""
         self._scorer = scorer
         self._click_head = click_head
         self._features = click_features
@@ -160,6 +162,7 @@ class BatchScorer:
         self._clock = clock
         self._categories = list(scorer.labels["category"])
         self._canary = Canary(scorer, ("sentiment", "category", *self._intent_heads))
+        self._sentiments = sentiment_places(scorer.labels["sentiment"])
 
     def fetch(self, batch: Batch) -> Fetched:
         """Read the states of all users and items that the batch's click events name."""
@@ -268,7 +271,8 @@ class BatchScorer:
 
     def _reviews(self, slots: list[Slot]) -> list[Result]:
         rows = np.stack([cast("Floats", slot.row) for slot in slots])
-        sentiment = self._scorer.classify("sentiment", rows)
+        sentiment = np.zeros((len(slots), len(SENTIMENTS)), np.float32)
+        sentiment[:, self._sentiments] = self._scorer.classify("sentiment", rows)
         category = self._scorer.classify("category", rows)
         vectors = np.stack([cast("Floats", slot.vector) for slot in slots]).astype(np.float16)
         best = category.argmax(axis=1)

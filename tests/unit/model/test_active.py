@@ -80,6 +80,32 @@ def test_uncertain_texts_far_apart_come_first(tmp_path: Path) -> None:
     assert everything["chosen"] == 4
 
 
+def test_rows_keep_their_fields_so_that_the_same_recipe_reads_them(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"id": "a1", "subject": "0.5", "body": "0.5 0 | 1 0", "tags": ["x"], "guess": "ours is another"},
+        {"id": "a2", "subject": "0.6", "body": "0.4 0 | 0 1"},
+    ]
+    path = tmp_path / "tickets.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    fields = ("subject", "body")
+    run_active(SpokenScorer(), "sentiment", path, 2, tmp_path / "pick.jsonl", fields=fields)
+    first, second = read(tmp_path / "pick.jsonl")
+    assert first == rows[0] | {
+        "text": "0.5 0.5 0 | 1 0",
+        "line": 1,
+        "guess": "negative",
+        "probability": 0.5,
+        "uncertainty": 1.0,
+    }
+    assert second["id"] == "a2"
+    again = run_active(
+        *(SpokenScorer(), "sentiment", path, 2, tmp_path / "none.jsonl"),
+        fields=fields,
+        labelled=[tmp_path / "pick.jsonl"],
+    )
+    assert again["chosen"] == 0
+
+
 def test_what_is_labelled_is_not_picked(tmp_path: Path) -> None:
     path = texts(tmp_path / "t.jsonl", "0.5 0.5 0 | 1 0", "0.6 0.4 0 | 0 1")
     known = texts(tmp_path / "known.jsonl", "0.5 0.5 0 | 1 0")

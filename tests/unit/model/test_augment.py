@@ -18,7 +18,8 @@ from model.scoring import load_scorer
 from model.text import TextCodec, normalise
 from model.training.augment import TABLE, synonym_table, units, vary
 from model.training.augmentation import Augmentation
-from model.training.corpus import Corpus, build_corpus, read_corpus
+from model.training.corpus import Corpus, build_corpus
+from model.training.examples import read_corpus
 from model.training.loss import NO_LABEL
 from model.training.recipe import Recipe, load_recipe
 from model.training.vocabulary import wordpiece_tokenizer

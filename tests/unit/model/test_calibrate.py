@@ -1,10 +1,17 @@
 """Temperature, threshold and vector space, each against what it must recover."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from model.calibrate import ScopeCost, blend, scope_threshold, softmax, temperature
+from model.artifact import Artifact
+from model.calibrate import ScopeCost, blend, log_loss, scope_threshold, softmax, temperature
 from model.space import fit_space
+from model.training.card import render
+from model.training.recipe import load_recipe
 
 rng = np.random.default_rng(5)
 
@@ -26,6 +33,34 @@ def test_temperature_of_two_class_rows_is_conditional() -> None:
     allowed = np.array([[True, False, True]]).repeat(len(logits), 0)
     labels = drawn(np.where(allowed, logits, -1e9))
     assert temperature(logits * 2, labels, allowed) == pytest.approx(2, rel=0.05)
+
+
+@given(st.lists(st.floats(0.01, 20), min_size=1, max_size=10))
+def test_a_few_rows_that_are_all_right_do_not_make_every_answer_certain(margins: list[float]) -> None:
+    logits = np.array([[margin, 0.0] for margin in margins])
+    found = temperature(logits, np.zeros(len(margins), np.int64), np.ones_like(logits, bool))
+    assert 0.45 < found <= 1.0  # 0.05, the bound, without a prior
+
+
+@given(st.integers(0, 10_000), st.integers(1, 60), st.floats(-2, 2))
+def test_no_temperature_is_better_than_the_one_found(seed: int, rows: int, heat: float) -> None:
+    draw = np.random.default_rng(seed)
+    logits = draw.normal(size=(rows, 3)) * np.exp(heat)
+    labels, everything = draw.integers(3, size=rows), np.ones((rows, 3), bool)
+
+    def loss(log_t: float) -> float:
+        return rows * log_loss(logits / np.exp(log_t), labels, everything) + 2.0 * log_t**2
+
+    found = loss(float(np.log(temperature(logits, labels, everything))))
+    assert all(found <= loss(log_t) + 1e-4 for log_t in np.linspace(-3, 3, 61))
+
+
+def test_the_card_names_heads_that_were_calibrated_on_few_rows() -> None:
+    root = Path(__file__).parents[3] / "model"
+    recipe, manifest = load_recipe(root / "training" / "starter.yaml"), Artifact.load(root / "starter").manifest
+    assert "fewer than 50 rows" not in render(recipe, manifest)
+    manifest["heads"]["stars"]["calibration_rows"] = 12
+    assert "Calibrated on fewer than 50 rows, so how sure it is says little: `stars` (12)." in render(recipe, manifest)
 
 
 def test_few_outside_rows_threshold_loses_the_stated_share_of_right_answers() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from model.artifact import Artifact
 from model.assess.evaluate import evaluate_texts
@@ -74,6 +75,7 @@ def test_the_larger_artifact_tells_its_data_figures_and_card(shop: Path, tmp_pat
     card = (out / "README.md").read_text(encoding="utf-8")
     assert f"`urgency` came onto `{old.manifest['version']}`" in card
     assert "our desk" in card
+    assert "temperatures of `urgency` were fitted on answers to rows that the answering fit had not seen" in card
 
 
 def test_a_trial_that_cannot_be_judged_is_refused_before_the_fit(shop: Path, tmp_path: Path) -> None:
@@ -82,6 +84,34 @@ def test_a_trial_that_cannot_be_judged_is_refused_before_the_fit(shop: Path, tmp
     with pytest.raises(DataError, match=r"urgency\.jsonl:1: label field 'mood'"):
         add_heads(recipe, shop, shop / "tiny", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_training_file_that_a_trial_leaves_out_may_lack_labels(shop: Path, tmp_path: Path) -> None:
+    lines = (shop / "urgency.jsonl").read_text(encoding="utf-8").splitlines()
+    seen = [json.dumps({"text": json.loads(line)["text"]}) for line in lines[::2]]
+    (tmp_path / "urgency.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "seen.jsonl").write_text("\n".join(seen), encoding="utf-8")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.replace("task: urgency,", "task: urgency, without: seen.jsonl,"), encoding="utf-8")
+    metrics = Artifact.load(add_heads(recipe, tmp_path, shop / "tiny", tmp_path / "out")).manifest["metrics"]
+    assert [(found["n"], found.get("rows")) for found in metrics] == [(600, None), (300, "texts not in train")]
+
+
+def test_a_head_of_few_rows_is_no_surer_than_it_is_right(shop: Path, tmp_path: Path) -> None:
+    rng = random.Random(3)
+    rows = [{"text": sentence(label, rng), "urgency": label} for label in ["calm", "urgent"] * 14]
+    for row in rows[:6]:  # one label in five is wrong
+        row["urgency"] = "calm" if row["urgency"] == "urgent" else "urgent"
+    (tmp_path / "urgency.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with capture_logs() as logs:
+        out = add_heads(shop / "recipe.yaml", tmp_path, shop / "tiny", tmp_path / "few")
+    entry = Artifact.load(out).manifest["heads"]["urgency"]
+    assert entry["calibration_rows"] == len(rows)  # those that the folds learned from too
+    assert [log["rows"] for log in logs if log["event"] == "few calibration rows"] == [len(rows)]
+    scorer = load_scorer(out, device="cpu")
+    texts = [sentence(label, rng) for label in ["calm", "urgent"] * 60]
+    sure = scorer.classify("urgency", scorer.encode(scorer.prepare(texts))).max(1)
+    assert sure.mean() < 0.95
 
 
 def test_a_malformed_row_is_refused_with_its_line(shop: Path, tmp_path: Path) -> None:

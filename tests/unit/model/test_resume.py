@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from model.artifact import WEIGHTS
-from model.training.watch import METRICS
+from model.training.trainer import Batches, Trainer
+from model.training.watch import METRICS, Report
 from tests.toy_training import make_workshop, run, write_recipe
 
 ROOT = Path(__file__).parents[3]
@@ -71,3 +72,23 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     assert sha256(resumed) == sha256(whole)
     lines = [(tmp_path / name / METRICS).read_text().splitlines() for name in ("killed", "whole")]
     assert len(lines[0]) == len(lines[1]) > steps_seen
+
+
+def test_ctrl_c_finishes_the_step_and_writes_it_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workshop, learn = make_workshop(tmp_path), Trainer.learn
+    handler = signal.getsignal(signal.SIGINT)
+
+    def stopped(self: Trainer, batches: Batches, step: int) -> Report:
+        if step == STEPS_BEFORE_KILL:
+            signal.raise_signal(signal.SIGINT)
+        return learn(self, batches, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "learn", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(workshop, tmp_path / "stopped")
+    assert (tmp_path / "stopped" / METRICS).read_bytes().count(b"\n") == STEPS_BEFORE_KILL + 1
+    assert signal.getsignal(signal.SIGINT) is handler
+    resumed = run(workshop, tmp_path / "stopped", resume=True)
+    assert (tmp_path / "stopped" / METRICS).read_bytes().count(b"\n") > STEPS_BEFORE_KILL + 1
+    assert sha256(resumed) == sha256(run(workshop, tmp_path / "whole"))

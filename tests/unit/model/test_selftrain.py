@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from model.errors import DataError
 from model.scoring import load_scorer
 from model.training import unlabelled
-from model.training.corpus import read_dataset
+from model.training.examples import read_corpus
 from model.training.recipe import load_recipe
 from model.training.selftrain import run_selftrain
 from tests.spoken_scorer import LABELS, SpokenScorer
@@ -73,9 +73,9 @@ def test_a_recipe_reads_what_was_written(tmp_path: Path) -> None:
     assert summary["dataset"] == entry
     recipe = {"name": "r", "body": "b", "heads": {"intent.shop": {}}, "datasets": [summary["dataset"]]}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
-    dataset = load_recipe(tmp_path / "r.yaml").datasets[0]
-    assert dataset.guessed
-    assert [e.labels["intent.shop"] for e in read_dataset(dataset, tmp_path, 0)] == ["refund", "oos"]
+    read = load_recipe(tmp_path / "r.yaml")
+    assert read.datasets[0].guessed
+    assert [e.labels["intent.shop"] for e in read_corpus(read, tmp_path)[0]] == ["refund", "oos"]
 
 
 def test_the_surest_of_a_class_are_kept(tmp_path: Path) -> None:

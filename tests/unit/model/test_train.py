@@ -87,10 +87,8 @@ def test_a_network_learns_from_what_teachers_say_of_rows_they_have_not_seen(work
     teachers = [{}, {"body": str(body), "datasets": ["mood"], "training": {"head_lr": 0.02}}, {"datasets": ["shop"]}]
     recipe = write_recipe(workshop, "taught.yaml", teachers=teachers, teacher_folds=3, token_drop=0.1, body_dropout=0.1)
     folders = [tmp_path / f"teacher-{teacher}-{fold}" for teacher in range(3) for fold in range(3)]
-    for folder in folders:
-        folder.mkdir()
-        (folder / "plan.json").write_text(json.dumps({"half": False, "tokens": 4000}))
-    artifact = run(workshop, tmp_path, recipe=recipe.name)
+    tokens = 40_000  # a quarter of them for the network, a twelfth for each of its teachers
+    artifact = run(workshop, tmp_path, recipe=recipe.name, tokens=tokens)
     scorer, rng = load_scorer(artifact, device="cpu"), random.Random(99)
     truth = ["negative", "positive"] * 50
     figures = evaluate_texts(scorer, "sentiment", [sentence(label, rng) for label in truth], truth)
@@ -102,9 +100,9 @@ def test_a_network_learns_from_what_teachers_say_of_rows_they_have_not_seen(work
     weights = (artifact / WEIGHTS).read_bytes()
     (tmp_path / "checkpoint.safetensors").unlink()  # stopped before the network itself began
     with pytest.raises(ModelError, match="--resume"):
-        run(workshop, tmp_path, recipe=recipe.name)
+        run(workshop, tmp_path, recipe=recipe.name, tokens=tokens)
     (folders[4] / "answers.safetensors").unlink()  # or within a teacher
-    again = run(workshop, tmp_path, recipe=recipe.name, resume=True)
+    again = run(workshop, tmp_path, recipe=recipe.name, tokens=tokens, resume=True)
     assert (again / WEIGHTS).read_bytes() == weights
 
 

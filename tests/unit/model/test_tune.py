@@ -3,19 +3,21 @@
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import yaml
 from rich.console import Console
 
-from model.errors import DataError
-from model.training.tune import tune
+from model.errors import DataError, ModelError
+from model.training.tune import STUDY, tune
 from tests.toy_training import make_workshop
 
 QUIET = Console(quiet=True)
 
 
-def with_search(folder: Path, search: Any) -> Path:
-    content = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")) | {"search": search}
+def with_search(folder: Path, search: Any, seed: int = 3) -> Path:
+    content = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")) | {"search": search, "seed": seed}
+    content["evaluation"] = [{"task": "nobody's", "file": "mood.jsonl"}]  # refused, if a search looked at valid files
     path = folder / "searched.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
@@ -33,6 +35,32 @@ def test_a_study_goes_on_up_to_its_bound(tmp_path: Path) -> None:
     assert set(again["settings"]) == set(space)
     assert set(again["losses"]) == {"sentiment", "intent.shop"}
     assert tune(recipe, folder, tmp_path / "study", trials=4, tokens=1500, console=QUIET) == again
+    study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path / 'study' / STUDY}")
+    assert len({trial.params["head_lr"] for trial in study.trials}) == 4  # not the first two once more
+    with pytest.raises(ModelError, match=r"study\.db was made from .*changed: --tokens\)"):
+        tune(recipe, folder, tmp_path / "study", trials=5, tokens=2000, console=QUIET)
+    narrower = with_search(folder, space | {"head_lr": {"low": 1e-4, "high": 1e-2, "log": True}})
+    with pytest.raises(ModelError, match=r"changed: search\.head_lr\)"):
+        tune(narrower, folder, tmp_path / "study", trials=5, tokens=1500, console=QUIET)
+    recipe = with_search(folder, space)
+    rows = (folder / "mood.jsonl").read_text(encoding="utf-8")
+    (folder / "mood.jsonl").write_text(rows.replace("negative", "awful"), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"changed: mood\.jsonl\)"):
+        tune(recipe, folder, tmp_path / "study", trials=5, tokens=1500, console=QUIET)
+
+
+def test_a_trial_that_diverges_is_survived_and_counted(tmp_path: Path) -> None:
+    folder = make_workshop(tmp_path)
+    recipe = with_search(folder, {"head_lr": {"choices": [1.0e-2, 1.0e30]}}, seed=4)  # which draws both
+    found = tune(recipe, folder, tmp_path / "study", trials=6, tokens=1500, console=QUIET)
+    assert found["trials"] == 6
+    assert 0 < found["failed"] < 6
+    assert found["settings"] == {"head_lr": 1.0e-2}
+    again = tune(recipe, folder, tmp_path / "study", trials=6, tokens=1500, console=QUIET)
+    assert again == found  # what failed is not tried again and again
+    hopeless = with_search(folder, {"head_lr": {"choices": [1.0e30]}})
+    with pytest.raises(ModelError, match="all 2 trials failed, the last one so: training broke down"):
+        tune(hopeless, folder, tmp_path / "hopeless", trials=2, tokens=1500, console=QUIET)
 
 
 @pytest.mark.parametrize(

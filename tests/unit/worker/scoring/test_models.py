@@ -63,6 +63,20 @@ def test_an_intent_head_that_the_model_lacks_is_named(artifact: Path) -> None:
         load_model(ModelConfig(artifact=str(artifact), device="cpu"), routing)
 
 
+@pytest.mark.parametrize("labels", [["positive", "neutral"], ["bad", "good"], ["negative", "mixed", "positive"]])
+def test_a_sentiment_head_that_alerts_cannot_be_made_of_is_refused(tmp_path: Path, labels: list[str]) -> None:
+    folder = make_tiny_artifact(tmp_path / "own", sentiments=labels)
+    with pytest.raises(ModelLoadError, match=f"own: the head sentiment has the labels {', '.join(labels)}; it needs"):
+        load_model(ModelConfig(artifact=str(folder), device="cpu"), load_routing())
+
+
+@pytest.mark.parametrize("labels", [["positive", "neutral", "negative"], ["positive", "negative"]])
+def test_a_sentiment_head_in_an_order_of_its_own_loads(tmp_path: Path, labels: list[str]) -> None:
+    folder = make_tiny_artifact(tmp_path / "own", sentiments=labels)
+    scorer = load_model(ModelConfig(artifact=str(folder), device="cpu"), load_routing())
+    assert list(scorer.labels["sentiment"]) == labels
+
+
 def test_counts_alone_serve_any_scales() -> None:
     config = Config(profiles=ProfilesConfig(scales_s=(60.0,)))
     assert click_head(NullScorer(), config).scales_s == (60.0,)

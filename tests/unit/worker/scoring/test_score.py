@@ -1,5 +1,6 @@
 """One result per unit, in order; each text is encoded once; one bad event costs its neighbours nothing."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -138,6 +139,35 @@ def test_a_texts_score_does_not_depend_on_its_neighbours() -> None:
     assert isinstance(among, ReviewResult)
     assert alone.sentiment == among.sentiment
     assert (alone.vector == among.vector).all()
+
+
+class OrderedScorer(NullScorer):
+    """Says of every text with what probability each sentiment holds, in an order of its own."""
+
+    def __init__(self, **sentiments: float) -> None:
+        super().__init__()
+        self.sentiments = sentiments
+        self.labels = {**NullScorer.labels, "sentiment": tuple(sentiments)}
+
+    def classify(self, head: str, encoded: Floats) -> Floats:
+        if head != "sentiment":
+            return super().classify(head, encoded)
+        return np.array([[*self.sentiments.values()]] * len(encoded), np.float32)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["negative", "neutral", "positive"])))
+def test_sentiments_are_read_by_name(order: tuple[str, ...]) -> None:
+    says = {"negative": 0.7, "neutral": 0.2, "positive": 0.1}
+    scorer = OrderedScorer(**{label: says[label] for label in order})
+    results = score(scorer, units_of(scorer, review("so so"), review("bad"))).results
+    assert [result.sentiment for result in results if isinstance(result, ReviewResult)] == [[0.7, 0.2, 0.1]] * 2
+
+
+def test_a_sentiment_head_without_neutral_never_says_it() -> None:
+    scorer = OrderedScorer(positive=0.4, negative=0.6)
+    (result,) = score(scorer, units_of(scorer, review("bad"))).results
+    assert isinstance(result, ReviewResult)
+    assert result.sentiment == [0.6, 0.0, 0.4]
 
 
 def test_each_text_is_encoded_once() -> None:
