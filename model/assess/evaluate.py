@@ -15,12 +15,12 @@ import numpy.typing as npt
 from model import metrics
 from model.assess import slices
 from model.data import FIELD_OF_TASK as FIELDS
-from model.data import Row, label_of, read_rows, read_with_rows, text_of
+from model.data import Row, label_of, read_with_rows, text_of
 from model.errors import DataError
 from model.scoring import Floats, Scorer
 
 OUTSIDE = "oos"
-STREAM_TASKS = ("click", "purchase")
+STREAM_TASKS = ("click", "purchase", "conversion")
 _BATCH = 1024
 _CURVE_POINTS = 41
 
@@ -52,22 +52,23 @@ def evaluate_files(
     history_paths: Sequence[Path] = (),
     *,
     among: Sequence[str] | None = None,
+    delays_s: Sequence[float] = (),
 ) -> dict[str, Any]:
     """Figures of a task on files of rows as in the data sets' own fields; see ``evaluate_texts``.
 
-    ``click`` and ``purchase`` run the history files through first and are progressive. Raises DataError naming file and
-    line, or the task when it is unknown.
+    ``click``, ``purchase`` and ``conversion`` run the history files through first and are progressive, for outcomes
+    known at once and after each of ``delays_s`` seconds. Raises DataError naming file and line, or the task when it is
+    unknown.
     """
     if task in STREAM_TASKS:
-        from model.clicks import head as click  # lazy: it is no part of text evaluation
+        from model.clicks.evaluate import evaluate_log  # lazy: it is no part of text evaluation
+        from model.clicks.fields import read_lines
 
         if among is not None:
             raise DataError(f"--labels is for tasks on texts; {task} has no labels to choose among")
-
-        data = [row for path in data_paths for _, row in read_rows(path)]
-        history = [row for path in history_paths for _, row in read_rows(path)]
-        figures: dict[str, Any] = click.evaluate(scorer, data, history) | {"task": task}
-        return figures
+        return evaluate_log(scorer, task, read_lines(data_paths), read_lines(history_paths), delays_s)
+    if delays_s:
+        raise DataError(f"--delay-s is for clicks, whose outcomes come later; {task} is a task on texts")
     texts, labels, _ = read_with_rows(data_paths, task)
     return evaluate_texts(scorer, task, texts, labels, among=among)
 

@@ -53,11 +53,14 @@ class ContextFeature:
     high: float = math.inf
 
     def __post_init__(self) -> None:
-        """Raises DataError for an unknown kind, a useless number of buckets, or a neutral value of another type."""
+        """Raises DataError for no name, an unknown kind, a useless number of buckets, or a neutral value of another
+        type."""
+        if not isinstance(self.name, str) or not self.name:
+            raise DataError(f"context feature {self.name!r}: the name is a key of the rows' context, text")
         where = f"context feature {self.name!r}"
         if self.kind not in KINDS:
             raise DataError(f"{where}: kind {self.kind!r}; known: {', '.join(KINDS)}")
-        if not 1 <= self.buckets <= BUCKETS_MAX:
+        if not isinstance(self.buckets, int) or not 1 <= self.buckets <= BUCKETS_MAX:
             raise DataError(f"{where}: {self.buckets} buckets, 1 to {BUCKETS_MAX} are allowed")
         wanted = (int, float) if self.kind == "numeric" else (str,)
         if self.neutral is not None and not isinstance(self.neutral, wanted):
@@ -84,6 +87,8 @@ class ContextFeature:
         """With centre, scale and ends of what the contexts hold. Raises DataError when none holds it."""
         values = [context.get(self.name) for context in contexts]
         if self.kind == "categorical":
+            if all(value is None for value in values):
+                raise DataError(f"context feature {self.name!r}: no training row has it")
             return self
         number = np.array([_number(value) for value in values], np.float64)
         number = number[~np.isnan(number)]

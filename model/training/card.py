@@ -67,7 +67,9 @@ def render(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
     layers = recipe.training.frozen_layers
     frozen = f"; embeddings and the first {layers} layers stayed as they were" if layers else ""
     limits = _LIMITS.format(lost=recipe.scope_cost.lost_max, share=recipe.calibration_share, frozen=frozen)
-    return intro + _USE + _data(recipe) + _figures(recipe, manifest) + _click(manifest) + _heads(manifest) + limits
+    return (
+        intro + _USE + _data(recipe) + _figures(recipe, manifest) + _click(recipe, manifest) + _heads(manifest) + limits
+    )
 
 
 def _training(recipe: Recipe) -> str:
@@ -110,22 +112,36 @@ def _figures(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _click(manifest: Mapping[str, Any]) -> str:
+def _click(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
     """What the click and purchase heads reach, where the artifact has them."""
-    if "click" not in manifest:
+    if "click" not in manifest or recipe.click is None:
         return ""
+    section, settings = manifest["click"], recipe.click
     lines = ["", "## Click and purchase", "", "| head | measured on | " + " | ".join(_CLICK_FIGURES) + " |"]
     lines.append("| --- " * (len(_CLICK_FIGURES) + 2) + "|")
-    for head, on, key in (
-        ("click", "clicks_ml1m.valid, progressive at zero delay", "valid"),
-        ("purchase", "the last fifth of tmall_actions.train, state counts only, no text", "purchase_held_out"),
-    ):
-        found = manifest["click"].get(key, {})
-        lines.append(f"| {head} | {on} | " + " | ".join(str(found.get(name, "")) for name in _CLICK_FIGURES) + " |")
-    note = (
-        "Learned from films (MovieLens-1M) and an Alibaba contest log (2014), both for research use: their base rates"
+    log = settings.actions or settings.file
+    measured = [
+        ("click", f"{settings.valid}, progressive at zero delay", section.get("valid")),
+        *(("click", f"the same, {_told(found)}", found) for found in section.get("valid_delays", [])),
+        ("conversion", f"{settings.valid}, p(click) p(purchase) of all impressions", section.get("valid_conversion")),
+        ("purchase", f"the last fifth of {log}, state counts only, no text", section.get("purchase_held_out")),
+    ]
+    for head, on, found in measured:
+        if found:
+            cells = " | ".join(str(found.get(name, "")) for name in _CLICK_FIGURES)
+            lines.append(f"| {head} | {on} | {cells} |")
+    source = f"Learned from {settings.source}. " if settings.source else ""
+    fitted = (
+        f"Purchases: {section['purchase_note']}. Fitted for clicks known {section['delay_s']:g} s after their"
+        " impression; where the shop's are later, fit with its `delay_s`. The logs' base rates may not be the shop's:"
+        " set the shop's own in the configuration."
     )
-    return "\n".join([*lines, "", f"{note} are not a shop's; set the shop's own in the configuration.", ""])
+    return "\n".join([*lines, "", source + fitted, ""])
+
+
+def _told(found: Mapping[str, Any]) -> str:
+    how = "shown folded at once, the click later" if found["at_once"] else "one event when the outcome is known"
+    return f"outcomes {found['delay_s']:g} s late: {how}"
 
 
 def _heads(manifest: Mapping[str, Any]) -> str:

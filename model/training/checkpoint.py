@@ -38,7 +38,7 @@ class Progress:
 def recipe_fingerprint(recipe: Recipe) -> str:
     """What must not change between a run and its continuation (what is only watched or measured may)."""
     training = replace(recipe.training, tensorboard=False, held_every=0, held_rows=1, conflict_every=0)
-    content = repr(replace(recipe, name="", training=training, space=[], evaluation=[], click_scales_s=[]))
+    content = repr(replace(recipe, name="", training=training, space=[], evaluation=[], click=None))
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""New heads on an artifact as it is, from a recipe alone.
+"""New heads on an artifact as it is, from a recipe alone; its click head is fitted anew where the recipe has one.
 
 Encoder, n-gram channel, projection and the other heads stay untouched to the bit, so the vector space, every user's
 state and every other answer stay too. Each head of the recipe is a multinomial regression on encoded rows with the loss
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from model.artifact import Artifact
+from model.clicks.dataset import ClickData
+from model.clicks.install import fit_into
 from model.errors import DataError
 from model.experts import ExpertsConfig
 from model.golden import save_with_golden
@@ -23,7 +25,7 @@ from model.torch_scorer import network_from
 from model.training.corpus import Corpus, build_corpus, read_corpus
 from model.training.export import encode, head_entry
 from model.training.loss import NO_LABEL, task_loss
-from model.training.recipe import load_recipe
+from model.training.recipe import Recipe, load_recipe
 
 STRENGTHS = (1e-4, 1e-3, 1e-2)  # of the penalty 1/2 |W|^2, per standardised row
 FOLDS = 3
@@ -32,26 +34,39 @@ _log = structlog.get_logger(__name__)
 
 
 def add_heads(recipe_path: Path, data: Path, artifact_folder: Path, out: Path) -> Path:
-    """Fit the recipe's heads on the artifact's encoded rows and save the larger artifact in ``out``; heads of the same
-    name are replaced. Raises DataError for bad data, ArtifactError for a damaged artifact."""
+    """Fit the recipe's heads, and its click head, on the artifact's encoded rows and save the larger artifact in
+    ``out``; heads of the same name are replaced. Raises DataError for bad data, ArtifactError for a damaged
+    artifact."""
     recipe, artifact = load_recipe(recipe_path), Artifact.load(artifact_folder)
+    if not recipe.heads and not recipe.click:
+        raise DataError(f"{recipe_path}: neither `heads` nor `click`: there is nothing to put onto the artifact")
+    clicks = recipe.click and ClickData.read(recipe.click, data)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if recipe.heads:
+        _add_text_heads(recipe, data, artifact, out)
+    else:
+        Artifact.save(out, artifact.manifest, artifact.tensors, artifact.tokenizer_json)
+    if recipe.click and clicks:
+        fit_into(out, recipe.click, clicks)
+    return out
+
+
+def _add_text_heads(recipe: Recipe, data: Path, artifact: Artifact, out: Path) -> None:
     codec = TextCodec(artifact.tokenizer_json, TextSpec.from_dict(artifact.manifest["text"]))
     corpus = build_corpus(recipe, read_corpus(recipe, data), codec)
     if not corpus.held.any() or corpus.held.all():
-        raise DataError(f"{recipe_path}: calibration_share leaves no rows on one side; give more rows")
+        raise DataError(f"recipe {recipe.name}: calibration_share leaves no rows on one side; give more rows")
     encoded = encode(network_from(artifact).eval(), corpus.prepared)
     tensors, entries = dict(artifact.tensors), dict(artifact.manifest["heads"])
     for head in corpus.heads:
         weight, bias = _fit_head(corpus, head, encoded, recipe.seed)
         tensors |= {f"heads.{head}.weight": weight.astype(np.float16), f"heads.{head}.bias": bias.astype(np.float16)}
         entries[head] = head_entry(recipe, corpus, head, encoded[corpus.held] @ weight.T + bias)
-    out.parent.mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in artifact.manifest.items() if name != "golden"}
     if "experts" in kept:  # a head that is fitted on the shared rows reads no others
         experts, tensors = ExpertsConfig.from_dict(kept["experts"]).without(corpus.heads, tensors)
         kept |= {"experts": experts.to_dict()}
     save_with_golden(out, kept | {"heads": entries}, tensors, artifact.tokenizer_json)
-    return out
 
 
 def _fit_head(corpus: Corpus, head: str, encoded: Floats, seed: int) -> tuple[Floats, Floats]:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import yaml
 
 from model.calibrate import ScopeCost
+from model.clicks.context import ContextFeature
+from model.clicks.settings import ClickSettings
 from model.errors import DataError
 from model.text import TextSpec
 from model.training.settings import Training, build_training
@@ -126,9 +128,9 @@ class Recipe:
     """Everything that makes an artifact, but the data."""
 
     name: str
-    body: str
-    heads: dict[str, Head]
-    datasets: list[Dataset]
+    body: str = ""  # only what is put onto an artifact can do without body, heads and data sets
+    heads: dict[str, Head] = field(default_factory=dict)
+    datasets: list[Dataset] = field(default_factory=list)
     seed: int = 0
     vocabulary: int = 0  # pieces of the body's vocabulary that are kept; 0 keeps all
     layers: list[int] = field(default_factory=list)  # layers of the body that are kept; empty: all
@@ -143,7 +145,7 @@ class Recipe:
     space: list[SpaceTexts] = field(default_factory=list)
     evaluation: list[Trial] = field(default_factory=list)
     search: dict[str, Any] = field(default_factory=dict)  # training settings that `tune` tries, model/training/tune.py
-    click_scales_s: list[float] = field(default_factory=list)  # of the click head's states; empty: no click head
+    click: ClickSettings | None = None  # without: no click head, counts alone answer
 
 
 T = TypeVar("T")
@@ -156,7 +158,7 @@ def load_recipe(path: Path) -> Recipe:
     where = str(path)
     parts: dict[str, Any] = dict(content)
     parts["heads"] = {
-        n: _build(Head, h, f"{where}: heads.{n}") for n, h in _mapping(content.get("heads"), where).items()
+        n: _build(Head, h, f"{where}: heads.{n}") for n, h in _mapping(content.get("heads") or {}, where).items()
     }
     parts["datasets"] = [_dataset(d, f"{where}: datasets") for d in content.get("datasets") or []]
     parts["evaluation"] = [_build(Trial, t, f"{where}: evaluation") for t in content.get("evaluation") or []]
@@ -165,6 +167,8 @@ def load_recipe(path: Path) -> Recipe:
         parts[key] = _build(kind, content.get(key) or {}, f"{where}: {key}")
     training = _mapping(content.get("training") or {}, f"{where}: training")
     parts["training"] = build_training(training, f"{where}: training")
+    if content.get("click") is not None:
+        parts["click"] = _click(content["click"], where)
     parts["teachers"] = [_teacher(t, training, f"{where}: teachers") for t in content.get("teachers") or []]
     recipe = _build(Recipe, parts, where)
     _check(recipe, where)
@@ -231,6 +235,20 @@ def _teacher(content: Any, training: Mapping[str, Any], where: str) -> Teacher:
     parts = dict(_mapping(content, where))
     changes = _mapping(parts.get("training") or {}, f"{where}: training")
     return _build(Teacher, parts | {"training": build_training({**training, **changes}, f"{where}: training")}, where)
+
+
+def _click(content: Any, where: str) -> ClickSettings:
+    try:
+        parts = dict(_mapping(content, "click"))
+        return _build(ClickSettings, parts | {"context": _features(parts.get("context"))}, "click")
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _features(content: Any) -> list[ContextFeature]:
+    if content is not None and not isinstance(content, list):
+        raise DataError("click.context: a list of features is expected, each with a name")
+    return [_build(ContextFeature, feature, "click.context") for feature in content or []]
 
 
 def _check_teachers(recipe: Recipe, names: set[str], where: str) -> None:

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from model.clicks.fit import fit_into
+from model.clicks.dataset import ClickData
+from model.clicks.install import fit_into
 from model.errors import ModelError
 from model.network import Network
 from model.training.export import export, write_card
@@ -60,6 +61,7 @@ def train(
     if tensorboard:
         recipe = replace(recipe, training=replace(recipe.training, tensorboard=True))
     run = Run(recipe, out, console)
+    clicks = recipe.click and ClickData.read(recipe.click, data)
     _prepare_out(out / CHECKPOINT, resume=resume, needed=not further)
     shop = furnish(recipe, data, out, console)
     folds = recipe.training.teacher_folds if recipe.teachers else 1
@@ -74,8 +76,8 @@ def train(
     folder = export(
         recipe, network.eval(), shop.corpus, machines, shop.codec, shop.tokenizer_json, data, out / "artifact"
     )
-    if recipe.click_scales_s:
-        fit_into(folder, data, tuple(recipe.click_scales_s))
+    if recipe.click and clicks:
+        fit_into(folder, recipe.click, clicks)
     write_card(recipe, folder)
     console.log(f"artifact in {folder}")
     return folder

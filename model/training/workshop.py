@@ -12,6 +12,7 @@ from torch import Tensor
 from model.bag import GramBag
 from model.data import Example
 from model.encoder import PackedEncoder, PaddedEncoder
+from model.errors import DataError
 from model.experts import ExpertsConfig
 from model.network import Network, linear_weights
 from model.scoring import Floats
@@ -44,6 +45,11 @@ class Workshop:
 def furnish(recipe: Recipe, data: Path, out: Path, console: Console) -> Workshop:
     """Read and check the data, cut the body, number the texts, fit the n-gram channel (or read it back from ``out``).
     Raises ModelError."""
+    if not recipe.body or not recipe.heads:
+        raise DataError(
+            f"recipe {recipe.name}: a network needs `body` and `heads`; a click head alone is put onto an artifact:"
+            " millrace train --onto ARTIFACT"
+        )
     rows = read_corpus(recipe, data)
     encoder, codec, tokenizer_json = _body(recipe, data, rows)
     corpus = build_corpus(recipe, rows, codec, out / "augmented")

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from model.artifact import Artifact
+from tests.click_head import click_rows
 from tests.tiny_artifact import make_tiny_artifact
 from tests.toy_training import make_workshop
 from worker.cli.app import main
@@ -51,6 +52,19 @@ def test_evaluate_tells_slices_and_answers_among_the_labels_given(folder: Path) 
     refused = run(*common, "--labels", "negative,neutral")
     assert refused.exit_code == 6
     assert "positive" in refused.stderr
+
+
+def test_evaluate_click_tells_what_late_outcomes_cost(folder: Path) -> None:
+    rows = [row | {"purchased": i % 2} for i, row in enumerate(click_rows(120))]
+    (folder / "clicks.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    common = ("evaluate", "--artifact", folder / "tiny", "--data", folder / "clicks.jsonl")
+    found = printed(*common, "--task", "click", "--delay-s", 30)
+    assert [(late["delay_s"], late["at_once"]) for late in found["delays"]] == [(30, True), (30, False)]
+    assert "shown at once" in run(*common, "--task", "click", "--delay-s", 30).stdout
+    assert printed(*common, "--task", "conversion")["n"] == 120
+    refused = run(*common, "--task", "sentiment", "--delay-s", 30)
+    assert refused.exit_code == 6
+    assert "--delay-s is for clicks" in refused.stderr
 
 
 def test_report_writes_a_page_without_outside_resources(folder: Path, tmp_path: Path) -> None:

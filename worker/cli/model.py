@@ -47,11 +47,13 @@ def train(
     """Train an artifact for all tasks of a recipe.
 
     Data files are checked whole before training begins. A run that was stopped, even by kill -9, goes on with
-    --resume to the result that it would have had.
+    --resume to the result that it would have had. With --onto and a recipe of `click:` alone the texts are left as
+    they are, and the click head is fitted on a shop's own log.
 
     \b
     millrace train --recipe model/training/starter.yaml --data ../data --out runs/one --minutes 90
     millrace train --recipe urgency.yaml --data . --onto model/starter --out runs/urgency
+    millrace train --recipe clicks.yaml --data logs --onto model/starter --out runs/tonight
     """
     from rich.console import Console
 
@@ -114,9 +116,16 @@ def tune(config: Config, recipe: Path, data: Path, out: Path, trials: int, token
 
 @click.command(cls=ManyFiles)
 @artifact_option
-@click.option("--task", required=True, help="sentiment, category, intent, intent.shop, click, …")
+@click.option("--task", required=True, help="sentiment, intent, intent.shop, click, purchase, conversion, …")
 @click.option("--data", type=FILE, multiple=True, required=True, metavar="FILE...", help="Labelled JSON Lines.")
 @click.option("--history", type=FILE, multiple=True, metavar="FILE...", help="For click: run through first.")
+@click.option(
+    "--delay-s",
+    "delays_s",
+    type=click.FloatRange(min=0),
+    multiple=True,
+    help="For click: as if clicks were known so late, too; by default 600 and 3600, 0 for none.",
+)
 @click.option("--labels", metavar="A,B", help="Answer among these labels; by default those that the files have.")
 @click.option("--slice", "fields", multiple=True, metavar="FIELD", help="Figures by the values of a field, too.")
 @click.option("--detail", is_flag=True, help="Intervals, classes, confusion, calibration, and slices by language.")
@@ -128,12 +137,14 @@ def evaluate(
     task: str,
     data: tuple[Path, ...],
     history: tuple[Path, ...],
+    delays_s: tuple[float, ...],
     labels: str | None,
     fields: tuple[str, ...],
     detail: bool,
     json_: bool,
 ) -> None:
-    """Measure a model on labelled files. For click the figures are progressive, after the history.
+    """Measure a model on labelled files. For click, purchase and conversion (both, over all impressions) the figures
+    are progressive, after the history.
 
     \b
     millrace evaluate --task sentiment --data reviews.valid.jsonl.gz --json
@@ -145,8 +156,14 @@ def evaluate(
     from worker.tools.measure import measure
     from worker.tools.one_text import load
 
+    if task == "click" and not delays_s:
+        from model.clicks.evaluate import DELAYS_S
+
+        delays_s = DELAYS_S
     among = tuple(part.strip() for part in labels.split(",")) if labels else ()
-    figures = measure(load(config.model, artifact), task, data, history, among=among, fields=fields, detail=detail)
+    late = tuple(seconds for seconds in delays_s if seconds)
+    scorer = load(config.model, artifact)
+    figures = measure(scorer, task, data, history, among=among, fields=fields, detail=detail, delays_s=late)
     tables.show(figures, assessment_view, json_=json_)
 
 
