@@ -27,6 +27,8 @@ Floats = npt.NDArray[np.float32]
 LOW, HIGH = 0.1, 0.9
 """Quantiles of the training values below and from which a number counts as low and high."""
 KINDS: Final = ("numeric", "categorical")
+SAID: Final = ("name", "kind", "buckets", "neutral")
+"""What a recipe says of a feature; the rest comes from the training data."""
 BUCKETS_MAX: Final = 256
 FAR: Final = 1e6
 """Standardised values end here: a number too large for float32 is only far away."""
@@ -65,6 +67,18 @@ class ContextFeature:
         wanted = (int, float) if self.kind == "numeric" else (str,)
         if self.neutral is not None and not isinstance(self.neutral, wanted):
             raise DataError(f"{where}: neutral value {self.neutral!r} is not of kind {self.kind}")
+
+    @classmethod
+    def of(cls, content: Any) -> ContextFeature:
+        """As a recipe names it. Raises DataError for what is no feature."""
+        if not isinstance(content, Mapping) or "name" not in content:
+            raise DataError(f"context feature {content!r}: write {{name: …}}, with {', '.join(SAID[1:])} where needed")
+        unknown = [key for key in content if key not in SAID]
+        if unknown:
+            raise DataError(
+                f"context feature {content['name']!r}: unknown key {unknown[0]!r}; known: {', '.join(SAID)}"
+            )
+        return cls(**content)
 
     @property
     def width(self) -> int:

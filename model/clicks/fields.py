@@ -74,5 +74,11 @@ class Line(NamedTuple):
 
 
 def read_lines(paths: Iterable[Path]) -> list[Line]:
-    """All rows of the files, in their order. Raises DataError naming file and line."""
-    return [Line(path, number, row) for path in paths for number, row in read_rows(path)]
+    """All rows of the files, in their order. Raises DataError naming file and line, or a file without rows."""
+    lines: list[Line] = []
+    for path in paths:
+        own = [Line(path, number, row) for number, row in read_rows(path)]
+        if not own:
+            raise DataError(f"{path}: no rows; give a file that is not empty")
+        lines += own
+    return lines

@@ -164,10 +164,10 @@ def _fit_click(log: Log, settings: ClickSettings) -> tuple[Perceptrons, float, A
     known, scales_s, delay = learned_from(log), settings.scales_s, settings.delay
     rate = float(log.label[known].mean())
     whole_rate, shift = unsampled(rate, settings.negative_rate), float(np.log(settings.negative_rate))
-    whole = log.standing_for(settings.negative_rate)
     spec = tuple(f.fitted([c for c, k in zip(log.contexts, known, strict=True) if k]) for f in settings.context)
     text, text_logit = _fit_text(log, known)
     every = np.ones(len(known), bool)
+    whole = log.standing_for(settings.negative_rate, every)
 
     def inputs(p: F64) -> Array:
         found = whole.expecting(p).features(scales_s, every, spec=spec, delay=delay, fitting=True)

@@ -61,8 +61,6 @@ class HeadlineTests:
         kept = sorted((numbers.setdefault(test, len(numbers)), text, *counts) for (test, text), counts in sums.items())[
             :texts_max
         ]
-        if not kept:
-            raise DataError("no headlines; give files of A/B tests that are not empty")
         self.test: I64 = np.array([row[0] for row in kept], np.int64)
         self.texts = [str(row[1]) for row in kept]
         self.shown: F64 = np.array([row[2] for row in kept])

@@ -44,6 +44,7 @@ def _valid_figures(log: Log, head: ClickHead, history: int, settings: ClickSetti
     """Progressive figures of the events after the first ``history`` ones: of clicks at once and at each delay, and of
     conversions as late as the settings say, where the log tells any."""
     new = np.arange(len(log.label)) >= history
+    log = log.standing_for(settings.negative_rate, ~new)
     delays_s = sorted({*DELAYS_S, settings.delay_s} - {0.0})
     found: dict[str, Any] = {
         "valid": task_figures(log, head, "click", new),

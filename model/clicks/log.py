@@ -69,10 +69,10 @@ class Log:
         """The log with each event's part in shown weighted by its probability ``p`` [n], as the worker folds it."""
         return replace(self, weights=np.stack([self.weights[:, 0] * p, self.weights[:, 1]], axis=1))
 
-    def standing_for(self, negative_rate: float) -> Log:
-        """The log with each unclicked impression shown as often as it stands for: the share that was kept is
-        ``negative_rate``."""
-        times = np.where(self.counts[:, 1] > 0, 1.0, 1.0 / negative_rate)
+    def standing_for(self, negative_rate: float, rows: npt.NDArray[np.bool_]) -> Log:
+        """The log with each unclicked impression of ``rows`` [n] shown as often as it stands for: ``negative_rate`` is
+        the share of them that was kept."""
+        times = np.where(rows & (self.counts[:, 1] == 0), 1.0 / negative_rate, 1.0)
         ones = np.ones_like(times)
         return replace(
             self,

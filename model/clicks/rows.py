@@ -35,13 +35,13 @@ def click_log(
 
     Raises DataError naming file, line and field.
     """
-    _need(lines)
     time_ms = np.array([line.time_ms() for line in lines], np.int64)
     clicked, purchased = (np.array([line.outcome(field) for line in lines]) for field in ("clicked", "purchased"))
     if window_s is None and np.isnan(clicked).any():
         line = lines[int(np.flatnonzero(np.isnan(clicked))[0])]
         raise DataError(
-            f"{line}: field 'clicked' is missing; tell it in every row, or set the attribution window (window_s)"
+            f"{line}: field 'clicked' is missing; tell it in every row, or give the recipe the attribution window,"
+            " click.window_s"
         )
     label = clicked if window_s is None else _known(clicked, time_ms, window_s)
     bought = purchased if np.isnan(purchased).all() else _known(purchased, time_ms, purchase_window_s)
@@ -66,7 +66,6 @@ def click_log(
 def purchase_log(lines: Sequence[Line], window_s: float = PURCHASE_WINDOW_S) -> Log:
     """Shop actions without text. A click was bought when its user bought its item at that time or within ``window_s``
     after; unknown while that is not over. Raises DataError naming file, line and field."""
-    _need(lines)
     unknown = next((line for line in lines if str(line.row.get("action")) not in _COUNTS), None)
     if unknown is not None:
         raise DataError(f"{unknown}: action {unknown.row.get('action')!r} is unknown; use {', '.join(_COUNTS)}")
@@ -85,11 +84,6 @@ def purchase_log(lines: Sequence[Line], window_s: float = PURCHASE_WINDOW_S) -> 
         label=np.full(len(lines), np.nan),
         bought=_bought(users, items, time_ms, np.array(actions), int(1000 * window_s)),
     )
-
-
-def _need(lines: Sequence[Line]) -> None:
-    if not lines:
-        raise DataError("the log has no rows; give at least one file that is not empty")
 
 
 def _known(told: F64, time_ms: I64, window_s: float) -> F64:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from model.clicks.context import ContextFeature
@@ -26,7 +25,7 @@ class ClickSettings:
     file               impressions: user_id, item_id, ts in seconds, clicked; title, context, purchased where there are
     actions            shop actions (user_id, item_id, ts or day, action) that purchases are learned from; without,
                        the impressions' own ``purchased`` is, and where they tell none, counts alone answer
-    valid              impressions after those of ``file``, for the figures; passed over when not there
+    valid              all impressions of a time after that of ``file``, for the figures; passed over when not there
     headlines          train and valid file of A/B tests (test_id, headline, impressions, clicks): measured only, and
                        passed over when not there
     source             where the logs are from and under what licence, for the model card
@@ -42,10 +41,10 @@ class ClickSettings:
     file: str
     actions: str = ""
     valid: str = ""
-    headlines: Sequence[str] = ()
+    headlines: list[str] = field(default_factory=list)
     source: str = ""
-    scales_s: Sequence[float] = SCALES_S
-    context: Sequence[ContextFeature] = ()
+    scales_s: list[float] = field(default_factory=lambda: list(SCALES_S))
+    context: list[ContextFeature] = field(default_factory=list)
     window_s: float | None = None
     purchase_window_s: float = PURCHASE_WINDOW_S
     negative_rate: float = 1.0

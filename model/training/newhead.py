@@ -52,6 +52,7 @@ def add_heads(recipe_path: Path, data: Path, artifact_folder: Path, out: Path) -
 
 
 def _add_text_heads(recipe: Recipe, data: Path, artifact: Artifact, out: Path) -> None:
+    """Fit the recipe's heads over texts and save them in ``out`` with all that the artifact has."""
     codec = TextCodec(artifact.tokenizer_json, TextSpec.from_dict(artifact.manifest["text"]))
     corpus = build_corpus(recipe, read_corpus(recipe, data), codec)
     if not corpus.held.any() or corpus.held.all():

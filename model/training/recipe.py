@@ -248,7 +248,7 @@ def _click(content: Any, where: str) -> ClickSettings:
 def _features(content: Any) -> list[ContextFeature]:
     if content is not None and not isinstance(content, list):
         raise DataError("click.context: a list of features is expected, each with a name")
-    return [_build(ContextFeature, feature, "click.context") for feature in content or []]
+    return [ContextFeature.of(feature) for feature in content or []]
 
 
 def _check_teachers(recipe: Recipe, names: set[str], where: str) -> None:

@@ -59,7 +59,6 @@ def test_late_outcomes_are_told_in_both_ways_the_worker_may_hear_of_them():
 @pytest.mark.parametrize(
     ("task", "rows", "delays_s", "message"),
     [
-        ("click", [], (), "no rows"),
         ("click", action_rows(5), (), r"log\.jsonl:1: a shop action; click is measured on impressions"),
         ("conversion", action_rows(5), (), "conversion is measured on impressions"),
         ("purchase", action_rows(5), (600,), "delays are of impressions"),

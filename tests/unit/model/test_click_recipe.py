@@ -60,9 +60,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"negative_rate": 1.5}, "click.negative_rate: 1.5 is no share"),
         ({"negative_rate": 0}, "click.negative_rate: 0 must be above 0"),
         ({"window_s": -1}, "click.window_s: -1 must be above 0"),
-        ({"delay_s": None}, "click.delay_s: None is no number"),
+        ({"delay_s": "soon"}, "click.delay_s: 'soon' is no number"),
         ({"context": {"name": "price"}}, "click.context: a list of features"),
-        ({"context": [{"kind": "numeric"}]}, "click.context: .*name"),
+        ({"context": [{"kind": "numeric"}]}, "context feature {'kind': 'numeric'}: write {name"),
+        ({"context": ["price"]}, "context feature 'price': write {name"),
+        ({"context": [{"name": "price", "centre": 3}]}, "context feature 'price': unknown key 'centre'"),
         ({"context": [{"name": "price", "kind": "colour"}]}, "context feature 'price': kind 'colour'"),
         ({"context": [{"name": "price", "buckets": "many"}]}, "context feature 'price': many buckets"),
         ({"context": [{"name": "price"}, {"name": "price"}]}, "click.context: 'price' is named twice"),
@@ -90,6 +92,7 @@ def test_the_starter_fits_what_it_always_did() -> None:
         ([], {"actions": "none.jsonl"}, r"none\.jsonl: cannot be read"),
         ([], {"context": [{"name": "price"}]}, r"clicks\.jsonl: context feature 'price': no training row has a number"),
         ([], {"context": [{"name": "d", "kind": "categorical"}]}, "context feature 'd': no training row has it"),
+        ([], {"file": "empty.jsonl"}, r"empty\.jsonl: no rows"),
         ([], {"valid": "broken.jsonl"}, r"broken\.jsonl:1: not JSON"),
         ([], {"headlines": ["clicks.jsonl", "clicks.jsonl"]}, r"clicks\.jsonl:1: headline data need"),
     ],
@@ -100,6 +103,7 @@ def test_a_log_that_cannot_be_used_is_refused_before_training(
     workshop = make_workshop(tmp_path)
     content = (shop / "clicks.jsonl").read_text(encoding="utf-8")
     (workshop / "clicks.jsonl").write_text("\n".join([content, *map(json.dumps, rows)]), encoding="utf-8")
+    (workshop / "empty.jsonl").touch()
     (workshop / "broken.jsonl").write_text("{", encoding="utf-8")
     recipe = yaml.safe_load((workshop / "recipe.yaml").read_text(encoding="utf-8"))
     recipe["click"] = {"file": "clicks.jsonl"} | settings
@@ -122,7 +126,9 @@ def test_a_log_of_one_outcome_is_refused(shop: Path, tmp_path: Path, change: dic
 
 
 def test_a_click_head_is_put_onto_an_artifact_and_replaced(shop: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(shop, actions="actions.jsonl", valid="valid.jsonl", source="a made-up shop", delay_s=60)
+    recipe = write_recipe(
+        shop, actions="actions.jsonl", valid="valid.jsonl", source="a made-up shop", delay_s=60, negative_rate=0.5
+    )
     first = Artifact.load(add_heads(recipe, shop, shop / "tiny", tmp_path / "first"))
     before = Artifact.load(shop / "tiny")
     assert first.manifest["space"] == before.manifest["space"]
