@@ -41,6 +41,7 @@ class Log:
     users, items  int64 [n] numbers of user and item; time_ms [n]; weights [n, 2], counts [n, 3], vectors [n, 64]
     label         float64 [n] 1 clicked, 0 not, NaN unknown or nothing to predict
     bought        float64 [n] of what was clicked: 1 bought, 0 not; NaN unknown or not clicked
+    converted     float64 [n] of all impressions: 1 clicked and bought, 0 not; NaN unknown or no impression
     contexts      [n] what each event says besides; empty: nothing of any
     titles        [n] what `encoded` makes the vectors of; empty: there is no text
     """
@@ -53,13 +54,9 @@ class Log:
     vectors: Floats
     label: F64
     bought: F64
+    converted: F64
     contexts: Sequence[Context] = field(default_factory=tuple)
     titles: Sequence[str] = field(default_factory=tuple)
-
-    @property
-    def converted(self) -> F64:
-        """float64 [n]: 1 clicked and bought, 0 not, NaN unknown; over all impressions."""
-        return np.where(self.label == 0, 0.0, self.bought)
 
     def encoded(self, scorer: Scorer) -> Log:
         """The log with the vectors of its titles, as the scorer makes them."""

@@ -58,6 +58,7 @@ def click_log(
         vectors=np.zeros((len(lines), VECTOR_SIZE), np.float32),
         label=label,
         bought=np.where(label == 1, bought, np.nan),
+        converted=_converted(label, purchased, time_ms, purchase_window_s),
         contexts=[{**title_context(title), **line.context()} for title, line in zip(titles, lines, strict=True)],
         titles=titles,
     )
@@ -83,7 +84,18 @@ def purchase_log(lines: Sequence[Line], window_s: float = PURCHASE_WINDOW_S) -> 
         vectors=np.zeros((len(lines), VECTOR_SIZE), np.float32),
         label=np.full(len(lines), np.nan),
         bought=_bought(users, items, time_ms, np.array(actions), int(1000 * window_s)),
+        converted=np.full(len(lines), np.nan),
     )
+
+
+def _converted(label: F64, purchased: F64, time_ms: I64, window_s: float) -> F64:
+    """Whether impressions [n] were clicked and bought, {0, 1, NaN}; all NaN where no row tells of purchases."""
+    told = ~np.isnan(purchased)
+    found = np.where(label == 0, 0.0, np.where(label == 1, np.nan_to_num(purchased), np.nan))
+    if not told.all():
+        # What is told before the window has passed is told of some alone: it would tilt the rate either way.
+        found[time_ms > time_ms.max() - 1000 * window_s] = np.nan
+    return found if told.any() else np.full(len(label), np.nan)
 
 
 def _known(told: F64, time_ms: I64, window_s: float) -> F64:

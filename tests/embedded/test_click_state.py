@@ -38,6 +38,7 @@ def small_log(seed: int = 0) -> Log:
         vectors=(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16).astype(np.float32),
         label=clicked,
         bought=np.where(clicked == 1, purchased, np.nan),
+        converted=purchased,
     )
 
 

@@ -30,6 +30,7 @@ def random_log(n, rng):
         vectors=rng.standard_normal((n, 64)).astype(np.float32),
         label=np.zeros(n),
         bought=np.full(n, np.nan),
+        converted=np.full(n, np.nan),
     )
 
 
@@ -240,10 +241,13 @@ def test_what_was_bought_of_the_impressions():
     ]
     log = click_log(lines(rows))
     np.testing.assert_array_equal(log.bought, [np.nan, 0, 1, 0, np.nan, np.nan, 1])
-    np.testing.assert_array_equal(log.converted, [0, 0, 1, 0, np.nan, 0, 1])
+    np.testing.assert_array_equal(log.converted, [0, 0, 1, 0, np.nan, np.nan, np.nan])
     np.testing.assert_array_equal(log.counts[:, 2], [0, 0, 1, 0, 0, 0, 1])
     silent = click_log(lines([{**row, "purchased": None} for row in rows]))
     assert np.isnan(silent.bought).all()
+    assert np.isnan(silent.converted).all()
+    full = click_log(lines([{**row, "purchased": row["purchased"] or 0} for row in rows]))
+    np.testing.assert_array_equal(full.converted, [0, 0, 1, 0, 0, 0, 1])  # every row tells: nothing waits for a window
 
 
 def test_the_year_of_a_title_becomes_context():

@@ -41,7 +41,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop")
     rows = click_rows(700, seed=1)
     write_rows(folder / "clicks.jsonl", rows[:500])
-    write_rows(folder / "valid.jsonl", [row | {"purchased": row["clicked"]} for row in rows[500:]])
+    write_rows(folder / "valid.jsonl", rows[500:])
     write_rows(folder / "actions.jsonl", action_rows(300))
     make_tiny_artifact(folder / "tiny")
     return folder
@@ -139,7 +139,7 @@ def test_a_click_head_is_put_onto_an_artifact_and_replaced(shop: Path, tmp_path:
     assert section["valid"]["n"] == 200
     late = [(found["delay_s"], found["at_once"]) for found in section["valid_delays"]]
     assert late == [(seconds, at_once) for seconds in (60, 600, 3600) for at_once in (True, False)]
-    assert section["valid_conversion"]["n"] == 200
+    assert "valid_conversion" not in section
     card = render(load_recipe(recipe), first.manifest | {"metrics": []})
     assert "Learned from a made-up shop." in card
     assert "valid.jsonl, progressive at zero delay" in card
@@ -155,6 +155,18 @@ def test_a_click_head_is_put_onto_an_artifact_and_replaced(shop: Path, tmp_path:
     assert "valid" not in second.manifest["click"]
     head = ClickHead.from_scorer(load_scorer(tmp_path / "second", device="cpu"))
     assert head.scales_s == (60, 86400, 3 * 365 * 86400)
+
+
+def test_purchases_and_conversions_of_impressions_that_tell_them(shop: Path, tmp_path: Path) -> None:
+    rows = [row | {"purchased": int(row["clicked"] and i % 2)} for i, row in enumerate(click_rows(700, seed=1))]
+    write_rows(tmp_path / "clicks.jsonl", rows[:500])
+    write_rows(tmp_path / "valid.jsonl", rows[500:])
+    recipe = write_recipe(tmp_path, valid="valid.jsonl", purchase_delay_s=3600)
+    artifact = Artifact.load(add_heads(recipe, tmp_path, shop / "tiny", tmp_path / "out"))
+    assert artifact.manifest["click"]["valid_conversion"]["n"] == 200
+    assert "click.purchase.mean" in artifact.tensors
+    card = render(load_recipe(recipe), artifact.manifest | {"metrics": []})
+    assert "| conversion | valid.jsonl, p(click) p(purchase) of all impressions | 200 |" in card
 
 
 def test_a_recipe_without_heads_is_no_network(shop: Path, tmp_path: Path) -> None:
