@@ -106,7 +106,7 @@ class Log:
         n, steps = len(keys), delay.steps()
         row = np.tile(np.arange(n), len(steps))
         arrival = np.concatenate([self.time_ms + after for after, _ in steps])
-        parts = [self._told(*told) for _, told in steps]
+        parts = [self.told(*told) for _, told in steps]
         weights, counts = (np.concatenate(side) for side in zip(*parts, strict=True))
         asks = np.concatenate([wanted, np.zeros(n * (len(steps) - 1), bool)])
         adds = np.repeat([any(told) for _, told in steps], n)
@@ -134,7 +134,7 @@ class Log:
             states.fold(state, self.time_ms[event], weights[fold], counts[fold], self.vectors[event])
         return before
 
-    def _told(self, shown: bool, clicked: bool, purchased: bool) -> tuple[F64, F64]:
+    def told(self, shown: bool, clicked: bool, purchased: bool) -> tuple[F64, F64]:
         """Weights [n, 2] and counts [n, 3] that a fold adds which tells this much of each event. A purchase told by
         itself is liked once more, as the worker folds it."""
         weights = self.weights * [shown, clicked]

@@ -15,7 +15,9 @@ from model.clicks.rows import click_log, purchase_log
 from model.errors import DataError
 from model.null import NullScorer
 from model.state import States
+from schemas.events import ClickEvent
 from tests.click_head import Loaded, click_rows, folded, lines, small_head
+from worker.scoring.emit import click_weights
 
 HOUR_MS = 3_600_000
 
@@ -80,6 +82,27 @@ def test_late_outcomes_are_seen_late(at_once, purchase_ms, n, seed):
             states.append(folded(1, events))
         expected = features(*states, log.vectors[i : i + 1], log.time_ms[i : i + 1])[0]
         np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_told_when_is_what_the_worker_folds():
+    shown = {"event_id": "e", "event_time_ms": 5}
+    answers = {"impression_id": "i", "impression_time_ms": 5}
+    apart = [
+        ClickEvent(**shown),
+        ClickEvent(**shown, action="click", **answers),
+        ClickEvent(**shown, action="purchase", **answers),
+    ]
+    whole = [ClickEvent(**shown, clicked=True, purchased=True)]
+    late_click = [ClickEvent(**shown, clicked=True), apart[2]]
+    log = click_log(lines([CLICK | {"purchased": 1}]))
+    for delay, events in (
+        (Delay(1, purchase_ms=2), apart),
+        (Delay(), whole),
+        (Delay(1, at_once=False), whole),
+        (Delay(1, at_once=False, purchase_ms=2), late_click),
+    ):
+        folds = [np.concatenate([side[0] for side in log.told(*told)]) for _, told in delay.steps() if any(told)]
+        np.testing.assert_array_equal(folds, [click_weights(event)[0] for event in events])
 
 
 @pytest.mark.parametrize("delay", [Delay(), Delay(30_000), Delay(30_000, at_once=False)])
