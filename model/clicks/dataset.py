@@ -49,21 +49,20 @@ class ClickData:
         if purchases is not None:
             _check_purchases(purchases, actions if settings.actions else path)
         measured = bool(settings.valid) and valid.exists()
+        later = click_log([*lines, *read_lines([valid])], *windows) if measured else None
+        if later is not None and np.isnan(later.label[len(lines) :]).all():
+            raise DataError(f"{valid}: no impression has a known outcome; give a longer log, or leave click.valid out")
         tests = [folder / name for name in settings.headlines]
-        ranked = bool(tests) and all(test.exists() for test in tests)
-        read = [
-            path,
-            *([actions] if settings.actions else []),
-            *([valid] if measured else []),
-            *(tests if ranked else []),
+        tests = tests if all(test.exists() for test in tests) else []
+        ranked = [
+            HeadlineTests(read_lines([test]), at_most) for test, at_most in zip(tests, (TRAIN_MAX, None), strict=False)
         ]
+        read = [path, *([actions] if settings.actions else []), *([valid] if measured else []), *tests]
         return cls(
             clicks=clicks,
             purchases=purchases,
-            valid=click_log([*lines, *read_lines([valid])], *windows) if measured else None,
-            headlines=(HeadlineTests(read_lines(tests[:1]), TRAIN_MAX), HeadlineTests(read_lines(tests[1:])))
-            if ranked
-            else None,
+            valid=later,
+            headlines=(ranked[0], ranked[1]) if ranked else None,
             files={str(file.relative_to(folder)): fingerprint(file) for file in read},
         )
 

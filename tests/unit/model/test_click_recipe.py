@@ -93,6 +93,7 @@ def test_the_starter_fits_what_it_always_did() -> None:
         ([], {"context": [{"name": "price"}]}, r"clicks\.jsonl: context feature 'price': no training row has a number"),
         ([], {"context": [{"name": "d", "kind": "categorical"}]}, "context feature 'd': no training row has it"),
         ([], {"file": "empty.jsonl"}, r"empty\.jsonl: no rows"),
+        ([], {"valid": "open.jsonl", "window_s": 60.0}, r"open\.jsonl: no impression has a known outcome"),
         ([], {"valid": "broken.jsonl"}, r"broken\.jsonl:1: not JSON"),
         ([], {"headlines": ["clicks.jsonl", "clicks.jsonl"]}, r"clicks\.jsonl:1: headline data need"),
     ],
@@ -104,6 +105,7 @@ def test_a_log_that_cannot_be_used_is_refused_before_training(
     content = (shop / "clicks.jsonl").read_text(encoding="utf-8")
     (workshop / "clicks.jsonl").write_text("\n".join([content, *map(json.dumps, rows)]), encoding="utf-8")
     (workshop / "empty.jsonl").touch()
+    write_rows(workshop / "open.jsonl", [{"user_id": 1, "item_id": 1, "ts": 400_001}])
     (workshop / "broken.jsonl").write_text("{", encoding="utf-8")
     recipe = yaml.safe_load((workshop / "recipe.yaml").read_text(encoding="utf-8"))
     recipe["click"] = {"file": "clicks.jsonl"} | settings
