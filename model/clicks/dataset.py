@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,19 +52,24 @@ class ClickData:
         later = click_log([*lines, *read_lines([valid])], *windows) if measured else None
         if later is not None and np.isnan(later.label[len(lines) :]).all():
             raise DataError(f"{valid}: no impression has a known outcome; give a longer log, or leave click.valid out")
-        tests = [folder / name for name in settings.headlines]
-        tests = tests if all(test.exists() for test in tests) else []
-        ranked = [
-            HeadlineTests(read_lines([test]), at_most) for test, at_most in zip(tests, (TRAIN_MAX, None), strict=False)
-        ]
-        read = [path, *([actions] if settings.actions else []), *([valid] if measured else []), *tests]
+        headlines = _headlines([folder / name for name in settings.headlines])
+        read = [settings.file, settings.actions, settings.valid if measured else ""]
+        read += settings.headlines if headlines else []
         return cls(
             clicks=clicks,
             purchases=purchases,
             valid=later,
-            headlines=(ranked[0], ranked[1]) if ranked else None,
-            files={str(file.relative_to(folder)): fingerprint(file) for file in read},
+            headlines=headlines,
+            files={name: fingerprint(folder / name) for name in read if name},
         )
+
+
+def _headlines(paths: Sequence[Path]) -> tuple[HeadlineTests, HeadlineTests] | None:
+    """A/B tests to fit on and to judge; None where a file is not there."""
+    if not paths or not all(path.exists() for path in paths):
+        return None
+    train, valid = (read_lines([path]) for path in paths)
+    return HeadlineTests(train, TRAIN_MAX), HeadlineTests(valid)
 
 
 def _check_clicks(log: Log, settings: ClickSettings, path: Path) -> None:
