@@ -11,7 +11,15 @@ from schemas.events import ServiceEvent
 from worker.config import Lane
 from worker.kafka.ledger import Ticket
 from worker.kafka.records import Record
-from worker.scoring.batcher import BACKFILL_EVERY, MIN_BUDGET_TOKENS, RECOVER_BATCHES, Batch, Batcher, Unit
+from worker.scoring.batcher import (
+    BACKFILL_EVERY,
+    MIN_BUDGET_TOKENS,
+    RECOVER_BATCHES,
+    ROWS_PER_UNIT,
+    Batch,
+    Batcher,
+    Unit,
+)
 from worker.scoring.cache import Slot
 from worker.scoring.cost import CostModel
 from worker.scoring.decode import BACKFILL
@@ -114,6 +122,22 @@ def test_a_single_unit_larger_than_the_budget_goes_alone() -> None:
     assert [one.tokens for one in taken(queue.take(0.0, 0.0)).units] == [500]
 
 
+@pytest.mark.parametrize("where", [None, BACKFILL])
+def test_lists_of_candidates_whose_titles_are_known_are_bounded_by_rows(where: str | None) -> None:
+    queue = batcher(max_units=256)
+    for offset in range(10):
+        ranked = unit("click", 0, 0.0, 0, offset, where)
+        ranked.texts = [None, None, *([Slot("")] * 256)]
+        queue.add(ranked)
+    batches = []
+    while len(queue):
+        batches.append([one.ticket.offset for one in taken(queue.take(0.0, 0.0)).units])
+    assert batches == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]], "257 rows each, of 1,024"
+    narrow = batcher(max_units=2)
+    fill(narrow, [ranked, unit("click", 1, where=where)])
+    assert taken(narrow.take(0.0, 0.0)).units == [ranked], "of more rows than a batch may have, it goes alone"
+
+
 def test_neighbours_in_length_are_preferred_after_every_partitions_oldest() -> None:
     queue = batcher(max_tokens=100, max_units=100, cost=CostModel(0.0, 0.0))
     long_oldest = unit("review", 40, 0.0, partition=7)
@@ -197,7 +221,7 @@ def test_where_live_traffic_leaves_no_gap_one_batch_in_ten_is_backfills() -> Non
 
 kinds = st.sampled_from([*OBJECTIVES, BACKFILL])
 arrivals = st.lists(
-    st.tuples(kinds, st.integers(0, 300), st.integers(0, 3), st.floats(0, 0.01), st.booleans()),
+    st.tuples(kinds, st.integers(0, 300), st.integers(0, 3), st.floats(0, 0.01), st.booleans(), st.integers(0, 60)),
     min_size=1,
     max_size=120,
 )
@@ -206,15 +230,16 @@ arrivals = st.lists(
 @settings(max_examples=200, deadline=None)
 @given(arrivals, st.integers(80, 400), st.integers(1, 40))
 def test_nothing_is_lost_nothing_exceeds_the_budget_and_the_most_urgent_and_oldest_go_first(
-    plan: list[tuple[str, int, int, float, bool]], max_tokens: int, max_units: int
+    plan: list[tuple[str, int, int, float, bool, int]], max_tokens: int, max_units: int
 ) -> None:
     queue = batcher(max_tokens, max_units)
     now, waiting = 0.0, list[Unit]()
-    for offset, (kind, tokens, partition, pause, shares) in enumerate(plan):
+    for offset, (kind, tokens, partition, pause, shares, candidates) in enumerate(plan):
         now += pause
         one = backfill(tokens, now, offset) if kind == BACKFILL else unit(kind, tokens, now, partition, offset)  # type: ignore[arg-type]
         if shares and waiting:
-            one.texts, one.tokens = [*waiting[-1].texts, *waiting[0].texts], 0
+            one.texts, one.tokens = [waiting[-1].texts[0], waiting[0].texts[0]], 0
+        one.texts += [Slot("")] * candidates
         waiting.append(one)
         queue.add(one)
     while len(queue):
@@ -225,6 +250,7 @@ def test_nothing_is_lost_nothing_exceeds_the_budget_and_the_most_urgent_and_olde
         carried = {id(slot): dues[id(slot)] for one in batch.units for slot in one.texts if slot is not None}
         assert batch.tokens == sum(carried.values())
         assert len(batch.units) <= max_units
+        assert sum(one.rows for one in batch.units) <= ROWS_PER_UNIT * max_units or len(batch.units) == 1
         assert batch.tokens <= budget or len(batch.units) == 1
         live = [one for one in waiting if one.ticket.lane != BACKFILL]
         if batch.reason == "backfill":
