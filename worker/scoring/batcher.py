@@ -38,7 +38,7 @@ EARLY_SHARE: Final = 0.25
 """A full or due batch leaves this share of its own time before the device is free: an estimate that much too long
 leaves no gap, and what is urgent waits for one batch and a quarter, not for two."""
 LATE_SHARE: Final = 0.1
-"""Of every batch, what a lane that is late gets before all others."""
+"""Of every batch, what a lane that is late gets before all others: of tokens, units or rows, whichever is out first."""
 ROWS_PER_UNIT: Final = 4
 """A batch asks the heads for at most so many rows for each unit that it may hold. A list of candidates whose titles are
 known brings no tokens but 257 rows, each with a state from Redis: by tokens and units alone a batch could be 65,000."""
@@ -271,10 +271,14 @@ class Batcher:
         that no lane's large events keep another's out for ever. Nothing where no lane is late."""
         due: list[Unit] = []
         for lane in self._ranked[1:]:
-            waiting, tokens = self._lanes[lane], 0
-            while waiting and tokens < LATE_SHARE * budget and self._deadline(waiting[0]) < late_before:
-                due.append(self._pop(lane))
-                tokens += due[-1].tokens + 1
+            waiting, used, units, tokens, rows = self._lanes[lane], 0.0, 0, 0, 0
+            while waiting and used < LATE_SHARE and self._deadline(waiting[0]) < late_before:
+                unit = self._pop(lane)
+                due.append(unit)
+                units += 1
+                tokens += unit.due()
+                rows += unit.rows
+                used = max(tokens / budget, units / self._max_units, rows / self._max_rows)
         if due and self._lanes[self._ranked[0]]:
             due.append(self._pop(self._ranked[0]))
         return sorted(due, key=self._deadline)
