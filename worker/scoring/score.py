@@ -328,12 +328,18 @@ class BatchScorer:
     def _probabilities(self, fetched: Fetched, rows: _ClickRows) -> tuple[Floats, Floats]:
         if not rows.owner:
             return _NO_FLOATS, _NO_FLOATS
-        users = States.from_records([fetched.users.get(u) if u else None for u in rows.users], self._scales_s)
-        items = States.from_records([fetched.items.get(i) if i else None for i in rows.items], self._scales_s)
+        users = self._states(fetched.users, rows.users)
+        items = self._states(fetched.items, rows.items)
         vectors = np.stack([_ZERO if s is None else cast("Floats", s.vector) for s in rows.slots])
         features = self._features(users, items, vectors, np.array(rows.times_ms, np.int64), rows.contexts)
         click = self._click_head.click(features)
         return click, click * self._click_head.purchase(features)
+
+    def _states(self, known: dict[str, State | None], ids: Sequence[str | None]) -> States:
+        """The state of each id, of n ids [n, ...]. Each is read out once: a list of candidates names its user often."""
+        place = {key: n for n, key in enumerate(dict.fromkeys(ids))}
+        states = States.from_records([known.get(key) if key else None for key in place], self._scales_s)
+        return states if len(place) == len(ids) else states.take([place[key] for key in ids])
 
 
 class _ClickRows:

@@ -140,6 +140,17 @@ def test_a_texts_score_does_not_depend_on_its_neighbours() -> None:
     assert (alone.vector == among.vector).all()
 
 
+def test_every_candidate_meets_the_states_of_its_own_event() -> None:
+    recorder, known = Recorder(), Known("u1", "i1", "i3")
+    ranked = [Candidate(item_id=f"i{n % 3}") for n in range(6)]
+    events = [click(user_id=user, candidates=ranked) for user in ("u0", "u1", None)] + [click(item_id="i3")]
+    score(NullScorer(), units_of(NullScorer(), *events), known, recorder)
+    ((users, items, *_),) = recorder.calls
+    assert users.present.tolist() == [False] * 6 + [True] * 6 + [False] * 7
+    assert items.present.tolist() == [False, True, False] * 6 + [True]
+    assert users.sums[:, 0, 0, 0].tolist() == [0.0] * 6 + [1.0] * 6 + [0.0] * 7
+
+
 def test_each_text_is_encoded_once() -> None:
     scorer, cache = CountingScorer(), VectorCache("v", 1 << 20)
     events = [click(item_id="i", title="lamp"), click(item_id="i", title="lamp"), review("lamp"), review("good")]
