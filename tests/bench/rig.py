@@ -26,8 +26,24 @@ from worker.scoring.device import ThreadedDevice
 from worker.scoring.score import BatchScorer, Scored
 
 START_TIMEOUT_S = 240.0
+STALL_S = 120.0
 STAGES = ("queue", "fetch", "encode", "heads")
 OUT = Path(".millrace/bench")
+
+
+class Patience:
+    """Ends a wait in which nothing moves."""
+
+    def __init__(self, seconds: float = START_TIMEOUT_S) -> None:
+        """``seconds``: how long the first may take; later ones `STALL_S`."""
+        self._until, self._seen = time.monotonic() + seconds, 0.0
+
+    def see(self, done: float) -> None:
+        """So much is done now. Raises RuntimeError when that has been so for too long."""
+        if done != self._seen:
+            self._until, self._seen = time.monotonic() + STALL_S, done
+        elif time.monotonic() > self._until:
+            raise RuntimeError(f"nothing has moved for long: {done:.0f} done")
 
 
 class SleepingScorer(NullScorer):
