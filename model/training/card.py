@@ -43,9 +43,10 @@ def _named(heads: Iterable[str]) -> str:
 
 
 def _intro(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
-    said = [recipe.card.intro or f"A multi-task text model, made from the recipe `{recipe.name}`."]
+    said = [recipe.card.intro or f"A multi-task text model, made with the recipe `{recipe.name}`."]
     if "onto" in manifest:
-        said.append(f"{_named(recipe.heads)} came onto `{manifest['onto']}`; all else is as in that artifact.")
+        told = "all else is as in that artifact, whose own card tells its data and limits"
+        said.append(f"{_named(recipe.heads)} came onto `{manifest['onto']}`; {told}.")
     return f"# Model card: {manifest['version']}\n\n{_wrapped(' '.join(said))}\n\n"
 
 

@@ -163,7 +163,7 @@ def space_texts(specs: Sequence[SpaceTexts], folder: Path) -> list[str]:
 
 
 def _place(dataset: Dataset, example: Example) -> str:
-    return f"{dataset.file}:{example.line}" if dataset.file else f"data set {dataset.name}"
+    return f"{dataset.file}:{example.line}" if example.line else f"data set {dataset.name}"
 
 
 def _label_sets(recipe: Recipe, rows: Sequence[Sequence[Example]]) -> dict[str, list[str]]:

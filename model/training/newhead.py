@@ -40,7 +40,9 @@ def add_heads(recipe_path: Path, data: Path, artifact_folder: Path, out: Path) -
     Of the recipe, heads, data sets, calibration and trials count; body and training are the artifact's. Raises
     DataError for bad data, ArtifactError for a damaged artifact.
     """
-    recipe, artifact = load_recipe(recipe_path, onto=True), Artifact.load(artifact_folder)
+    recipe, artifact = load_recipe(recipe_path), Artifact.load(artifact_folder)
+    if not recipe.heads:
+        raise DataError(f"{recipe_path}: no `heads`: there is nothing to put onto the artifact")
     codec = TextCodec(artifact.tokenizer_json, TextSpec.from_dict(artifact.manifest["text"]))
     corpus = build_corpus(recipe, read_corpus(recipe, data), codec)
     if not corpus.held.any() or corpus.held.all():

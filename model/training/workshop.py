@@ -46,6 +46,8 @@ class Workshop:
 def furnish(recipe: Recipe, data: Path, out: Path, console: Console) -> Workshop:
     """Read and check the data and the valid files, cut the body, number the texts, fit the n-gram channel (or read it
     back from ``out``). Raises ModelError."""
+    if not recipe.body or not recipe.heads:
+        raise DataError(f"recipe {recipe.name}: to train a network it must name `body` and `heads`")
     rows = read_corpus(recipe, data)
     encoder, codec, tokenizer_json = _body(recipe, data, rows)
     corpus = build_corpus(recipe, rows, codec, out / "augmented")

@@ -85,6 +85,8 @@ def test_files_are_read_where_the_options_say(folder: Path, tmp_path: Path) -> N
     told = ("--field", "sentiment=subject", "--field", "sentiment=body", "--label-field", "sentiment=mood")
     (task,) = printed(*report, *told)["tasks"]
     assert task["log_loss"] == flat["log_loss"]
+    clicks = run("report", *asked, "--trial", f"click={folder / 'rows.jsonl'}", "--field", "click=subject")
+    assert "events of click have their own" in clicks.stderr
     for wrong in (("--field", "subject"), ("--label-field", "stars=mood"), ("--field", "sentiment=")):
         refused = run(*report, *wrong)
         assert refused.exit_code == 6

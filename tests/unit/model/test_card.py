@@ -51,7 +51,7 @@ def test_a_recipe_of_ones_own_has_nothing_of_the_starters(own: dict[str, Any]) -
     recipe = replace(make_recipe(frozen_layers=2), heads=HEADS)
     text = card.render(recipe, own)
     assert not [word for word in STARTERS_OWN if word in text]
-    assert "made from the recipe `tiny`" in text
+    assert "made with the recipe `tiny`" in text
     assert "| n-gram channel | none |" in text
     assert "lower case" not in text
     assert "## Use" not in text
@@ -78,7 +78,7 @@ def test_heads_that_came_onto_an_artifact_are_told_apart(own: dict[str, Any]) ->
     text = card.render(
         replace(make_recipe(frozen_layers=2), heads={"mood": HEADS["mood"]}, body=""), own | {"onto": "old-7"}
     )
-    assert "`mood` came onto `old-7`; all else is as in that artifact." in text
+    assert "`mood` came onto `old-7`; all else is as in that artifact, whose own card" in " ".join(text.split())
     assert "as in `old-7`; 20000 pieces" in text
     assert "nothing else was trained" in text
     assert "first 2 layers" not in text

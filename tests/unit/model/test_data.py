@@ -110,13 +110,12 @@ def load(folder: Path, content: str) -> Recipe:
     ("content", "reason"),
     [
         ("- a", "keys with values"),
-        ("name: x", "keys with values"),
         ("{name: x, body: b, heads: {h: {}}, datasets: [{name: d, file: f, colour: red}]}", "unknown key 'colour'"),
         ("{name: x, body: b, heads: {h: {}}, datasets: [{name: d}]}", "either file or templates"),
         ("{name: x, body: b, heads: {h: {}}, datasets: [{name: d, file: f, labels: {g: y}}]}", "head 'g'"),
         ("{name: x, body: b, heads: {h: {}}, datasets: [], bag: {targets: [[d, h]]}}", "bag.targets"),
         ("{name: x, body: b, heads: {h: {}}, datasets: [], text: {gram_buckets: 100}}", "power of two"),
-        ("{name: x, heads: {h: {}}, datasets: []}", "body"),
+        ("{body: b, heads: {h: {}}, datasets: []}", "key 'name' is missing"),
         ("a: [", "no readable recipe"),
         (
             "{name: x, body: b, heads: {h: {}, g: {}}, datasets: [{name: d, file: f, labels: {h: y}}]}",
@@ -146,7 +145,7 @@ def load(folder: Path, content: str) -> Recipe:
         (changed("calibration_share", value="0.1"), "recipe.yaml: calibration_share: '0.1' is not a number"),
         (changed("calibration_share", value=1), "calibration_share: 1 must be above 0 and below 1"),
         (changed("evaluation", 0, "text", value="subject"), "evaluation.text: 'subject' is not a list"),
-        (changed("body", value=None), "key 'body' is missing"),
+        (changed("name", value=None), "key 'name' is missing"),
     ],
 )
 def test_a_bad_recipe_names_the_key(tmp_path: Path, content: str, reason: str) -> None:
