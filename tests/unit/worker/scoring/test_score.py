@@ -100,7 +100,7 @@ def units_of(scorer: NullScorer, *events: Any, cache: VectorCache | None = None)
     ledger.assign((topic, 0) for topic in LANES)
     names = {ClickEvent: "events.click", ReviewEvent: "events.review", ServiceEvent: "events.service"}
     records = [Record(names[type(e)], 0, n, 0, None, msgspec.json.encode(e)) for n, e in enumerate(events)]
-    intake = Intake(LANES, scorer, VectorCache("v", 1 << 20) if cache is None else cache)
+    intake = Intake(LANES, scorer, VectorCache(1 << 20) if cache is None else cache)
     units, letters = intake.admit(records, ledger, 0.0, NOW_MS)
     assert letters == []
     return units
@@ -152,7 +152,7 @@ def test_every_candidate_meets_the_states_of_its_own_event() -> None:
 
 
 def test_each_text_is_encoded_once() -> None:
-    scorer, cache = CountingScorer(), VectorCache("v", 1 << 20)
+    scorer, cache = CountingScorer(), VectorCache(1 << 20)
     events = [click(item_id="i", title="lamp"), click(item_id="i", title="lamp"), review("lamp"), review("good")]
     done = score(scorer, units_of(scorer, *events, cache=cache))
     assert scorer.encoded == 2
@@ -164,7 +164,7 @@ def test_each_text_is_encoded_once() -> None:
 
 
 def test_a_text_in_flight_in_another_batch_is_not_encoded_again() -> None:
-    scorer, cache = CountingScorer(), VectorCache("v", 1 << 20)
+    scorer, cache = CountingScorer(), VectorCache(1 << 20)
     first = units_of(scorer, review("good"), cache=cache)
     second = units_of(scorer, review("good"), cache=cache)
     score(scorer, first)
