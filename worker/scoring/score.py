@@ -2,8 +2,8 @@
 
 An exception of the model, or a score that is not a number, costs one event and not its neighbours: the failing
 batch is halved until the culprit is alone. Memory that is full is no event's fault: the batch is encoded in halves
-and says so, and where not even one text or event fits, the device is given up. So it is where it has failed for good:
-what then fails on every event is no event's fault either.
+and says so, and where not even one text or event fits, the device is given up. So it is where it has failed for good,
+which is no event's fault either.
 """
 
 from __future__ import annotations
@@ -191,9 +191,8 @@ class BatchScorer:
         progress = _Progress()
         results = self._bisect(fetched, fetched.batch.units, progress)
         total_s = self._clock() - start
-        failures = sum(type(result) is Failure for result in results)
-        if failures and (failures == len(results) or not progress.encoded):
-            self._canary.check()
+        if any(type(result) is Failure for result in results):
+            self._canary.check()  # whatever failed, before its events are blamed: the device may have died on the way
         return Scored(
             fetched.batch,
             results,

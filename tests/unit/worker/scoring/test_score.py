@@ -415,6 +415,21 @@ def test_events_that_need_no_text_do_not_hide_that_every_text_fails() -> None:
         score(scorer, units_of(scorer, click(item_id="i"), review("text")))
 
 
+def test_a_device_that_dies_in_the_middle_of_a_batch_blames_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer, encode, calls = NullScorer(), NullScorer().encode, [0]
+
+    def dying(prepared: Sequence[Prepared]) -> Floats:
+        calls[0] += 1
+        if calls[0] != 2:
+            raise RuntimeError("the stream is gone")
+        return encode(prepared)
+
+    units = units_of(scorer, *(review(f"text {n}") for n in range(9)))
+    monkeypatch.setattr(scorer, "encode", dying)
+    with pytest.raises(DeviceError, match="the stream is gone"):
+        score(scorer, units)
+
+
 def test_a_batch_of_nothing_but_poison_blames_its_events() -> None:
     scorer = CountingScorer(raise_on=7)
     done = score(scorer, units_of(scorer, *(review("abcd" * 7 + "\u200b" * n) for n in range(3))))
