@@ -17,7 +17,7 @@ help: ## This list
 	@echo "make <target>, with ARGS=\"...\" passed on:"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
 
-demo: $(READY) ## A simulated shop through all three roles, with a live view (ARGS="--events 2000 --exit --json")
+demo: $(READY) ## A simulated shop through worker, profiles and alerts, with a live view (ARGS="--events 2000 --exit --json")
 	$(VENV)/bin/millrace demo $(ARGS)
 
 test: $(READY) ## All tests; those on real Kafka and Redis where the machine has Java, Maven and redis-server

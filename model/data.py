@@ -3,16 +3,18 @@
 import gzip
 import hashlib
 import json
+import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from model.errors import DataError
 
 Row = dict[str, Any]
-FIELD_OF_TASK = {
+TEXT_FIELDS = ("title", "text")
+FIELD_OF_TASK = {  # of the public data sets: an artifact that does not say where its labels were is read so
     "sentiment": "sentiment",
     "sentiment.finance": "sentiment",
     "category": "category",
@@ -34,6 +36,29 @@ class Example:
     labels: Mapping[str, str]
     outside: tuple[str, ...] = ()  # intent heads for which this text is out of scope
     group: str = ""  # named group of the row, for fairness; empty: none
+    line: int = 0  # of the file; 0: the text is from no file
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Where rows have what a head learns from: the fields of the ``text``, joined by a space, and that of the
+    ``label``; empty: not said."""
+
+    text: tuple[str, ...] = ()
+    label: str = ""
+
+    def otherwise(self, other: "Columns") -> "Columns":
+        """These columns and, where they say nothing, the other's."""
+        return Columns(self.text or other.text, self.label or other.label)
+
+
+class Labelled(NamedTuple):
+    """A row with its text and label, and the ``place`` (file:line) that errors name."""
+
+    place: str
+    text: str
+    label: str
+    row: Row
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
@@ -79,34 +104,62 @@ def text_of(row: Row, fields: Sequence[str], path: Path, number: int) -> str:
 def label_of(row: Row, field: str, path: Path, number: int) -> str:
     """A row's label as a string (stars are whole numbers). Raises DataError."""
     value = row.get(field)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+    label = as_label(value)
+    if label is None:
         raise DataError(
             f"{path}:{number}: label field {field!r} is {_kind(value)}, a string or whole number is expected"
         )
-    return str(value)
+    return label
 
 
-def read_labelled(paths: Sequence[Path], task: str) -> tuple[list[str], list[str]]:
-    """Texts and labels of a text task's files (``title`` before ``text`` where there is one). Raises DataError."""
-    texts, labels, _ = read_with_rows(paths, task)
-    return texts, labels
+def as_label(value: Any) -> str | None:
+    """A label as text, from a string or a whole number; None of what is neither, and of the empty string."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    return str(value) or None
 
 
-def read_with_rows(paths: Sequence[Path], task: str) -> tuple[list[str], list[str], list[Row]]:
-    """As ``read_labelled``, with the rows themselves. Raises DataError."""
-    if task not in FIELD_OF_TASK:
-        raise DataError(f"unknown task {task!r}; known: {', '.join(FIELD_OF_TASK)}, click, purchase")
-    texts, labels, rows = [], [], []
-    for path in paths:
-        for number, row in read_rows(path):
-            texts.append(text_of(row, ("title", "text"), path, number))
-            labels.append(label_of(row, FIELD_OF_TASK[task], path, number))
-            rows.append(row)
-    if not texts:
+def columns_of(head: str, entry: Mapping[str, Any], given: Columns | None = None) -> Columns:
+    """Where rows have a head's text and label: as ``given``, else as the head's manifest ``entry`` says, else as the
+    public data sets have it. A head that these do not know has its labels under its own name."""
+    stored = Columns(tuple(entry.get("text", ())), entry.get("field", ""))
+    public = Columns(TEXT_FIELDS, FIELD_OF_TASK.get(head, head))
+    return (given or Columns()).otherwise(stored).otherwise(public)
+
+
+def check_label(label: str, head: str, known: Collection[str], place: str) -> None:
+    """Raises DataError, naming ``place``, for a label that is none of the head's ``known`` ones."""
+    if label not in known:
+        raise DataError(f"{place}: label {label!r} is unknown to head {head!r}; its labels: {', '.join(known)}")
+
+
+def check_number(label: str, head: str, place: str) -> None:
+    """Raises DataError, naming ``place``, for a label of a head of kind ``score`` that is no number."""
+    try:
+        well = math.isfinite(float(label))
+    except ValueError:
+        well = False
+    if not well:
+        raise DataError(f"{place}: label {label!r} of head {head!r} is no number, as kind: score needs; leave kind out")
+
+
+def read_labelled(paths: Sequence[Path], columns: Columns) -> list[Labelled]:
+    """The rows of files that have text and label in ``columns``. Raises DataError, also where there is none."""
+    found = [
+        Labelled(
+            f"{path}:{number}",
+            text_of(row, columns.text, path, number),
+            label_of(row, columns.label, path, number),
+            row,
+        )
+        for path in paths
+        for number, row in read_rows(path)
+    ]
+    if not found:
         raise DataError(f"{', '.join(map(str, paths)) or 'no file'}: no rows; give at least one non-empty file")
-    return texts, labels, rows
+    return found
 
 
 def fingerprint(path: Path) -> str:

@@ -40,7 +40,7 @@ def golden_of(scorer: Scorer) -> dict[str, Any]:
 def save_with_golden(folder: Path, manifest: dict[str, Any], tensors: dict[str, Any], tokenizer_json: str) -> Artifact:
     """Save an artifact, let it answer the golden texts, and save it again with those answers."""
     Artifact.save(folder, manifest | {"golden": {}}, tensors, tokenizer_json)
-    golden = golden_of(load_scorer(folder, device="cpu"))
+    golden = golden_of(load_scorer(folder, device="cpu", precision="float32"))
     return Artifact.save(folder, manifest | {"golden": golden}, tensors, tokenizer_json)
 
 

@@ -1,11 +1,12 @@
 """The packed encoder as it is served on CPU: no gradients, buffers used again, one product for Q, K and V.
 
-Same weights and same answers as ``PackedEncoder``, which is what is trained. What is element-wise works in place.
+Same weights and same answers as ``PackedEncoder``, which is what is trained. What is element-wise works in place. With
+products in bfloat16 (`model.products`) only what they read and write is of that kind; the sum that runs through the
+layers and its norms stay float32. Attention is then two products and a softmax, 14 us of one core a token where the
+library's attention takes 20 in float32 and 35 in bfloat16, twelve layers of 384; in float32 the library's is as fast.
 
-Tried and lost on AVX2, 384 wide: weights packed once for MKL (as fast); oneDNN with the activation fused (21.8 to 24.0
-us a token against 17.5 to 19.4); attention as two batched products around a softmax (as fast); int8. Of that, oneDNN's
-products took 0.55 of the time, but with a scale a token (so that answers do not depend on neighbours) the whole pass
-took 0.87 to 0.96 of it, for rows 12 % off (lowest cosine 0.977).
+Tried and lost: GELU inside oneDNN's bfloat16 product (8 us more than without, 4 beside it); with AVX2, oneDNN's float32
+products with the activation fused (21.8 to 24.0 us a token against 17.5 to 19.4).
 """
 
 import math
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 from model.encoder import EncoderConfig, PackedEncoder
 from model.packing import Packed
+from model.products import Dense, fastest
 
 IN_PLACE: dict[str, Callable[[Tensor], object]] = {
     "gelu": lambda x: torch.ops.aten.gelu_(x),
@@ -28,65 +30,78 @@ IN_PLACE: dict[str, Callable[[Tensor], object]] = {
 }
 
 
-class Dense:
-    """x [T, in] times a layer's matrix plus its bias, into ``out`` [T, out]."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self._weight, self._bias = weight.detach().t(), bias.detach()
-
-    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
-        return torch.addmm(self._bias, x, self._weight, out=out)
-
-
 class Workspace:
-    """Buffers for up to ``tokens`` tokens, of one thread. It grows with what it is asked for and never shrinks."""
+    """Buffers for up to ``tokens`` tokens, of one thread. It grows with what it is asked for and never shrinks.
 
-    def __init__(self, config: EncoderConfig) -> None:
-        hidden = config.hidden
-        self._widths = {"x": hidden, "y": hidden, "attended": hidden, "qkv": 3 * hidden, "inner": config.intermediate}
-        self._widths |= {"mean": 1, "rstd": 1}
+    ``x`` runs through the layers, ``read`` is what products read of it, ``total`` what a norm reads: float32, but for
+    what products read and write (``dtype``), and one and the same where that is float32 too.
+    """
+
+    def __init__(self, config: EncoderConfig, dtype: torch.dtype = torch.float32) -> None:
+        hidden, exact = config.hidden, torch.float32
+        self._kinds = {"x": (hidden, exact), "y": (hidden, dtype), "attended": (hidden, dtype)}
+        self._kinds |= {"qkv": (3 * hidden, dtype), "inner": (config.intermediate, dtype)}
+        self._kinds |= {"mean": (1, exact), "rstd": (1, exact)}
+        if dtype != exact:
+            self._kinds |= {"read": (hidden, dtype), "total": (hidden, exact)}
         self._buffers: dict[str, Tensor] = {}
 
     def take(self, tokens: int) -> dict[str, Tensor]:
         """The first ``tokens`` rows of each buffer."""
         if not self._buffers or len(self._buffers["x"]) < tokens:
             rows = -(-tokens // 256) * 256
-            self._buffers = {name: torch.empty(rows, width) for name, width in self._widths.items()}
-        return {name: buffer[:tokens] for name, buffer in self._buffers.items()}
+            self._buffers = {name: torch.empty(rows, width, dtype=kind) for name, (width, kind) in self._kinds.items()}
+        taken = {name: buffer[:tokens] for name, buffer in self._buffers.items()}
+        return {"read": taken["x"], "total": taken["y"]} | taken
 
 
 class _Layer:
-    def __init__(self, layer: Any, config: EncoderConfig) -> None:
+    def __init__(self, layer: Any, config: EncoderConfig, dtype: torch.dtype) -> None:
         attention = layer.attention.self
         parts = (attention.query, attention.key, attention.value)
-        self.qkv = Dense(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts]))
+        kind = fastest(config.hidden, config.intermediate) if dtype == torch.float32 else Dense
+        self.qkv = kind(torch.cat([p.weight for p in parts]).to(dtype), torch.cat([p.bias for p in parts]).to(dtype))
         self.attended, self.up, self.down = (
-            Dense(m.dense.weight, m.dense.bias) for m in (layer.attention.output, layer.intermediate, layer.output)
+            kind(m.dense.weight.to(dtype), m.dense.bias.to(dtype))
+            for m in (layer.attention.output, layer.intermediate, layer.output)
         )
-        self.norms = (layer.attention.output.LayerNorm, layer.output.LayerNorm)
+        self._norms = (layer.attention.output.LayerNorm, layer.output.LayerNorm)
         self._activate = IN_PLACE[config.activation]
         self._heads, self._hidden = config.heads, config.hidden
 
     def __call__(self, work: dict[str, Tensor], packed: Packed, masks: list[Tensor | None]) -> None:
-        """Change ``work["x"]`` [T, hidden] in place."""
-        x, y, inner = work["x"], work["y"], work["inner"]
-        self.qkv(x, work["qkv"])
-        self._attend(work["qkv"], packed, masks, work["attended"])
-        normalise(self.attended(work["attended"], y).add_(x), self.norms[0], x, work)
-        self._activate(self.up(x, inner))
-        normalise(self.down(inner, y).add_(x), self.norms[1], x, work)
+        """Change ``work["x"]`` [T, hidden], and what products read of it, in place."""
+        qkv = self.qkv(work["read"], work["qkv"])
+        self._attend(qkv, packed, masks, work["attended"])
+        _add(self.attended(work["attended"], work["y"]), self._norms[0], work)
+        inner = self.up(work["read"], work["inner"])
+        self._activate(inner)
+        _add(self.down(inner, work["y"]), self._norms[1], work)
 
     def _attend(self, qkv: Tensor, packed: Packed, masks: list[Tensor | None], out: Tensor) -> None:
         size = self._hidden // self._heads
         for group, mask in zip(packed.groups, masks, strict=True):
-            grid = group.grid(qkv).view(group.texts, group.longest, 3, self._heads, size)
-            q, k, v = grid.permute(2, 0, 3, 1, 4).unbind()  # [g, heads, L, d]
-            attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
-            part = out[group.start : group.end]
+            grid = group.grid(qkv).view(group.texts, group.longest, 3, self._heads, size).permute(2, 0, 3, 1, 4)
+            if mask is None or mask.dtype == torch.float32:
+                q, k, v = grid.unbind()  # [g, heads, L, d]
+                attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            else:
+                q, k, v = grid.contiguous().view(3, -1, group.longest, size).unbind()  # [g * heads, L, d]
+                share = torch.softmax(torch.baddbmm(mask, q, k.transpose(1, 2), alpha=size**-0.5), -1)
+                attended = torch.bmm(share, v).view(group.texts, self._heads, group.longest, size)
+            attended, part = attended.transpose(1, 2), out[group.start : group.end]
             if group.real is None:
                 part.view(attended.shape).copy_(attended)
             else:
-                torch.index_select(attended.reshape(-1, self._hidden), 0, group.real, out=part)
+                part.copy_(attended.reshape(-1, self._hidden).index_select(0, group.real))
+
+
+def _add(y: Tensor, norm: nn.LayerNorm, work: dict[str, Tensor]) -> None:
+    """Add y [T, hidden] to what runs through the layers and normalise it, for products to read too."""
+    x, read = work["x"], work["read"]
+    normalise(torch.add(x, y, out=work["total"]), norm, x, work)
+    if read is not x:
+        read.copy_(x)
 
 
 def normalise(x: Tensor, norm: nn.LayerNorm, out: Tensor, work: dict[str, Tensor]) -> None:
@@ -97,12 +112,15 @@ def normalise(x: Tensor, norm: nn.LayerNorm, out: Tensor, work: dict[str, Tensor
 
 
 class InferenceEncoder:
-    """A ``PackedEncoder``'s weights, laid out for serving on CPU. Threads may share it, each with its own workspace."""
+    """A ``PackedEncoder``'s weights, laid out for serving on CPU. Threads may share it, each with its own workspace.
 
-    def __init__(self, encoder: PackedEncoder) -> None:
-        self.config = encoder.config
+    ``dtype``: of the products, float32 or bfloat16.
+    """
+
+    def __init__(self, encoder: PackedEncoder, dtype: torch.dtype = torch.float32) -> None:
+        self.config, self.dtype = encoder.config, dtype
         with torch.inference_mode():
-            self._layers = [_Layer(layer, self.config) for layer in encoder.encoder.layer]
+            self._layers = [_Layer(layer, self.config, dtype) for layer in encoder.encoder.layer]
         self._embeddings = encoder.embeddings
 
     def __call__(self, packed: Packed, workspace: Workspace) -> Tensor:
@@ -110,25 +128,34 @@ class InferenceEncoder:
         with torch.inference_mode():
             work = workspace.take(len(packed.tokens))
             self._embed(packed, work)
-            masks = [None if g.mask is None else _additive(g.mask) for g in packed.groups]
+            masks = [self._additive(g.mask) for g in packed.groups]
             for layer in self._layers:
                 layer(work, packed, masks)
             return self._pool(work["x"], packed)
 
     def _embed(self, packed: Packed, work: dict[str, Tensor]) -> None:
-        table, x, y = self._embeddings, work["x"], work["y"]
+        table, x, y = self._embeddings, work["x"], work["total"]
         torch.index_select(table.word_embeddings.weight, 0, packed.tokens, out=x)
         torch.index_select(table.position_embeddings.weight, 0, packed.positions + self.config.position_offset, out=y)
         y.add_(table.token_type_embeddings.weight[0]).add_(x)
         normalise(y, table.LayerNorm, x, work)
+        if work["read"] is not x:
+            work["read"].copy_(x)
+
+    def _additive(self, mask: Tensor | None) -> Tensor | None:
+        """A bool mask [g, 1, 1, L] as what attention adds to the scores: done once a batch, not in every layer.
+
+        For attention by products, of one more size: [g * heads, 1, L], or [1, 1, 1] where nothing is masked.
+        """
+        if self.dtype == torch.float32:
+            return None if mask is None else torch.zeros(mask.shape).masked_fill_(~mask, -math.inf)
+        if mask is None:
+            return torch.zeros(1, 1, 1, dtype=self.dtype)
+        added = torch.zeros(mask.shape, dtype=self.dtype).masked_fill_(~mask, -math.inf)
+        return added.expand(-1, self.config.heads, -1, -1).reshape(-1, 1, mask.shape[-1])
 
     def _pool(self, x: Tensor, packed: Packed) -> Tensor:
         if self.config.pooling == "cls":
             return x[packed.starts][packed.restore]
         total = torch.zeros(len(packed.starts), x.shape[1]).index_add_(0, packed.rows, x)
         return total.div_(packed.lengths[:, None])[packed.restore]
-
-
-def _additive(mask: Tensor) -> Tensor:
-    """A bool mask as what is added to the scores: done once a batch, or attention does it in every layer."""
-    return torch.zeros(mask.shape).masked_fill_(~mask, -math.inf)

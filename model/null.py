@@ -81,6 +81,9 @@ class NullScorer:
     def threshold(self, head: str) -> float | None:
         return 0.05 if head.startswith("intent.") else None
 
+    def head(self, name: str) -> Mapping[str, Any]:
+        return {}
+
     def tensor(self, name: str) -> npt.NDArray[Any]:
         raise KeyError(name)
 

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from model.errors import DataError
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
@@ -63,16 +65,30 @@ class Scorer(Protocol):
         """An intent below this top probability is out of scope; None where the head has no such threshold."""
         ...
 
+    def head(self, name: str) -> Mapping[str, Any]:
+        """What the artifact's manifest says of a head: ``kind``, the fields of its ``text`` and the ``field`` of its
+        label in the rows that it was trained on, and more. Empty where nothing is said."""
+        ...
+
     def tensor(self, name: str) -> npt.NDArray[Any]:
         """A float32 copy of a named tensor of the artifact. Raises KeyError when there is none."""
         ...
 
 
-def load_scorer(folder: Path, *, device: str = "auto") -> Scorer:
+def check_head(scorer: Scorer, head: str) -> list[str]:
+    """The labels of a head. Raises DataError when the model has no such head."""
+    if head not in scorer.labels:
+        raise DataError(f"the model has no head {head!r}; its heads: {', '.join(scorer.labels)}")
+    return list(scorer.labels[head])
+
+
+def load_scorer(folder: Path, *, device: str = "auto", precision: str = "auto") -> Scorer:
     """Load an artifact folder, checksums verified, for ``cpu``, ``cuda`` or ``auto`` (CUDA when there is one).
+
+    precision  ``float32``, or ``auto``: what the device multiplies fastest, float16 or bfloat16 where it has them
 
     Raises ArtifactError, saying what is wrong and what to do.
     """
     from model.torch_scorer import TorchScorer  # lazy: processes on the null model never import torch
 
-    return TorchScorer(folder, device=device)
+    return TorchScorer(folder, device=device, precision=precision)

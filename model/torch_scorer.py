@@ -17,6 +17,7 @@ from model.errors import ArtifactError
 from model.experts import ExpertsConfig
 from model.network import Network
 from model.packing import chunks
+from model.products import fast_precision
 from model.scoring import Floats, Prepared
 from model.text import TextCodec, TextSpec
 
@@ -28,7 +29,7 @@ SCALE = ".row_scale"  # name of the row scales of an int8 matrix, after its own
 class TorchScorer:
     """An artifact folder ready to score. See ``model.scoring.Scorer`` for the meaning of each method."""
 
-    def __init__(self, folder: Path, *, device: str = "auto") -> None:
+    def __init__(self, folder: Path, *, device: str = "auto", precision: str = "auto") -> None:
         """Raises ArtifactError when the folder is damaged or the device is absent."""
         artifact = Artifact.load(folder)
         if device == "auto":
@@ -47,10 +48,11 @@ class TorchScorer:
         self.hidden = self._network.hidden
         encoder = self._network.encoder
         self._served: CpuEncoder | CudaEncoder | None = None
+        exact = torch.float32 if precision == "float32" else None
         if isinstance(encoder, PackedEncoder) and self.device.type == "cpu":
-            self._served = CpuEncoder(encoder)
+            self._served = CpuEncoder(encoder, dtype=exact or fast_precision())
         elif isinstance(encoder, PackedEncoder) and self.device.type == "cuda":
-            self._served = CudaEncoder(encoder, self.device, longest=self._codec.spec.max_tokens)
+            self._served = CudaEncoder(encoder, self.device, exact, longest=self._codec.spec.max_tokens)
         self._tensors = {name: t for name, t in artifact.tensors.items() if not name.startswith(("encoder.", "bag."))}
         self._mean = self.tensor("space.mean")
         self._projection = self.tensor("space.projection")
@@ -58,6 +60,11 @@ class TorchScorer:
             name: (self.tensor(f"heads.{name}.weight").T.copy(), self.tensor(f"heads.{name}.bias"))
             for name in self.labels
         }
+
+    @property
+    def precision(self) -> str:
+        """What the encoder's products are computed in, such as ``bfloat16``."""
+        return str(torch.float32 if self._served is None else self._served.dtype).removeprefix("torch.")
 
     @property
     def codec(self) -> TextCodec:
@@ -106,6 +113,9 @@ class TorchScorer:
     def threshold(self, head: str) -> float | None:
         value = self._heads[head]["threshold"]
         return None if value is None else float(value)
+
+    def head(self, name: str) -> Mapping[str, Any]:
+        return self._heads.get(name, {})  # type: ignore[no-any-return]
 
     def tensor(self, name: str) -> npt.NDArray[Any]:
         return self._tensors[name].astype(np.float32)

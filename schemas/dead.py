@@ -1,6 +1,6 @@
 """Dead letters: what could not be scored or delivered, whole, with headers that tell why and whence.
 
-The value is the original bytes, the key the source position (the topic is compacted by it). A record without
+The value is the original bytes, the key the letter's id (the topic is compacted by it). A record without
 a value would be a deletion there, so a tombstone's letter has an empty value and ``millrace-null: 1``; a record
 too large for the dead-letter topic keeps its position only and says ``millrace-truncated: 1``. The record's own
 headers come along under ``millrace-source-header:``, so that a replay (`worker.tools.dead_replay`) gives back what
@@ -47,7 +47,7 @@ HEADER_REPLAY_OF: Final = "millrace-replay-of"
 """On a replayed record: the letter that it was, by `DeadLetter.letter_id`."""
 HEADER_REPLAY_COUNT: Final = "millrace-replay-count"
 HEADER_TOMBSTONE: Final = "millrace-tombstone"
-"""On the deletion of a letter: ``replayed`` or ``erased``."""
+"""On the deletion of a letter: ``replayed``, ``erased`` or ``dropped``."""
 MAX_DETAIL_CHARS: Final = 500
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -120,14 +120,16 @@ def read_letter(value: bytes, headers: Headers) -> DeadLetter:
                 if name.startswith(HEADER_OF_SOURCE)
             ],
             truncated=HEADER_TRUNCATED in own,
+            sink=own.get(HEADER_SINK, b"").decode(),
         )
     except (KeyError, ValueError) as error:
         raise FormatError(f"dead letter: header missing or malformed ({error})") from error
 
 
-def source_position(letter_id: str) -> SourcePosition:
-    """The position that a letter's id says. Raises ValueError."""
-    parts = letter_id.rsplit("/", 2)
-    if len(parts) != 3 or not parts[0] or not all(part.isdecimal() for part in parts[1:]):
-        raise ValueError("expected topic/partition/offset")
-    return SourcePosition(parts[0], int(parts[1]), int(parts[2]))
+def parse_letter_id(letter_id: str) -> tuple[SourcePosition, str]:
+    """The position that a letter's id says, and the sink, empty where it says none. Raises ValueError."""
+    place, mark, sink = letter_id.partition("#")  # no topic's name holds the mark
+    parts = place.rsplit("/", 2)
+    if len(parts) != 3 or not parts[0] or not all(part.isdecimal() for part in parts[1:]) or bool(mark) != bool(sink):
+        raise ValueError("expected topic/partition/offset, or topic/partition/offset#sink")
+    return SourcePosition(parts[0], int(parts[1]), int(parts[2])), sink

@@ -1,6 +1,7 @@
 """A scorer whose answers are spelt in the texts, and after a bar where the text lies: '0.1 0.2 0.7 | 3 4'."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,9 @@ class SpokenScorer:
 
     def threshold(self, head: str) -> float | None:
         return self._threshold if head.startswith("intent") else None
+
+    def head(self, name: str) -> Mapping[str, Any]:
+        return {}
 
     def tensor(self, name: str) -> Floats:
         raise KeyError(name)

@@ -60,11 +60,11 @@ def make_workshop(folder: Path) -> Path:
     return folder
 
 
-def make_body(folder: Path, hidden: int = 32) -> Path:
+def make_body(folder: Path, hidden: int = 32, positions: int = 32) -> Path:
     """A tiny pretrained body, as Hugging Face's library saves one."""
     shape = {"hidden_size": hidden, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     torch.manual_seed(0)
-    BertModel(BertConfig(vocab_size=160, max_position_embeddings=32, **shape)).save_pretrained(folder)
+    BertModel(BertConfig(vocab_size=160, max_position_embeddings=positions, **shape)).save_pretrained(folder)
     tokenizer = Tokenizer.from_str(wordpiece_tokenizer([*LETTERS, *[f"##{c}" for c in LETTERS], *CHINESE], lower=True))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=SPECIAL[0]).save_pretrained(folder)
     return folder

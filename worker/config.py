@@ -73,6 +73,7 @@ class ModelConfig(Section, frozen=True, kw_only=True):
 
     artifact: str = "starter"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32"] = "auto"
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     vector_cache_mb: Positive = 64
     # What share of impressions is clicked in this shop; shifts the logit from the training data's own rate.

@@ -3,7 +3,7 @@
 ``MILLRACE_KAFKA__BOOTSTRAP`` is ``kafka.bootstrap``: two underscores between levels. Below ``kafka.options`` one
 underscore is a dot, for librdkafka's names have dots and a shell's have not: ``MILLRACE_KAFKA__OPTIONS__SASL_PASSWORD``
 is its ``sasl.password``. A name that ends in ``_FILE`` gives the file that holds the value, as Docker and Kubernetes
-hand out secrets: ``MILLRACE_REDIS__URL_FILE=/run/secrets/redis_url``.
+hand out secrets: ``MILLRACE_REDIS__URL_FILE=/run/secrets/redis_url``; but for `FILE_KEYS`, whose own names end so.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from worker.errors import ConfigError
 
 ENV_PREFIX: Final = "MILLRACE_"
 MAX_SECRET_BYTES: Final = 64 * 1024
+FILE_KEYS: Final = frozenset({"ca_file"})
+"""Keys of the configuration that are files themselves: what the environment gives for them is the path."""
 _FILE: Final = "_FILE"
 
 
@@ -39,12 +41,23 @@ def entries(env: Mapping[str, str]) -> Iterator[Entry]:
         if not name.startswith(ENV_PREFIX) or "__" not in name:
             continue
         where, literal = f"environment variable {name}", name.endswith(_FILE)
-        if literal:
-            value = _read(value, where)
-        path = name.removeprefix(ENV_PREFIX).removesuffix(_FILE).lower().split("__")
+        path = name.removeprefix(ENV_PREFIX).lower().split("__")
+        if path[-1] in FILE_KEYS:
+            literal = False
+        elif literal:
+            value, path[-1] = _read(value, where), path[-1].removesuffix(_FILE.lower())
         if path[:2] == ["kafka", "options"] and len(path) == 3:
             path[2], literal = path[2].replace("_", "."), True
         yield Entry(path, value, where, literal)
+
+
+def value_of(env: Mapping[str, str], name: str) -> str | None:
+    """The value of a variable that is no key of the configuration, or of the file that ``<name>_FILE`` names.
+
+    Raises `ConfigError` for a file that cannot be read.
+    """
+    file = env.get(name + _FILE)
+    return env.get(name) if file is None else _read(file, f"environment variable {name}{_FILE}")
 
 
 def _read(file: str, where: str) -> str:

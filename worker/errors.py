@@ -10,7 +10,7 @@ MillraceError               said to people in one line; the exit code is ``exit_
 │   └── FenceMovedError     another writer owns the shard now
 ├── StoreRefusedError       (4) Redis refuses our password, rights or certificate: waiting does not help
 ├── ModelLoadError          (5) the artifact is missing, damaged, or of a newer format
-├── DeviceError             (5) the device hangs, or has no memory for even one text
+├── DeviceError             (5) the device hangs or fails for good, or has no memory for even one text
 └── InputError              (6) a file given on the command line cannot be used
 """
 

@@ -12,12 +12,17 @@ from typing import Any
 import structlog
 
 from worker.config import ObserveConfig
+from worker.environment import value_of
 
 KEY_VARIABLE = "MILLRACE_PSEUDONYM_KEY"
 
 
 def configure(observe: ObserveConfig) -> None:
-    """Send our logs and those of libraries to standard error, as JSON lines or for reading, from ``log_level`` up."""
+    """Send our logs and those of libraries to standard error, as JSON lines or for reading, from ``log_level`` up.
+
+    Raises `ConfigError` when the file of the pseudonyms' key cannot be read.
+    """
+    _key()  # a file that cannot be read ends the role at its start, not at its first event
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -53,7 +58,8 @@ def configure(observe: ObserveConfig) -> None:
 def pseudonym(user_id: str | None) -> str:
     """Stand-in for a user id in logs and on screens: a keyed hash, not to be guessed back from a list of ids.
 
-    The key is random for every process; set MILLRACE_PSEUDONYM_KEY to follow one user through several processes.
+    The key is random for every process; set MILLRACE_PSEUDONYM_KEY, or name its file in MILLRACE_PSEUDONYM_KEY_FILE, to
+    follow one user through several processes.
     """
     if user_id is None:
         return "-"
@@ -62,5 +68,5 @@ def pseudonym(user_id: str | None) -> str:
 
 @lru_cache(maxsize=1)
 def _key() -> bytes:
-    given = os.environ.get(KEY_VARIABLE)
+    given = value_of(os.environ, KEY_VARIABLE)
     return hashlib.blake2b(given.encode(), digest_size=32).digest() if given else os.urandom(32)

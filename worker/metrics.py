@@ -36,9 +36,6 @@ class WorkerMetrics:
         self.state_reads = Counter(
             p + "state_reads", "States asked of Redis, by what came back.", ["result"], registry=registry
         )
-        self.commit_seconds = Histogram(
-            p + "commit_seconds", "Time of one offset commit.", registry=registry, buckets=_SECONDS
-        )
         self.transactions = Counter(
             p + "transactions",
             "Transactions, by what became of them; producers opened.",

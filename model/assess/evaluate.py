@@ -14,10 +14,9 @@ import numpy.typing as npt
 
 from model import metrics
 from model.assess import slices
-from model.data import FIELD_OF_TASK as FIELDS
-from model.data import Row, label_of, read_with_rows, text_of
+from model.data import Columns, Labelled, Row, check_label, columns_of, read_labelled
 from model.errors import DataError
-from model.scoring import Floats, Scorer
+from model.scoring import Floats, Scorer, check_head
 
 OUTSIDE = "oos"
 STREAM_TASKS = ("click", "purchase", "conversion")
@@ -51,26 +50,28 @@ def evaluate_files(
     data_paths: Sequence[Path],
     history_paths: Sequence[Path] = (),
     *,
+    columns: Columns | None = None,
     among: Sequence[str] | None = None,
     delays_s: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """Figures of a task on files of rows as in the data sets' own fields; see ``evaluate_texts``.
+    """Figures of a task on files of rows; see ``evaluate_texts``.
 
+    ``columns``: of text and label; what is not said is where the head's training data had it, see ``columns_of``.
     ``click``, ``purchase`` and ``conversion`` run the history files through first and are progressive, for outcomes
-    known at once and after each of ``delays_s`` seconds. Raises DataError naming file and line, or the task when it is
-    unknown.
+    known at once and after each of ``delays_s`` seconds. Raises DataError naming file and line, or the task when the
+    model has no such head.
     """
     if task in STREAM_TASKS:
         from model.clicks.evaluate import evaluate_log  # lazy: it is no part of text evaluation
         from model.clicks.fields import read_lines
 
-        if among is not None:
-            raise DataError(f"--labels is for tasks on texts; {task} has no labels to choose among")
+        if among is not None or columns not in (None, Columns()):
+            raise DataError(f"labels and fields are given for tasks on texts; the events of {task} have their own")
         return evaluate_log(scorer, task, read_lines(data_paths), read_lines(history_paths), delays_s)
     if delays_s:
         raise DataError(f"--delay-s is for clicks, whose outcomes come later; {task} is a task on texts")
-    texts, labels, _ = read_with_rows(data_paths, task)
-    return evaluate_texts(scorer, task, texts, labels, among=among)
+    found = read_task(scorer, task, data_paths, columns)
+    return evaluate_texts(scorer, task, [f.text for f in found], [f.label for f in found], among=among)
 
 
 def assess_files(
@@ -78,24 +79,28 @@ def assess_files(
     task: str,
     data_paths: Sequence[Path],
     *,
+    columns: Columns | None = None,
     among: Sequence[str] | None = None,
     fields: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """As ``assess_texts`` for files of a text task; ``fields`` of their rows may be sliced by. Raises DataError."""
+    """As ``assess_texts`` for files of a text task, read as by ``evaluate_files``; ``fields`` of their rows may be
+    sliced by, those that no row has are refused. Raises DataError."""
     if task in STREAM_TASKS:
         raise DataError(f"{task} has flat figures only: intervals, labels and slices are for tasks on texts")
-    texts, labels, rows = read_with_rows(data_paths, task)
+    found = read_task(scorer, task, data_paths, columns)
+    texts, labels, rows = [f.text for f in found], [f.label for f in found], [f.row for f in found]
     return assess_texts(scorer, task, texts, labels, rows, among=among, fields=fields)
 
 
-def evaluate(scorer: Scorer, task: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """As ``evaluate_files``, for rows of a text task in memory."""
-    if task not in FIELDS:
-        raise DataError(f"unknown task {task!r}; known: {', '.join(FIELDS)}")
-    place = Path("rows")
-    texts = [text_of(row, ("title", "text"), place, i) for i, row in enumerate(rows, 1)]
-    labels = [label_of(row, FIELDS[task], place, i) for i, row in enumerate(rows, 1)]
-    return evaluate_texts(scorer, task, texts, labels)
+def read_task(scorer: Scorer, task: str, paths: Sequence[Path], columns: Columns | None = None) -> list[Labelled]:
+    """The labelled rows of a text task's files. Raises DataError naming file and line, also for a label that the head
+    does not know, or the task when the model has no such head."""
+    known = check_head(scorer, task)
+    found = read_labelled(paths, columns_of(task, scorer.head(task), columns))
+    for labelled in found:
+        if labelled.label != OUTSIDE:
+            check_label(labelled.label, task, known, labelled.place)
+    return found
 
 
 def evaluate_texts(
@@ -106,11 +111,11 @@ def evaluate_texts(
     The guess is the argmax over the labels that occur (a file of two sentiments is judged on two), or over those of
     ``among``, and log_loss, auc and ece use the conditional probabilities over them. For an intent head with a
     threshold, in_scope_accuracy and oos_recall apply it: a top probability below it, or the class ``oos``, means out of
-    scope. Stars are judged by mae as well, of the expected value. Raises DataError for an unknown task or label, or one
-    that occurs without being in ``among``.
+    scope. A head of kind ``score`` is judged by mae as well, of the expected value. Raises DataError for an unknown
+    task or label, or one that occurs without being in ``among``.
     """
     judged = judge(scorer, task, texts, labels, among)
-    return _flat(judged, labels, scorer.threshold(task))
+    return _flat(judged, labels, scorer)
 
 
 def assess_texts(
@@ -133,7 +138,7 @@ def assess_texts(
     """
     judged = judge(scorer, task, texts, labels, among)
     threshold = scorer.threshold(task)
-    result = _flat(judged, labels, threshold)
+    result = _flat(judged, labels, scorer)
     if judged.judged.any():
         kept = np.flatnonzero(judged.judged).tolist()
         size, truth, guess = len(judged.candidates), judged.truth, judged.guess
@@ -158,11 +163,9 @@ def judge(
     scorer: Scorer, task: str, texts: Sequence[str], labels: Sequence[str], among: Sequence[str] | None = None
 ) -> Judged:
     """Score the texts [n] and set the guesses beside their labels [n]. Raises DataError as ``evaluate_texts``."""
-    if task not in scorer.labels:
-        raise DataError(f"the model has no head {task!r}; its heads: {', '.join(scorer.labels)}")
+    known = check_head(scorer, task)
     if not texts:
         raise DataError(f"no rows to measure {task!r} on; give at least one")
-    known = list(scorer.labels[task])
     unknown = sorted(set(labels) - set(known) - {OUTSIDE})
     if unknown:
         raise DataError(f"label {unknown[0]!r} is unknown to head {task!r}; its labels: {', '.join(known)}")
@@ -223,7 +226,8 @@ def scope_curve(probabilities: Floats, known: Sequence[str], labels: Sequence[st
     return [{name: _round(value) for name, value in point.items()} for point in curve]
 
 
-def _flat(judged: Judged, labels: Sequence[str], threshold: float | None) -> dict[str, Any]:
+def _flat(judged: Judged, labels: Sequence[str], scorer: Scorer) -> dict[str, Any]:
+    threshold = scorer.threshold(judged.task)
     result: dict[str, Any] = {"task": judged.task, "n": len(labels)}
     if judged.judged.any():
         result |= _figures(judged)
@@ -231,10 +235,21 @@ def _flat(judged: Judged, labels: Sequence[str], threshold: float | None) -> dic
         result |= scope_figures(judged.probabilities, judged.labels, labels, threshold)
     if judged.task == "sentiment" and "negative" in judged.labels:
         result |= _soft_errors(judged, labels)
-    if judged.task == "stars":
-        expected = judged.probabilities @ np.array([float(label) for label in judged.labels])
-        result["mae"] = float(np.abs(expected - np.array([float(label) for label in labels])).mean())
+    if _is_score(scorer, judged.task) and judged.judged.any():
+        result["mae"] = _mean_absolute_error(judged)
     return {key: _round(value) if isinstance(value, float) else value for key, value in result.items()}
+
+
+def _is_score(scorer: Scorer, head: str) -> bool:
+    """Whether the labels are numbers. Artifacts that do not say have one such head, ``stars``."""
+    return bool(scorer.head(head).get("kind", "score" if head == "stars" else "classes") == "score")
+
+
+def _mean_absolute_error(judged: Judged) -> float:
+    """Of the expected value over all labels of the head, on the rows whose label it knows."""
+    expected = judged.probabilities[judged.judged] @ np.array([float(label) for label in judged.labels])
+    truth = np.array([float(label) for label in judged.candidates])[judged.truth]
+    return float(np.abs(expected - truth).mean())
 
 
 def _soft_errors(judged: Judged, labels: Sequence[str]) -> dict[str, float]:

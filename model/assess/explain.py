@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from model.assess import spans
 from model.errors import DataError
-from model.scoring import Scorer, load_scorer
+from model.scoring import Scorer, check_head, load_scorer
 
 METHODS = ("occlusion", "gradients")
 PARTS_MAX = 128  # more words or characters than this are taken in runs of neighbours
@@ -72,12 +72,10 @@ def explain(
     scorer = load_scorer(Path(model)) if isinstance(model, str | Path) else model
     if method not in METHODS:
         raise DataError(f"method {method!r} is unknown; use {' or '.join(METHODS)}")
-    if head not in scorer.labels:
-        raise DataError(f"the model has no head {head!r}; its heads: {', '.join(scorer.labels)}")
+    labels = check_head(scorer, head)
     places = spans.units(text)
     if not places:
         raise DataError("the text is empty; there is nothing to explain")
-    labels = list(scorer.labels[head])
     if label is not None and label not in labels:
         raise DataError(f"label {label!r} is unknown to head {head!r}; its labels: {', '.join(labels)}")
     whole = _probabilities(scorer, head, [text])

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
 from model.artifact import MANIFEST, Artifact
-from model.assess.evaluate import STREAM_TASKS, assess_texts, evaluate_files
+from model.assess.evaluate import STREAM_TASKS, assess_texts, evaluate_files, read_task
 from model.assess.report_page import page
-from model.data import fingerprint, read_rows, read_with_rows
+from model.data import Columns, fingerprint, read_rows
 from model.errors import DataError, ModelError
 from model.scoring import Scorer, load_scorer
 from model.torch_scorer import SCALE
@@ -24,12 +24,15 @@ _LOSSES = ("loss", "losses", "held")  # of a task, shown together
 
 
 class TrialLike(Protocol):
-    """A task and the labelled file it is measured on, as ``model.training.recipe.Trial`` has them."""
+    """A task, the labelled file it is measured on and where that has text and label, as
+    ``model.training.recipe.Trial`` has them."""
 
     @property
     def task(self) -> str: ...
     @property
     def file(self) -> str | Path: ...
+    @property
+    def columns(self) -> Columns: ...
 
 
 def write_report(
@@ -122,9 +125,10 @@ def _task(scorer: Scorer, trial: TrialLike, root: Path, fields: Sequence[str]) -
     path = root / trial.file
     place = {"file": str(trial.file), "sha256": fingerprint(path)}
     if trial.task in STREAM_TASKS:
-        figures = evaluate_files(scorer, trial.task, [path])
+        figures = evaluate_files(scorer, trial.task, [path], columns=trial.columns)
         return {name: v.item() if hasattr(v, "item") else v for name, v in figures.items()} | place  # numpy's numbers
-    texts, labels, rows = read_with_rows([path], trial.task)
+    found = read_task(scorer, trial.task, [path], trial.columns)
+    texts, labels, rows = [f.text for f in found], [f.label for f in found], [f.row for f in found]
     there = [field for field in fields if any(row.get(field) is not None for row in rows)]
     return assess_texts(scorer, trial.task, texts, labels, rows, fields=there) | place
 

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.data import columns_of
 from model.errors import DataError
-from model.scoring import Floats, Scorer
-from model.training.unlabelled import FIELDS, Unlabelled, check_head, score, write_rows
+from model.scoring import Floats, Scorer, check_head
+from model.training.unlabelled import Unlabelled, score, write_rows
 
 POOL_FACTOR = 10  # texts in the pool for each that is asked for
 COUNT_MAX = 5_000  # 50,000 vectors of 64 numbers in the pool: 13 MB; choosing takes a minute
@@ -37,24 +38,24 @@ def run_active(
     out: Path,
     *,
     measure: str = "margin",
-    fields: Sequence[str] = FIELDS,
+    fields: Sequence[str] = (),
     labelled: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Choose ``count`` texts of ``path`` for a head and write them to ``out`` as JSON Lines, best first: the first part
     of the file is a good choice of fewer.
 
-    ``measure``: margin (1 less the gap between the two top probabilities) or entropy (over its largest value). Texts
-    that repeat, stand in the ``labelled`` files or look the same to the model are passed over: there may be fewer. A
-    row: text, line, uncertainty (0 to 1), guess, probability. Memory: one batch, and POOL_FACTOR texts with vectors for
-    each one asked for. Raises DataError for a malformed file (file, line, reason), an unknown head or measure, or a
-    count that is not from 1 to COUNT_MAX.
+    ``fields``: of the text; empty: those that the head was trained on. ``measure``: margin (1 less the gap between the
+    two top probabilities) or entropy (over its largest value). Texts that repeat, stand in the ``labelled`` files or
+    look the same to the model are passed over: there may be fewer. A row: text, line, uncertainty (0 to 1), guess,
+    probability. Memory: one batch, and POOL_FACTOR texts with vectors for each one asked for. Raises DataError for a
+    malformed file (file, line, reason), an unknown head or measure, or a count that is not from 1 to COUNT_MAX.
     """
     labels = check_head(scorer, head)
     if measure not in MEASURES:
         raise DataError(f"unknown measure {measure!r}; use {' or '.join(MEASURES)}")
     if not 1 <= count <= COUNT_MAX:
         raise DataError(f"{count} texts cannot be chosen; give a count from 1 to {COUNT_MAX}")
-    source = Unlabelled(Path(path), fields, labelled)
+    source = Unlabelled(Path(path), fields or columns_of(head, scorer.head(head)).text, labelled)
     pool: list[dict[str, Any]] = []
     vectors, doubts = np.zeros((0, 0), np.float32), np.zeros(0)
     for batch in source.batches():

@@ -1,78 +1,78 @@
 """The model card: what an artifact was made from, how well it does, where it must not be trusted."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from textwrap import fill
 from typing import Any
 
 from model.training.recipe import Recipe
 
-_INTRO = """# Model card: {version}
-
-A small bilingual (Chinese, English) multi-task text model for an online shop: one encoder, {heads} heads. `make
-{made}` makes it from `model/training/{made}.yaml`; `model/artifact.py` describes format and checks. Vector space
-`{space}`.
+_PARTS = """One encoder, {heads} heads. `model/artifact.py` describes format and checks. Vector space `{space}`.
 
 | part | what it is |
 | --- | --- |
-| encoder | {layers} layers, width {hidden}, from `{body}`; {vocabulary} pieces |
-| n-gram channel | {grams} n-grams of characters and words, {columns} linear columns in int8, fitted first |
-| text | at most {tokens} pieces, head and tail kept; NFKC, lower case, emoji kept |
+| encoder | {layers} layers, width {hidden}, {origin}; {vocabulary} pieces |
+| n-gram channel | {channel} |
+| text | at most {tokens} pieces, head and tail kept; NFKC, {lower}emoji kept |
 | training | {training} |
 """
 _CLICK_FIGURES = ("n", "auc", "log_loss", "ece", "predicted_over_observed", "base_rate")
-_USE = """
-## Use
-
-Development, demonstration and as a starting point. **Most of the training data has no open licence: it is research
-data. Train again on your own data before any commercial use** (`make starter` with a recipe of your own).
-"""
-_LIMITS = """
-## Limits
-
-- Chinese shop intents were learned from our own templates only (no real labelled Chinese messages). Their figure is on
-  `shop_zh_test.jsonl`, messages written for this in other words by somebody who had not seen the templates, with one
-  annotator; the English one is on text itself generated from templates. Expect less on real messages.
-- English reviews are of musical instruments, 88 % of them with four or five stars; `neutral` is rare and weak. Chinese
-  reviews have two classes only, so `neutral` in Chinese rests on what English taught.
-- About 14 of the 16 most confident errors of a linear model on the Chinese reviews are wrong labels: figures near 0.95
-  are close to what the labels allow.
-- The body's weights come from 4 bits{frozen}. Compare the table with its floor column before relying on a head; Chinese
-  sentiment and category rest on the n-gram channel as well.
-- Weibo emotions are from the first months of 2020 and reflect that time. `topic` has about 80 training rows a class.
-- Out of scope is told by a threshold on the top probability, chosen at the least expected cost on calibration rows, or,
-  where fewer than fifty of those are out of scope, so that it turns away {lost:.1%} that would have been answered well;
-  few out-of-scope rows were there to learn from.
-- Sentiment about people or groups was not tested for bias. Do not use it to judge persons.
-- Temperatures were fitted on {share:.0%} of each training file, held back from training; template sentences of one
-  template stand on both sides of that cut, so the confidence on Chinese intents is too high.
-"""
+_WIDTH = 120  # of a line
 
 
 def render(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
     """The card as Markdown, from the recipe and the finished manifest."""
-    encoder = manifest["encoder"]
-    intro = _INTRO.format(
-        version=manifest["version"],
+    use = f"\n## Use\n\n{_wrapped(recipe.card.use)}\n" if recipe.card.use else ""
+    return (
+        _intro(recipe, manifest)
+        + _parts(recipe, manifest)
+        + use
+        + _data(recipe)
+        + _figures(recipe, manifest)
+        + _click(recipe, manifest)
+        + _heads(manifest)
+        + _limits(recipe, manifest)
+    )
+
+
+def _wrapped(text: str, bullet: str = "") -> str:
+    return fill(text, _WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet), break_on_hyphens=False)
+
+
+def _named(heads: Iterable[str]) -> str:
+    return ", ".join(f"`{head}`" for head in heads)
+
+
+def _intro(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
+    said = [recipe.card.intro or f"A multi-task text model, made with the recipe `{recipe.name}`."]
+    if "onto" in manifest:
+        told = "all else is as in that artifact, whose own card tells its data and limits"
+        own = _named([*recipe.heads, *(("click", "purchase") if recipe.click else ())])
+        said.append(f"{own} came onto `{manifest['onto']}`; {told}.")
+    return f"# Model card: {manifest['version']}\n\n{_wrapped(' '.join(said))}\n\n"
+
+
+def _parts(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
+    encoder, grams, columns = manifest["encoder"], manifest["bag_grams"], manifest["bag_columns"]
+    return _PARTS.format(
         heads=len(manifest["heads"]),
         space=manifest["space"],
         layers=encoder["layers"],
         hidden=encoder["hidden"],
-        body=recipe.body,
+        origin=f"as in `{manifest['onto']}`" if "onto" in manifest else f"from `{recipe.body}`",
         vocabulary=encoder["vocab_size"],
-        grams=manifest["bag_grams"],
-        columns=manifest["bag_columns"],
+        channel=f"{grams} n-grams of characters and words, {columns} linear columns in int8, fitted first"
+        if columns
+        else "none",
         tokens=manifest["text"]["max_tokens"],
-        made="starter-gpu" if recipe.teachers else "starter",
-        training=_training(recipe),
-    )
-    layers = recipe.training.frozen_layers
-    frozen = f"; embeddings and the first {layers} layers stayed as they were" if layers else ""
-    limits = _LIMITS.format(lost=recipe.scope_cost.lost_max, share=recipe.calibration_share, frozen=frozen)
-    return (
-        intro + _USE + _data(recipe) + _figures(recipe, manifest) + _click(recipe, manifest) + _heads(manifest) + limits
+        lower="lower case, " if manifest["text"]["lower"] else "",
+        training=_training(recipe, onto="onto" in manifest),
     )
 
 
-def _training(recipe: Recipe) -> str:
+def _training(recipe: Recipe, *, onto: bool) -> str:
+    if onto:
+        heads = f"{_named(recipe.heads)}: a regression each on encoded rows; " if recipe.heads else ""
+        return heads + ("click and purchase on logs; " if recipe.click else "") + "nothing else was trained"
     if not recipe.teachers:
         return "one network"
     bodies = ", ".join(f"`{teacher.body or recipe.body}`" for teacher in recipe.teachers)
@@ -83,32 +83,52 @@ def _training(recipe: Recipe) -> str:
     )
 
 
+def _limits(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
+    """The recipe's own limits, then what follows from how any artifact is made."""
+    limits = list(recipe.card.limits)
+    measured = {figures["task"] for figures in manifest["metrics"]}
+    if unmeasured := [head for head in manifest["heads"] if head not in measured]:
+        limits.append(f"Never measured on a file of their own: {_named(unmeasured)}.")
+    if recipe.training.frozen_layers and "onto" not in manifest:
+        layers = recipe.training.frozen_layers
+        limits.append(f"Embeddings and the first {layers} layers stayed as they were in `{recipe.body}`.")
+    if any(head.threshold for head in recipe.heads.values()):
+        limits.append(
+            "Out of scope is told by a threshold on the top probability, chosen at the least expected cost on "
+            "calibration rows, or, where fewer than fifty of those are out of scope, so that it turns away "
+            f"{recipe.scope_cost.lost_max:.1%} that would have been answered well."
+        )
+    limits.append("Answers about people or groups were not tested for bias. Do not use them to judge persons.")
+    limits.append(
+        f"Temperatures were fitted on {recipe.calibration_share:.0%} of each training file, held back from training."
+    )
+    return "\n".join(["", "## Limits", "", *(_wrapped(limit, "- ") for limit in limits), ""])
+
+
 def _data(recipe: Recipe) -> str:
     lines = ["", "## Data and Licences", "", "| data set | heads | source and licence |", "| --- | --- | --- |"]
     for dataset in recipe.datasets:
-        heads = ", ".join(f"`{head}`" for head in dataset.labels) or "out of scope"
+        heads = _named(dataset.labels) or "out of scope"
         lines.append(f"| {dataset.file or dataset.name} | {heads} | {dataset.source} |")
     return "\n".join([*lines, ""])
 
 
 def _figures(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
+    if not manifest["metrics"]:
+        return "\n## Figures\n\nNone: no file of the recipe's `evaluation` was there.\n"
     names = ("accuracy", "macro_f1", "in_scope_accuracy", "oos_recall", "mae", "auc", "log_loss", "ece")
-    lines = [
-        "",
-        "## Figures",
-        "",
-        "On the valid splits; `floor` is TF-IDF with a linear machine on the test split.",
-        "",
-        "| task | file | rows | " + " | ".join(name.replace("_", " ") for name in names) + " | floor |",
-        "| --- " * (len(names) + 4) + "|",
-    ]
-    floors = {(trial.task, trial.file): trial.floor for trial in recipe.evaluation}
+    floors = {(trial.task, trial.file): trial.floor for trial in recipe.evaluation if trial.floor}
+    columns = ["task", "file", "rows", *(name.replace("_", " ") for name in names), *(["floor"] if floors else [])]
+    told = f"; `floor` is {recipe.card.floor}" if floors and recipe.card.floor else ""
+    lines = ["", "## Figures", "", f"On the valid splits{told}.", ""]
+    lines += ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     for figures in manifest["metrics"]:
         file = next(iter(figures["files"]))
-        cells = [f"{figures[name]:.3f}" if name in figures else "" for name in names]
-        floor = floors.get((figures["task"], file), "")
         note = f" ({figures['rows']})" if "rows" in figures else ""
-        lines.append(f"| `{figures['task']}` | {file}{note} | {figures['n']} | {' | '.join(cells)} | {floor} |")
+        cells = [f"`{figures['task']}`", f"{file}{note}", str(figures["n"])]
+        cells += [f"{figures[name]:.3f}" if name in figures else "" for name in names]
+        cells += [floors.get((figures["task"], file), "")] if floors else []
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 
 

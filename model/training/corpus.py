@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.data import Example, label_of, read_rows, text_of
+from model.data import Example, check_label, check_number, label_of, read_rows, text_of
 from model.errors import DataError
 from model.scoring import Prepared
 from model.text import TextCodec
@@ -76,7 +76,8 @@ def _examples(dataset: Dataset, folder: Path, seed: int) -> Iterator[Example]:
         labels = {head: label_of(row, field, path, number) for head, field in dataset.labels.items()}
         own = set(labels.values())
         outside = tuple(head for head, overlap in dataset.outside.items() if not own & set(overlap))
-        yield Example(text_of(row, dataset.text, path, number), labels, outside, _group(row, dataset.groups))
+        group = _group(row, dataset.groups)
+        yield Example(text_of(row, dataset.text, path, number), labels, outside, group, number)
 
 
 def _group(row: Mapping[str, Any], name: str) -> str:
@@ -103,9 +104,7 @@ def build_corpus(
     labels = np.full((len(flat), len(names)), NO_LABEL, np.int64)
     for i, example in enumerate(flat):
         for head, label in example.labels.items():
-            if label not in index[head]:
-                known = ", ".join(heads[head])
-                raise DataError(f"{recipe.datasets[dataset[i]].name}: label {label!r} is not one of {head}'s: {known}")
+            check_label(label, head, index[head], _place(recipe.datasets[dataset[i]], example))
             labels[i, names.index(head)] = index[head][label]
         for head in example.outside:
             labels[i, names.index(head)] = OUTSIDE
@@ -163,9 +162,17 @@ def space_texts(specs: Sequence[SpaceTexts], folder: Path) -> list[str]:
     return chosen
 
 
+def _place(dataset: Dataset, example: Example) -> str:
+    return f"{dataset.file}:{example.line}" if example.line else f"data set {dataset.name}"
+
+
 def _label_sets(recipe: Recipe, rows: Sequence[Sequence[Example]]) -> dict[str, list[str]]:
     heads = {}
     for name, head in recipe.heads.items():
+        if head.kind == "score":
+            for dataset, part in zip(recipe.datasets, rows, strict=True):
+                for example in part:
+                    check_number(example.labels.get(name, "0"), name, _place(dataset, example))
         found = {example.labels[name] for part in rows for example in part if name in example.labels}
         heads[name] = head.labels or sorted(found)
         if len(heads[name]) < 2:

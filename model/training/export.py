@@ -11,20 +11,21 @@ import structlog
 import torch
 
 from model.artifact import Artifact
-from model.assess.evaluate import OUTSIDE, evaluate_files, evaluate_texts
+from model.assess.evaluate import OUTSIDE
 from model.calibrate import blend, calibrate, log_loss, temperature
-from model.data import fingerprint, read_labelled
+from model.data import fingerprint
 from model.golden import save_with_golden
 from model.network import Network
 from model.packing import chunks
-from model.scoring import Floats, Prepared, Scorer, load_scorer
+from model.scoring import Floats, Prepared
 from model.space import fit_space
-from model.text import TextCodec, normalise
+from model.text import TextCodec
 from model.torch_scorer import round_encoder, tensors_from
 from model.training.card import render
 from model.training.corpus import Corpus, space_texts
 from model.training.loss import NO_LABEL
-from model.training.recipe import Recipe, Trial
+from model.training.recipe import Recipe
+from model.training.trials import add_figures
 
 _log = structlog.get_logger(__name__)
 
@@ -64,7 +65,7 @@ def export(
         "metrics": [],
     }
     save_with_golden(folder, manifest, tensors, tokenizer_json)
-    return _with_metrics(recipe, data, folder)
+    return add_figures(recipe, data, folder)
 
 
 def encode(network: Network, prepared: list[Prepared], values: Floats | None = None) -> Floats:
@@ -79,35 +80,10 @@ def encode(network: Network, prepared: list[Prepared], values: Floats | None = N
     return result
 
 
-def _with_metrics(recipe: Recipe, data: Path, folder: Path) -> Path:
-    """Add the figures on the valid files that are there, with each file's fingerprint."""
-    scorer = load_scorer(folder)
-    figures = []
-    for trial in recipe.evaluation:
-        path = trial.path(data)
-        if not path.exists():
-            continue
-        files = {"files": {trial.file: fingerprint(path)}}
-        figures.append(evaluate_files(scorer, trial.task, [path]) | files)
-        if trial.without:
-            figures.append(_unseen(scorer, trial, data) | files | {"rows": "texts not in train"})
-    artifact = Artifact.load(folder)
-    Artifact.save(folder, artifact.manifest | {"metrics": figures}, artifact.tensors, artifact.tokenizer_json)
-    return folder
-
-
 def write_card(recipe: Recipe, folder: Path) -> None:
     """Write the model card, README.md, of an artifact as it is now."""
     card = render(recipe, Artifact.load(folder).manifest)
     (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def _unseen(scorer: Scorer, trial: Trial, data: Path) -> dict[str, Any]:
-    """Figures on the rows of a valid file whose text does not stand in the training file."""
-    known = {normalise(text, lower=True) for text in read_labelled([data / trial.without], trial.task)[0]}
-    pairs = zip(*read_labelled([trial.path(data)], trial.task), strict=True)
-    rows = [(text, label) for text, label in pairs if normalise(text, lower=True) not in known]
-    return evaluate_texts(scorer, trial.task, [text for text, _ in rows], [label for _, label in rows])
 
 
 def _blend(
@@ -148,9 +124,9 @@ def _blend(
 
 
 def head_entry(recipe: Recipe, corpus: Corpus, head: str, logits: Floats) -> dict[str, Any]:
-    """A head's manifest entry from its logits [held rows, labels]: labels, temperature and, for an intent, the
-    threshold."""
-    names, held = corpus.heads[head], np.flatnonzero(corpus.held)
+    """A head's manifest entry from its logits [held rows, labels]: labels, kind, the fields of its training rows,
+    temperature and, for an intent, the threshold."""
+    names, columns, held = corpus.heads[head], recipe.columns(head), np.flatnonzero(corpus.held)
     labels = corpus.labels[held, corpus.names.index(head)]
     own = labels != NO_LABEL
     found = calibrate(
@@ -161,7 +137,14 @@ def head_entry(recipe: Recipe, corpus: Corpus, head: str, logits: Floats) -> dic
         oos=names.index(OUTSIDE) if OUTSIDE in names else None,
         cost=recipe.scope_cost if recipe.heads[head].threshold else None,
     )
-    return {"labels": names, "calibration_rows": int((labels >= 0).sum())} | asdict(found)
+    return {
+        "labels": names,
+        "kind": recipe.heads[head].kind,
+        "text": list(columns.text),
+        "field": columns.label,
+        "calibration_rows": int((labels >= 0).sum()),
+        **asdict(found),
+    }
 
 
 def first_half(rows: int) -> npt.NDArray[np.bool_]:

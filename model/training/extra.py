@@ -17,7 +17,8 @@ import numpy.typing as npt
 from model.data import Example, read_rows
 from model.errors import ModelError
 from model.training.augment import vary
-from model.training.recipe import Augmentation, BackTranslation, Recipe
+from model.training.augmentation import Augmentation, BackTranslation
+from model.training.recipe import Recipe
 
 LENGTH_RATIO_MAX = 2.5  # a back-translation that many times longer or shorter than its text went astray
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from model.artifact import Artifact
 from model.clicks.dataset import ClickData
 from model.clicks.install import fit_into
+from model.data import fingerprint
 from model.errors import DataError
 from model.experts import ExpertsConfig
 from model.golden import save_with_golden
@@ -23,9 +24,10 @@ from model.scoring import Floats
 from model.text import TextCodec, TextSpec
 from model.torch_scorer import network_from
 from model.training.corpus import Corpus, build_corpus, read_corpus
-from model.training.export import encode, head_entry
+from model.training.export import encode, head_entry, write_card
 from model.training.loss import NO_LABEL, task_loss
 from model.training.recipe import Recipe, load_recipe
+from model.training.trials import add_figures, check_trials
 
 STRENGTHS = (1e-4, 1e-3, 1e-2)  # of the penalty 1/2 |W|^2, per standardised row
 FOLDS = 3
@@ -35,8 +37,11 @@ _log = structlog.get_logger(__name__)
 
 def add_heads(recipe_path: Path, data: Path, artifact_folder: Path, out: Path) -> Path:
     """Fit the recipe's heads, and its click head, on the artifact's encoded rows and save the larger artifact in
-    ``out``; heads of the same name are replaced. Raises DataError for bad data, ArtifactError for a damaged
-    artifact."""
+    ``out`` with their figures, the data it came from and a model card; heads of the same name are replaced.
+
+    Of the recipe, heads, data sets, calibration, trials and the click section count; body and training are the
+    artifact's. Raises DataError for bad data, ArtifactError for a damaged artifact.
+    """
     recipe, artifact = load_recipe(recipe_path), Artifact.load(artifact_folder)
     if not recipe.heads and not recipe.click:
         raise DataError(f"{recipe_path}: neither `heads` nor `click`: there is nothing to put onto the artifact")
@@ -45,9 +50,11 @@ def add_heads(recipe_path: Path, data: Path, artifact_folder: Path, out: Path) -
     if recipe.heads:
         _add_text_heads(recipe, data, artifact, out)
     else:
-        Artifact.save(out, artifact.manifest, artifact.tensors, artifact.tokenizer_json)
+        kept = artifact.manifest | {"onto": artifact.manifest["version"]}
+        Artifact.save(out, kept, artifact.tensors, artifact.tokenizer_json)
     if recipe.click and clicks:
         fit_into(out, recipe.click, clicks)
+    write_card(recipe, out)
     return out
 
 
@@ -57,6 +64,7 @@ def _add_text_heads(recipe: Recipe, data: Path, artifact: Artifact, out: Path) -
     corpus = build_corpus(recipe, read_corpus(recipe, data), codec)
     if not corpus.held.any() or corpus.held.all():
         raise DataError(f"recipe {recipe.name}: calibration_share leaves no rows on one side; give more rows")
+    check_trials(recipe, corpus.heads, data)
     encoded = encode(network_from(artifact).eval(), corpus.prepared)
     tensors, entries = dict(artifact.tensors), dict(artifact.manifest["heads"])
     for head in corpus.heads:
@@ -67,7 +75,10 @@ def _add_text_heads(recipe: Recipe, data: Path, artifact: Artifact, out: Path) -
     if "experts" in kept:  # a head that is fitted on the shared rows reads no others
         experts, tensors = ExpertsConfig.from_dict(kept["experts"]).without(corpus.heads, tensors)
         kept |= {"experts": experts.to_dict()}
-    save_with_golden(out, kept | {"heads": entries}, tensors, artifact.tokenizer_json)
+    own = {dataset.file: fingerprint(data / dataset.file) for dataset in recipe.datasets if dataset.file}
+    kept |= {"heads": entries, "data": kept.get("data", {}) | own, "onto": artifact.manifest["version"]}
+    save_with_golden(out, kept, tensors, artifact.tokenizer_json)
+    add_figures(recipe, data, out)
 
 
 def _fit_head(corpus: Corpus, head: str, encoded: Floats, seed: int) -> tuple[Floats, Floats]:

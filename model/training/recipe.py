@@ -1,18 +1,20 @@
 """A training recipe: one YAML file of heads, data sets and settings, checked before anything is computed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
-
-import yaml
 
 from model.calibrate import ScopeCost
 from model.clicks.context import ContextFeature
 from model.clicks.settings import ClickSettings
+from model.data import Columns, as_label, check_number
 from model.errors import DataError
 from model.text import TextSpec
+from model.training.augmentation import Augmentation, BackTranslation, check_augmentation
+from model.training.recipe_file import entries_of, mapping, read_content
 from model.training.settings import Training, build_training
+from model.training.values import check_values
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,9 @@ class Bag:
     folds: int = 4
     c: float = 0.3
     targets: list[list[str]] = field(default_factory=list)
+
+
+KINDS = ("classes", "score")  # of heads
 
 
 @dataclass(frozen=True)
@@ -37,32 +42,6 @@ class Head:
     kind: str = "classes"
     error_weight: float = 1.0
     threshold: bool = False
-
-
-@dataclass(frozen=True)
-class BackTranslation:
-    """Rows translated there and back by two models (folders or hub names). ``share``: of the training rows.
-
-    ``languages``: codes of the rows' language and of the other one, for models of many languages.
-    """
-
-    there: str
-    back: str
-    share: float = 0.2
-    languages: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Extra training rows of a data set: ``copies`` of each row, varied, and back-translations of some.
-
-    ``synonyms``, ``edits``: chance of a word to be replaced by a synonym; to be deleted, swapped or doubled by one.
-    """
-
-    synonyms: float = 0.0
-    edits: float = 0.0
-    copies: int = 1
-    back_translation: BackTranslation | None = None
 
 
 @dataclass(frozen=True)
@@ -95,12 +74,15 @@ class SpaceTexts:
 
 @dataclass(frozen=True)
 class Trial:
-    """A valid file and the task it is measured on; a file that is not there is passed over. With ``without``, there are
-    figures for the rows whose text that (training) file does not have, too. ``floor``: a figure to compare with.
-    ``shipped``: the file is not among the data but in this package."""
+    """A valid file and the task it is measured on; a file that is not there is passed over. ``text``, ``label``: its
+    fields; left out, those that the head was trained on. With ``without``, there are figures for the rows whose text
+    that (training) file does not have, too. ``floor``: a figure to compare with. ``shipped``: the file is not among the
+    data but in this package."""
 
     task: str
     file: str
+    text: list[str] = field(default_factory=list)
+    label: str = ""
     shipped: bool = False
     without: str = ""
     floor: str = ""
@@ -108,6 +90,22 @@ class Trial:
     def path(self, data: Path) -> Path:
         """Where the file is, for a folder of data."""
         return (Path(__file__).parent if self.shipped else data) / self.file
+
+    @property
+    def columns(self) -> Columns:
+        """Where the file has text and label, as far as it is said."""
+        return Columns(tuple(self.text), self.label)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the model card says that nothing else tells: ``intro``, ``use``, what the trials' ``floor`` is, and
+    ``limits``, which come before those of any artifact."""
+
+    intro: str = ""
+    use: str = ""
+    floor: str = ""
+    limits: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,20 @@ class Recipe:
     space: list[SpaceTexts] = field(default_factory=list)
     evaluation: list[Trial] = field(default_factory=list)
     search: dict[str, Any] = field(default_factory=dict)  # training settings that `tune` tries, model/training/tune.py
+    card: Card = field(default_factory=Card)
     click: ClickSettings | None = None  # without: no click head, counts alone answer
+
+    def columns(self, head: str) -> Columns:
+        """Where the first data set of a head has text and label, and before its text what other data sets read with it:
+        rows without those fields do without them."""
+        own = [dataset for dataset in self.datasets if head in dataset.labels]
+        *_, last = own[0].text
+        before = [name for dataset in own if dataset.text[-1] == last for name in dataset.text[:-1]]
+        return Columns((*dict.fromkeys(before), last), own[0].labels[head])
+
+    def columns_of(self, trial: Trial) -> Columns:
+        """Where a trial's file has text and label: as it says, else as the data sets of its head."""
+        return trial.columns.otherwise(self.columns(trial.task))
 
 
 T = TypeVar("T")
@@ -154,70 +165,74 @@ T = TypeVar("T")
 def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe. With ``base: FILE`` (beside it) it says only what differs from that recipe: sections
     key by key, data sets by name. Raises DataError naming file and key."""
-    content = _content(path)
+    content = read_content(path)
     where = str(path)
     parts: dict[str, Any] = dict(content)
-    parts["heads"] = {
-        n: _build(Head, h, f"{where}: heads.{n}") for n, h in _mapping(content.get("heads") or {}, where).items()
-    }
-    parts["datasets"] = [_dataset(d, f"{where}: datasets") for d in content.get("datasets") or []]
-    parts["evaluation"] = [_build(Trial, t, f"{where}: evaluation") for t in content.get("evaluation") or []]
-    parts["space"] = [_build(SpaceTexts, s, f"{where}: space") for s in content.get("space") or []]
-    for key, kind in (("text", TextSpec), ("bag", Bag), ("scope_cost", ScopeCost)):
+    heads = mapping(content.get("heads") or {}, f"{where}: heads")
+    parts["heads"] = {str(name): _head(head or {}, f"{where}: heads.{name}") for name, head in heads.items()}
+    parts["datasets"] = [_dataset(d, f"{where}: datasets") for d in entries_of(content, "datasets", where)]
+    parts["evaluation"] = [_build(Trial, t, f"{where}: evaluation") for t in entries_of(content, "evaluation", where)]
+    parts["space"] = [_build(SpaceTexts, s, f"{where}: space") for s in entries_of(content, "space", where)]
+    for key, kind in (("text", TextSpec), ("bag", Bag), ("scope_cost", ScopeCost), ("card", Card)):
         parts[key] = _build(kind, content.get(key) or {}, f"{where}: {key}")
-    training = _mapping(content.get("training") or {}, f"{where}: training")
+    training = mapping(content.get("training") or {}, f"{where}: training")
     parts["training"] = build_training(training, f"{where}: training")
     if content.get("click") is not None:
         parts["click"] = _click(content["click"], where)
-    parts["teachers"] = [_teacher(t, training, f"{where}: teachers") for t in content.get("teachers") or []]
+    parts["teachers"] = [_teacher(t, training, f"{where}: teachers") for t in entries_of(content, "teachers", where)]
     recipe = _build(Recipe, parts, where)
     _check(recipe, where)
     return recipe
 
 
-def _content(path: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: no readable recipe ({error})") from error
-    content = dict(_mapping(content, str(path)))
-    base = content.pop("base", None)
-    if base is None:
-        return content
-    below = dict(_content(Path(path).with_name(str(base))))
-    for key, value in content.items():
-        if key == "datasets":
-            below[key] = _changed(below.get(key) or [], value, f"{path}: datasets")
-        else:
-            below[key] = {**below.get(key, {}), **value} if isinstance(value, Mapping) else value
-    return below
-
-
-def _changed(datasets: list[Any], changes: Any, where: str) -> list[Any]:
-    """The data sets of a base with the keys that ``changes`` names changed; new names come last."""
-    by_name = {str(dataset.get("name")): dict(dataset) for dataset in datasets}
-    for change in changes or []:
-        name = str(_mapping(change, where).get("name"))
-        by_name[name] = by_name.get(name, {}) | change
-    return list(by_name.values())
-
-
 def _check(recipe: Recipe, where: str) -> None:
-    names = {dataset.name for dataset in recipe.datasets}
+    if not 0 < recipe.calibration_share < 1:
+        raise DataError(f"{where}: calibration_share: {recipe.calibration_share} must be above 0 and below 1")
+    if any(spec.rows < 1 or not spec.text for spec in recipe.space):
+        raise DataError(f"{where}: space: each needs a field of text and 1 row or more")
+    for name, head in recipe.heads.items():
+        _check_head(head, name, f"{where}: heads.{name}")
     for dataset in recipe.datasets:
-        if bool(dataset.file) == bool(dataset.templates):
-            raise DataError(f"{where}: datasets.{dataset.name}: give either file or templates")
-        if dataset.groups and not dataset.file:
-            raise DataError(f"{where}: datasets.{dataset.name}.groups: generated rows have no fields; only files do")
-        if dataset.augment:
-            _check_augment(dataset.augment, f"{where}: datasets.{dataset.name}: augment")
-        for head in [*dataset.labels, *dataset.outside, *dataset.partial]:
-            if head not in recipe.heads:
-                raise DataError(f"{where}: datasets.{dataset.name} names head {head!r}, which heads does not list")
+        _check_dataset(dataset, recipe, f"{where}: datasets.{dataset.name}")
+    names = {dataset.name for dataset in recipe.datasets}
     if recipe.training.fairness_weight and not any(dataset.groups for dataset in recipe.datasets):
         raise DataError(f"{where}: training.fairness_weight needs a data set that names its groups (groups: FIELD)")
     _check_bag(recipe, names, where)
     _check_teachers(recipe, names, where)
+    taught = set[str]().union(*(dataset.labels for dataset in recipe.datasets))
+    if untaught := set(recipe.heads) - taught:
+        raise DataError(
+            f"{where}: heads.{min(untaught)}: no data set has labels of it; give one, or leave the head out"
+        )
+
+
+def _check_head(head: Head, name: str, where: str) -> None:
+    if head.kind not in KINDS:
+        raise DataError(f"{where}.kind: {head.kind!r} is unknown; use {' or '.join(KINDS)}")
+    if head.error_weight < 0:
+        raise DataError(f"{where}.error_weight: {head.error_weight} must be at least 0")
+    if len(set(head.labels)) != len(head.labels) or len(head.labels) == 1:
+        raise DataError(
+            f"{where}.labels: {head.labels} are not two or more different ones; left out: those of the data"
+        )
+    for label in head.labels if head.kind == "score" else ():
+        check_number(label, name, f"{where}.labels")
+
+
+def _check_dataset(dataset: Dataset, recipe: Recipe, where: str) -> None:
+    if bool(dataset.file) == bool(dataset.templates):
+        raise DataError(f"{where}: give either file or templates")
+    if not dataset.text:
+        raise DataError(f"{where}.text: name a field, or leave it out for [text]")
+    if dataset.weight < 0 or dataset.balance < 0:
+        raise DataError(f"{where}: weight and balance must be at least 0")
+    if dataset.groups and not dataset.file:
+        raise DataError(f"{where}.groups: generated rows have no fields; only files do")
+    if dataset.augment:
+        check_augmentation(dataset.augment, f"{where}: augment")
+    for head in [*dataset.labels, *dataset.outside, *dataset.partial]:
+        if head not in recipe.heads:
+            raise DataError(f"{where} names head {head!r}, which heads does not list")
 
 
 def _check_bag(recipe: Recipe, names: set[str], where: str) -> None:
@@ -232,14 +247,14 @@ def _check_bag(recipe: Recipe, names: set[str], where: str) -> None:
 
 
 def _teacher(content: Any, training: Mapping[str, Any], where: str) -> Teacher:
-    parts = dict(_mapping(content, where))
-    changes = _mapping(parts.get("training") or {}, f"{where}: training")
+    parts = dict(mapping(content, where))
+    changes = mapping(parts.get("training") or {}, f"{where}: training")
     return _build(Teacher, parts | {"training": build_training({**training, **changes}, f"{where}: training")}, where)
 
 
 def _click(content: Any, where: str) -> ClickSettings:
     try:
-        parts = dict(_mapping(content, "click"))
+        parts = dict(mapping(content, "click"))
         return _build(ClickSettings, parts | {"context": _features(parts.get("context"))}, "click")
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
@@ -262,11 +277,19 @@ def _check_teachers(recipe: Recipe, names: set[str], where: str) -> None:
         raise DataError(f"{where}: training.teacher_folds: with fewer than 2 a teacher has seen every row")
 
 
+def _head(content: Any, where: str) -> Head:
+    parts = dict(mapping(content, where))
+    if isinstance(labels := parts.get("labels"), list):
+        parts["labels"] = [as_label(label) or label for label in labels]
+    return _build(Head, parts, where)
+
+
 def _dataset(content: Any, where: str) -> Dataset:
-    parts = dict(_mapping(content, where))
+    parts = dict(mapping(content, where))
+    where = f"{where}.{parts['name']}" if "name" in parts else where
     if parts.get("augment") is not None:
-        where_augment = f"{where}.{parts.get('name')}: augment"
-        augment = dict(_mapping(parts["augment"], where_augment))
+        where_augment = f"{where}: augment"
+        augment = dict(mapping(parts["augment"], where_augment))
         if augment.get("back_translation") is not None:
             where_back = f"{where_augment}.back_translation"
             augment["back_translation"] = _build(BackTranslation, augment["back_translation"], where_back)
@@ -274,34 +297,17 @@ def _dataset(content: Any, where: str) -> Dataset:
     return _build(Dataset, parts, where)
 
 
-def _check_augment(augment: Augmentation, where: str) -> None:
-    shares: dict[str, Any] = {"synonyms": augment.synonyms, "edits": augment.edits}
-    back = augment.back_translation
-    if back:
-        shares["back_translation.share"] = back.share
-        if len(back.languages) not in (0, 2):
-            raise DataError(f"{where}.back_translation.languages: {back.languages} are not two codes, or none")
-    for key, value in shares.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise DataError(f"{where}.{key}: {value!r} is not a number from 0 to 1")
-    copies: Any = augment.copies
-    if isinstance(copies, bool) or not isinstance(copies, int) or copies < 0:
-        raise DataError(f"{where}.copies: {copies!r} is not a whole number of 0 or more")
-
-
 def _build(kind: type[T], content: Any, where: str) -> T:
-    content = _mapping(content, where)
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    unknown = [key for key in content if key not in known]
+    """A section; a key without a value counts as not said."""
+    said = {key: value for key, value in mapping(content, where).items() if value is not None}
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    unknown = [key for key in said if key not in known]
     if unknown:
         raise DataError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
-    try:
-        return kind(**content)
-    except TypeError as error:
-        raise DataError(f"{where}: {error}") from error
-
-
-def _mapping(content: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(content, Mapping):
-        raise DataError(f"{where}: keys with values are expected, not {type(content).__name__}")
-    return content
+    needed = [key for key, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    missing = [key for key in needed if key not in said]
+    if missing:
+        raise DataError(f"{where}: key {missing[0]!r} is missing; needed: {', '.join(needed)}")
+    section = kind(**said)
+    check_values(section, f"{where}: " if kind is Recipe else f"{where}.")
+    return section

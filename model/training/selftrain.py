@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from model.data import FIELD_OF_TASK
+from model.data import columns_of
 from model.errors import DataError
-from model.scoring import Scorer
-from model.training.unlabelled import FIELDS, Unlabelled, check_head, score, write_rows
+from model.scoring import Scorer, check_head
+from model.training.unlabelled import Unlabelled, score, write_rows
 
 WEIGHT = 0.3  # of the data set in the recipe, to begin with
 
@@ -31,16 +31,17 @@ def run_selftrain(
     *,
     confidence: float = 0.95,
     per_class_max: int = 1000,
-    fields: Sequence[str] = FIELDS,
+    fields: Sequence[str] = (),
     labelled: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Label the texts of ``path`` whose top probability is at least ``confidence``, at most ``per_class_max`` of a
     class, the surest ones, and write them to ``out`` as JSON Lines in the order of the file.
 
-    An intent head's own threshold is respected where it is the higher. Texts of the ``labelled`` files are passed over.
-    A row: text, the label under the head's field (``intent`` for ``intent.shop``), confidence, line, model. Returns the
-    counts, and the data set's entry for a recipe. Memory: one batch and the rows that are kept. Raises DataError for a
-    malformed file (file, line, reason), an unknown head, bad settings, or when no text is sure enough.
+    ``fields``: of the text; empty: those that the head was trained on. An intent head's own threshold is respected
+    where it is the higher. Texts of the ``labelled`` files are passed over. A row: text, confidence, line, model, and
+    the label under the field that the head was trained on (``intent`` for ``intent.shop``). Returns the counts, and the
+    data set's entry for a recipe. Memory: one batch and the rows that are kept. Raises DataError for a malformed file
+    (file, line, reason), an unknown head, bad settings, or when no text is sure enough.
     """
     labels = check_head(scorer, head)
     if not 0 < confidence <= 1:
@@ -49,7 +50,8 @@ def run_selftrain(
         raise DataError(f"at most {per_class_max} rows of a class: give 1 or more")
     asked = max(confidence, scorer.threshold(head) or 0.0)
     least = float(np.float32(asked))  # as probabilities are
-    source = Unlabelled(Path(path), fields, labelled)
+    columns = columns_of(head, scorer.head(head))
+    source = Unlabelled(Path(path), fields or columns.text, labelled)
     kept: list[list[tuple[float, int, str]]] = [[] for _ in labels]
     sure, read, top_max = 0, 0, -math.inf
     for batch in source.batches():
@@ -71,14 +73,19 @@ def run_selftrain(
             f"{path}: none of {read} texts reaches {asked:.3f} on head {head}"
             + (f" (the surest: {top_max:.3f}); lower the confidence" if read else ": all are blank or known")
         )
-    field = FIELD_OF_TASK.get(head, "label")
     found = [(-line, text, label, top) for label, own in zip(labels, kept, strict=True) for top, line, text in own]
     rows = [
-        {"text": text, field: label, "confidence": round(top, 5), "line": line, "model": scorer.version}
+        {"text": text, "confidence": round(top, 5), "line": line, "model": scorer.version, columns.label: label}
         for line, text, label, top in sorted(found)
     ]
     write_rows(Path(out), rows)
-    entry = {"name": Path(out).stem, "file": Path(out).name, "labels": {head: field}, "weight": WEIGHT, "guessed": True}
+    entry = {
+        "name": Path(out).stem,
+        "file": Path(out).name,
+        "labels": {head: columns.label},
+        "weight": WEIGHT,
+        "guessed": True,
+    }
     return {
         "head": head,
         "model": scorer.version,

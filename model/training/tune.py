@@ -38,7 +38,7 @@ def tune(recipe_path: Path, data: Path, out: Path, *, trials: int, tokens: float
     recipe = load_recipe(recipe_path)
     space = _space(recipe, str(recipe_path))
     out.mkdir(parents=True, exist_ok=True)
-    shop = furnish(recipe, data, out, console)
+    shop = furnish(replace(recipe, evaluation=[]), data, out, console)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         study_name=recipe.name,

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.data import read_rows, text_of
+from model.data import TEXT_FIELDS, read_rows, text_of
 from model.errors import DataError
 from model.scoring import Floats, Scorer
 from model.text import normalise
 
-FIELDS = ("title", "text")
 BATCH = 1024
 
 
@@ -26,7 +25,7 @@ class Unlabelled:
     """
 
     path: Path
-    fields: Sequence[str] = FIELDS
+    fields: Sequence[str] = TEXT_FIELDS
     labelled: Sequence[Path] = ()
     rows: int = 0
     blank: int = 0
@@ -75,13 +74,6 @@ def score(scorer: Scorer, head: str, batch: Sequence[tuple[int, str]]) -> tuple[
     """Encoded rows [n, hidden] and the head's probabilities [n, labels] of a batch."""
     encoded = scorer.encode(scorer.prepare([text for _, text in batch]))
     return encoded, scorer.classify(head, encoded)
-
-
-def check_head(scorer: Scorer, head: str) -> list[str]:
-    """The labels of a head. Raises DataError when the model has no such head."""
-    if head not in scorer.labels:
-        raise DataError(f"the model has no head {head!r}; its heads: {', '.join(scorer.labels)}")
-    return list(scorer.labels[head])
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

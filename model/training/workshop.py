@@ -23,6 +23,7 @@ from model.training.export import encode
 from model.training.foreign import cut, load_foreign
 from model.training.lora import add_lora
 from model.training.recipe import Recipe
+from model.training.trials import check_trials
 from model.training.vocabulary import prune
 from model.training.warmstart import warm_start
 
@@ -43,16 +44,17 @@ class Workshop:
 
 
 def furnish(recipe: Recipe, data: Path, out: Path, console: Console) -> Workshop:
-    """Read and check the data, cut the body, number the texts, fit the n-gram channel (or read it back from ``out``).
-    Raises ModelError."""
+    """Read and check the data and the valid files, cut the body, number the texts, fit the n-gram channel (or read it
+    back from ``out``). Raises ModelError."""
     if not recipe.body or not recipe.heads:
         raise DataError(
-            f"recipe {recipe.name}: a network needs `body` and `heads`; a click head alone is put onto an artifact:"
-            " millrace train --onto ARTIFACT"
+            f"recipe {recipe.name}: to train a network it must name `body` and `heads`; a click head alone is put onto"
+            " an artifact with --onto"
         )
     rows = read_corpus(recipe, data)
     encoder, codec, tokenizer_json = _body(recipe, data, rows)
     corpus = build_corpus(recipe, rows, codec, out / "augmented")
+    check_trials(recipe, corpus.heads, data)
     console.log(f"{len(corpus.prepared)} rows, {sum(p.tokens for p in corpus.prepared)} tokens, {len(rows)} data sets")
     bag, values, first_column = linear_channel(recipe, corpus, out, console)
     return Workshop(encoder, codec, tokenizer_json, corpus, bag, values, first_column)
@@ -89,10 +91,14 @@ def new_network(recipe: Recipe, shop: Workshop, *, warm: bool) -> tuple[Network,
 def _body(
     recipe: Recipe, data: Path, rows: list[list[Example]]
 ) -> tuple[PackedEncoder | PaddedEncoder, TextCodec, str]:
-    """The pretrained encoder, cut to the vocabulary and the layers that the recipe asks for."""
+    """The pretrained encoder, cut to the vocabulary and the layers that the recipe asks for. Raises DataError for texts
+    longer than it reads."""
     foreign = load_foreign(recipe.body)
     spec = TextSpec.from_dict(recipe.text.to_dict() | {"lower": recipe.text.lower or foreign.lower})
     encoder, tokenizer_json, kept = foreign.encoder, foreign.tokenizer_json, list[int]()
+    longest = encoder.config.positions - encoder.config.position_offset
+    if isinstance(encoder, PackedEncoder) and spec.max_tokens > longest:
+        raise DataError(f"text.max_tokens: body {recipe.body} reads {longest} tokens at most, not {spec.max_tokens}")
     if recipe.vocabulary:
         texts = [example.text for part in rows for example in part] + space_texts(recipe.space, data)
         tokenizer_json, kept = prune(tokenizer_json, texts, recipe.vocabulary, lower=spec.lower)

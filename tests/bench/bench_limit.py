@@ -1,12 +1,13 @@
 """How near the packed encoder is to the machine's limit: its tokens per second against its matrix products alone.
 
     python -m tests.bench.bench_limit [--quick] [--artifact starter | --random] [--device cpu|cuda|auto] [--threads N]
-        [--tokens N] [--chunk N] [--out FOLDER] [--no-picture]
+        [--tokens N] [--chunk N] [--precision auto|float32] [--out FOLDER] [--no-picture]
 
 The limit runs, for the same sub-batches on the same threads, each layer's four products (query-key-value, attention's
-output, up, down) into buffers that are used again, and nothing else: no attention, activation, normalisation, packing
-or pooling. Encoder, limit and the module that is trained (with torch's own threads) take turns, in changing order, on
-one full batch whose lengths are drawn as titles, reviews and messages have them. ``fraction_of_limit`` is the median
+output, up, down) as they are served, in the same precision, and nothing else: no attention, activation, normalisation,
+packing or pooling. Encoder, limit, the module that is trained (with torch's own threads) and, where products are not
+served in float32, the encoder in float32 and its own limit (`float32`, `limit_float32`) take turns, in changing order,
+on one full batch whose lengths are drawn as titles, reviews and messages have them. ``fraction_of_limit`` is the median
 over rounds of encoder against limit by the clock; ``fraction_of_limit_cpu`` the same by CPU time, which other programs
 on the machine disturb less. Writes limit.json and limit.png to --out; last line: one JSON object.
 
@@ -36,6 +37,7 @@ from model.cpu_encoder import CHUNK_TOKENS_MAX, CpuEncoder
 from model.cuda_encoder import CHUNK_TOKENS_MAX as CUDA_CHUNK_TOKENS_MAX
 from model.encoder import EncoderConfig, PackedEncoder
 from model.packing import chunks, even_chunks, pack
+from model.products import Dense, fast_precision, fastest
 from model.torch_scorer import TorchScorer
 from tests.bench.limit_cuda import RANDOM, sides, timed, token_counts
 
@@ -50,6 +52,7 @@ def main() -> None:
     parser.add_argument("--artifact", default="starter", help="starter, or a folder")
     parser.add_argument("--random", action="store_true", help="random weights of the starter's shape, no artifact")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "auto"))
+    parser.add_argument("--precision", default="auto", choices=("auto", "float32"), help="of products on a CPU")
     parser.add_argument("--chunk", type=int, default=CUDA_CHUNK_TOKENS_MAX, help="tokens of a sub-batch on a GPU")
     parser.add_argument("--no-picture", action="store_true", help="no limit.png, which needs matplotlib")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="cores to use")
@@ -71,7 +74,9 @@ def main() -> None:
         device = {"device": torch.cuda.get_device_name(), "graphs": served.graphs, "attention": served.attention}
         device |= {"chunk_tokens": args.chunk, "padding": round(1 - sum(map(len, ids)) / padded, 3)}
     else:
-        seen = measure(encoder, ids, args.threads, rounds)
+        precision = fast_precision() if args.precision == "auto" else torch.float32
+        device["precision"] = str(precision).removeprefix("torch.")
+        seen = measure(encoder, ids, args.threads, rounds, precision)
     result = summary(seen, ids, args.threads) | device
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "limit.json").write_text(json.dumps(result, indent=1))
@@ -102,13 +107,19 @@ def draw(tokens: int, config: EncoderConfig, longest: int) -> list[Any]:
     return ids
 
 
-def measure(encoder: PackedEncoder, ids: Sequence[Any], threads: int, rounds: int) -> dict[str, list[Side]]:
-    served = CpuEncoder(encoder, threads)
-    turns: dict[str, Callable[[], object]] = {
-        "limit": products(encoder.config, [len(i) for i in ids], threads),
-        "encoder": lambda: served.encode(ids),
-        "module": lambda: module_pass(encoder, ids),
-    }
+def measure(
+    encoder: PackedEncoder, ids: Sequence[Any], threads: int, rounds: int, precision: torch.dtype
+) -> dict[str, list[Side]]:
+    def side(name: str, limit: str, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
+        served = CpuEncoder(encoder, threads, dtype=dtype)
+        return {
+            limit: products(encoder.config, [len(i) for i in ids], threads, dtype),
+            name: lambda: served.encode(ids),
+        }
+
+    turns = side("encoder", "limit", precision) | {"module": lambda: module_pass(encoder, ids)}
+    if precision != torch.float32:
+        turns |= side("float32", "limit_float32", torch.float32)
     for run in turns.values():
         run()
 
@@ -131,20 +142,27 @@ def in_turns(
     return seen
 
 
-def products(config: EncoderConfig, lengths: Sequence[int], threads: int) -> Callable[[], None]:
+def products(
+    config: EncoderConfig, lengths: Sequence[int], threads: int, dtype: torch.dtype = torch.float32
+) -> Callable[[], None]:
     """The layers' products alone, of the encoder's own sub-batches, shared by as many threads."""
+    kind = fastest(config.hidden, config.intermediate) if dtype == torch.float32 else Dense
     sizes = [sum(lengths[i] for i in part) for part in even_chunks(lengths, threads, CHUNK_TOKENS_MAX)]
     shapes = [(config.hidden, 3 * config.hidden), (config.hidden, config.hidden)]
     shapes += [(config.hidden, config.intermediate), (config.intermediate, config.hidden)]
-    weights = [[torch.randn(out, inner).t() * 0.02 for inner, out in shapes] for _ in range(config.layers)]
-    buffers = {size: [(torch.randn(size, i), torch.empty(size, o)) for i, o in shapes] for size in set(sizes)}
+
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        return (torch.randn(rows, columns) * 0.02).to(dtype)
+
+    layers = [[kind(matrix(o, i), torch.zeros(o, dtype=dtype)) for i, o in shapes] for _ in range(config.layers)]
+    buffers = {size: [(matrix(size, i), matrix(size, o)) for i, o in shapes] for size in set(sizes)}
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
     def one(size: int) -> None:
         with torch.inference_mode():
-            for layer in weights:
-                for (x, _), weight, (_, out) in zip(buffers[size], layer, buffers[size], strict=True):
-                    torch.mm(x, weight, out=out)
+            for layer in layers:
+                for product, (x, out) in zip(layer, buffers[size], strict=True):
+                    product(x, out)
 
     def run() -> None:
         torch.set_num_threads(1)

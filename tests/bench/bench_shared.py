@@ -165,10 +165,10 @@ def judged_rows(recipe: Recipe, shop: Workshop, data: Path, most: int) -> Judged
         names = shop.corpus.heads.get(trial.task)
         if names is None or not path.exists() or trial.task in rows:
             continue
-        pairs = [pair for pair in zip(*read_labelled([path], trial.task), strict=True) if pair[1] in names]
-        pairs = pairs[:: max(1, len(pairs) // most)][:most]
-        rows[trial.task] = shop.codec.prepare([text for text, _ in pairs])
-        truth[trial.task] = np.array([names.index(label) for _, label in pairs])
+        found = [row for row in read_labelled([path], recipe.columns_of(trial)) if row.label in names]
+        found = found[:: max(1, len(found) // most)][:most]
+        rows[trial.task] = shop.codec.prepare([row.text for row in found])
+        truth[trial.task] = np.array([names.index(row.label) for row in found])
     return Judged(rows, truth)
 
 

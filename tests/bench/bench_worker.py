@@ -18,8 +18,8 @@ import pstats
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -74,14 +74,17 @@ ASKS = (
 )
 
 
-def events(count: int, seed: int, unique: bool, mix: Mapping[str, float] = MIX) -> Iterator[tuple[str, str, bytes]]:
-    """Topic, key and value of a mixed stream. Item texts are Zipf-distributed, or (``unique``) never repeat."""
+def events(
+    count: int, seed: int, unique: bool, mix: Mapping[str, float] = MIX, first: int = 0
+) -> Iterator[tuple[str, str, bytes]]:
+    """Topic, key and value of a mixed stream. Item texts are Zipf-distributed, or (``unique``) never repeat; texts of
+    reviews and messages hold the event's number, which begins at ``first``."""
     rng = random.Random(seed)
     zipf = np.random.default_rng(seed).zipf(1.2, count * 2)
     now = int(time.time() * 1000)
     topics = rng.choices(list(mix), list(mix.values()), k=count)
-    for n, topic in enumerate(topics):
-        user, item = f"u{zipf[2 * n] % USERS}", int(zipf[2 * n + 1] % ITEMS)
+    for n, (topic, user_draw, item_draw) in enumerate(zip(topics, zipf[::2], zipf[1::2], strict=True), first):
+        user, item = f"u{user_draw % USERS}", int(item_draw % ITEMS)
         event: dict[str, Any] = {"event_id": f"e{n}", "event_time_ms": now - 1000 + n // 100, "user_id": user}
         if topic == EVENTS_CLICK:
             name = f"{ADJECTIVES[item % 11]} {THINGS[item // 11 % 11]} model {n if unique else item}"
@@ -95,9 +98,20 @@ def events(count: int, seed: int, unique: bool, mix: Mapping[str, float] = MIX) 
         yield topic, user, json.dumps(event, ensure_ascii=False).encode()
 
 
+class Preloaded:
+    """A broker in a process of its own that holds so many events."""
+
+    def __init__(self, bootstrap: str, pipe: Any) -> None:
+        self.bootstrap, self._pipe = bootstrap, pipe
+
+    def more(self) -> None:
+        """As many again, of the same stream. Returns when the broker has them."""
+        self._pipe.send("more")
+        self._pipe.recv()
+
+
 @contextmanager
-def preloaded(count: int, unique: bool = False, mix: Mapping[str, float] = MIX) -> Iterator[str]:
-    """Address of a broker in a process of its own that holds so many events."""
+def preloaded(count: int, unique: bool = False, mix: Mapping[str, float] = MIX) -> Iterator[Preloaded]:
     here, there = mp.Pipe()
     process = mp.Process(target=_serve_broker, args=(count, 1, unique, dict(mix), there), daemon=True)
     process.start()
@@ -105,7 +119,7 @@ def preloaded(count: int, unique: bool = False, mix: Mapping[str, float] = MIX) 
     if kept != count:
         raise RuntimeError(f"the broker kept {kept} of {count} events: preload fewer")
     try:
-        yield bootstrap
+        yield Preloaded(bootstrap, here)
     finally:
         here.send("stop")
         process.join(10)
@@ -115,14 +129,20 @@ def _serve_broker(count: int, seed: int, unique: bool, mix: dict[str, float], pi
     """A preloaded broker, until the pipe says otherwise; in its own process, so that it has its own GIL."""
     with EmbeddedBroker() as broker:
         broker.create_topics(TOPICS)
-        producer = Producer({"bootstrap.servers": broker.bootstrap, "compression.type": "lz4", "linger.ms": 50})
-        for n, (topic, key, value) in enumerate(events(count, seed, unique, mix)):
-            producer.produce(topic, value, key)
-            if n % 1000 == 0:
-                producer.poll(0)
-        producer.flush()
+        _produce(broker.bootstrap, events(count, seed, unique, mix))
         pipe.send((broker.bootstrap, _kept(broker.bootstrap)))
-        pipe.recv()
+        while pipe.recv() == "more":
+            _produce(broker.bootstrap, events(count, seed + 1, unique, mix, first=count))
+            pipe.send("done")
+
+
+def _produce(bootstrap: str, stream: Iterator[tuple[str, str, bytes]]) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap, "compression.type": "lz4", "linger.ms": 50})
+    for n, (topic, key, value) in enumerate(stream):
+        producer.produce(topic, value, key)
+        if n % 1000 == 0:
+            producer.poll(0)
+    producer.flush()
 
 
 def _kept(bootstrap: str) -> int:
@@ -158,8 +178,10 @@ class Meter:
 
 def measure(artifact: str, count: int, unique: bool = False, profile: bool = False) -> dict[str, Any]:
     """Rate of committed events and share of wall time in the encoder, warm-up left out."""
-    with preloaded(count, unique) as bootstrap, EmbeddedRedis() as redis:
-        config = embedded_config(bootstrap, redis, model={"artifact": artifact}, observe={"log_level": "warning"})
+    with preloaded(count, unique) as broker, EmbeddedRedis() as redis:
+        config = embedded_config(
+            broker.bootstrap, redis, model={"artifact": artifact}, observe={"log_level": "warning"}
+        )
         return committed_rate(config, count, profile)
 
 
@@ -168,8 +190,8 @@ def client_rate(count: int) -> float:
 
     What the worker's own work costs beside its client is told by the ratio to this, on any machine.
     """
-    with preloaded(count) as bootstrap:
-        return _client_rate(bootstrap, count)
+    with preloaded(count) as broker:
+        return _client_rate(broker.bootstrap, count)
 
 
 def _client_rate(bootstrap: str, count: int) -> float:
@@ -201,38 +223,49 @@ def _commits(meter: Meter, stop: threading.Event, failures: list[BaseException])
         stop.wait(0.02)
 
 
-def committed_rate(config: Config, count: int, profile: bool = False) -> dict[str, Any]:
-    """As `measure`, of a worker with this configuration and ``count`` events, the first tenth of which warm it up."""
+def _work(
+    config: Config,
+    stop: threading.Event,
+    registry: CollectorRegistry,
+    failures: list[BaseException],
+    profiler: cProfile.Profile | None,
+) -> None:
+    try:
+        with profiler or nullcontext():
+            run(config, stop, registry)
+    except BaseException as error:  # noqa: BLE001 raised again by whoever waits
+        failures.append(error)
+
+
+def committed_rate(
+    config: Config, count: int, profile: bool = False, more: Callable[[], None] | None = None
+) -> dict[str, Any]:
+    """As `measure`, of a worker with this configuration and ``count`` events, the first tenth of which warm it up.
+
+    With ``more`` all of them do: when they are committed it is called and must bring as many, which are measured.
+    """
     meter, stop, profiler = Meter(), threading.Event(), cProfile.Profile()
     failures: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            if profile:
-                profiler.enable()
-            run(config, stop, meter.registry)
-        except BaseException as error:  # noqa: BLE001 raised again below
-            failures.append(error)
-        finally:
-            profiler.disable()
-
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(
+        target=_work, args=(config, stop, meter.registry, failures, profiler if profile else None)
+    )
     thread.start()
-    warm = count * 0.1
-    start = end = None
+    warm, last = (count, 2 * count) if more else (count * 0.1, count)
+    marks: list[tuple[float, ...]] = []
     for now, done in _commits(meter, stop, failures):
-        so_far = (now, done, meter.value("encoder_busy_seconds_total"), time.process_time())
-        if start is None:
-            start = so_far if done >= warm else None
-        elif done >= count:
-            end = so_far
-            break
+        if done >= (last if marks else warm):
+            marks.append((now, done, meter.value("encoder_busy_seconds_total"), time.process_time()))
+            if len(marks) == 2:
+                break
+            if more:
+                more()
     stop.set()
     thread.join(60)
     if failures:
         raise failures[0]
-    if start is None or end is None:
-        raise RuntimeError(f"only {meter.committed():.0f} of {count} events were committed in {TIMEOUT_S:.0f} s")
+    if len(marks) < 2:
+        raise RuntimeError(f"only {meter.committed():.0f} of {last} events were committed in {TIMEOUT_S:.0f} s")
+    start, end = marks
     if profile:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(35)
     wall = end[0] - start[0]

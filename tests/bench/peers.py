@@ -56,13 +56,13 @@ def record(value: bytes, row: Any) -> bytes:
 
 
 class HuggingFace:
-    """The library's forward, padded by batch, longest texts first."""
+    """The library's forward, padded by batch, longest texts first, in the precision that the folder names."""
 
     def __init__(self, folder: str) -> None:
         from transformers import AutoModel, AutoTokenizer
 
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModel.from_pretrained(folder, attn_implementation="sdpa").eval()
+        self._model = AutoModel.from_pretrained(folder, attn_implementation="sdpa", dtype="auto").eval()
 
     def encode(self, texts: list[str]) -> list[Any]:
         import torch
@@ -76,7 +76,7 @@ class HuggingFace:
                     [texts[i] for i in part], padding=True, truncation=True, max_length=64, return_tensors="pt"
                 )
                 mask = inputs["attention_mask"][:, :, None]
-                states = self._model(**inputs).last_hidden_state
+                states = self._model(**inputs).last_hidden_state.float()
                 for i, row in zip(part, ((states * mask).sum(1) / mask.sum(1)).numpy(), strict=True):
                     rows[i] = row
         return rows
@@ -213,6 +213,7 @@ def infinity(args: argparse.Namespace, meter: Meter) -> None:
             bettertransformer=False,
             compile=False,
             model_warmup=False,
+            dtype=json.loads((Path(args.model) / "config.json").read_text())["dtype"],
             batch_size=BATCH,
         )
     )

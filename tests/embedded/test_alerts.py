@@ -107,7 +107,7 @@ def test_what_is_no_opinion_is_skipped_and_counted(config: Config, monkeypatch: 
     assert f"millrace_alerts_opinions_total {len(opinions):.1f}" in metrics
     assert 'millrace_alerts_alerts_total{status="opened"} 1.0' in metrics
     details = json.loads(health)
-    assert details["status"] == "ok"
+    assert details["status"] == "ready"
     assert details["subjects"] == 3
 
 

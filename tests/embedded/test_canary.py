@@ -90,7 +90,7 @@ class Site:
         """Keep what the roles have said so far."""
         for name, role in self.roles.items():
             self.said[f"{name} log"] = role.log.read_text(errors="replace")
-            for path in ("metrics", "healthz"):
+            for path in ("metrics", "healthz", "livez"):
                 if answer := self.ask(name, path):
                     self.said[f"{name} {path}"] = answer
 
@@ -174,6 +174,9 @@ def test_no_canary_is_ever_said(site: Site) -> None:
         # A state that is none stops profiles: it says where, not whose.
         client.set(name, f"{USER} {WORDS}")
     site.send("events.click", {"event_id": "d", "event_time_ms": now_ms, "user_id": USER, "item_id": "i"})
+    for role in ROLES:
+        # The tools took longer: a role that does not tell that its loop turns has stood since its start.
+        assert json.loads(site.ask(role, "livez"))["loop_stood_s"] < 2
     profiles = site.roles["profiles"]
     until(lambda: profiles.process.poll() is not None, "profiles to refuse the damaged state")
     site.listen()

@@ -165,6 +165,36 @@ def test_many_letters_are_a_dry_run_until_one_says_yes(site: Site, options: list
     assert len({message.partition() for message in reviews}) > 1
 
 
+def test_what_is_dropped_is_gone_for_good_and_only_after_a_yes(site: Site, options: list[str], topic: str) -> None:
+    write_letters(site, *(record(topic, n) for n in range(4)), record(topic, 4, b"x" * 1_200_000))
+    write_letters(site, record(topic, 9), stage="model")
+    one, other = f"{topic}/2/0", f"{topic}/2/1"
+    drop = ["dead", "drop", "--stage", "decode", *options]
+    refused = CliRunner().invoke(main, drop, input="n\n")
+    assert (refused.exit_code, "Drop 5 letters" in refused.stderr) == (1, True)
+    assert answer(options, "dead", "drop", "--all", "--dry-run")["dropped"] == 6
+    assert answer(options, "dead", "list")["matched"] == 6
+
+    assert answer(options, "dead", "drop", one, "--yes") == {
+        "dry_run": False, "dropped": 1, "by_reason": {"not_json": 1}, "ended": {},
+    }  # fmt: skip
+    again = answer(options, "dead", "drop", one, "--yes")
+    assert (again["dropped"], again["ended"]) == (0, {one: "dropped"})
+    assert answer(options, "dead", "replay", one)["ended"] == {one: "dropped"}
+    assert "it was dropped" in run(options, "dead", "show", one, code=6).stderr
+    nothing = run(options, "dead", "drop", other, f"{topic}/9/9", "--yes", code=6).stderr
+    assert "Nothing was dropped" in nothing
+    assert answer(options, "dead", "list")["matched"] == 5
+
+    assert answer(options, "dead", "drop", "--stage", "decode", "--limit", "2", "--yes")["dropped"] == 2
+    agreed = CliRunner().invoke(main, drop, input="y\n")
+    assert agreed.exit_code == 0, agreed.output
+    # A letter too large to keep whole can be ended in no other way.
+    assert answer(options, "dead", "list")["by_reason"] == {"model_error": 1}
+    assert answer(options, "dead", "drop", "--until", "1h", "--yes")["dropped"] == 0
+    assert answer(options, "dead", "list")["matched"] == 1
+
+
 def test_what_cannot_be_replayed_is_said(site: Site, options: list[str], topic: str) -> None:
     write_letters(site, record(topic, 1), record(topic, 2, b"x" * 1_200_000))
     report = answer(options, "dead", "replay", "--all", "--yes", code=1)

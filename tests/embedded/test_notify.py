@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -13,20 +14,27 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 from confluent_kafka import Producer
+from prometheus_client import CollectorRegistry
 
 from schemas.dead import HEADER_DETAIL, HEADER_REASON, HEADER_SINK
 from schemas.scores import Alert
 from schemas.topics import ALERTS_CONTROL, ALERTS_OPINION, EVENTS_DEAD
 from tests import roles
 from tests.alerts_made import made
+from tests.embedded.test_dead import answer
+from tests.embedded.test_operations import Site
 from tests.opinions import WAIT_S, wait_until
 from worker.config import Config, KafkaConfig, NotifyConfig, ObserveConfig, WebhookConfig
 from worker.demo.embedded import EmbeddedBroker
 from worker.errors import ConfigError, TopicError
 from worker.kafka.admin import create_topics
 from worker.kafka.readback import Readback
-from worker.notify.role import DRAIN_S, run
+from worker.kafka.source import KafkaSource
+from worker.metrics import NotifyMetrics
+from worker.notify import role
+from worker.notify.role import DRAIN_S, Notifier, run
 from worker.tools.silencing import ack, mute, silences, unmute
 from worker.tools.status import status
 
@@ -150,6 +158,43 @@ def test_what_no_attempt_delivers_becomes_a_dead_letter_and_offsets_move_on(kafk
     assert third[2].startswith("connection refused; given up after")
 
 
+def test_letters_of_two_sinks_are_told_apart_and_sent_again_each_to_its_own_and_once(kafka: KafkaConfig) -> None:
+    options = Site(kafka, "redis://127.0.0.1:9/0").options
+    answers = {"first": 404, "second": 404}
+    with (
+        Receiver(lambda _: answers["first"]) as first,
+        Receiver(lambda _: answers["second"]) as second,
+        Receiver() as steady,
+    ):
+        urls = (first.url, second.url, steady.url)
+        publish(kafka, made("item:a"))
+        with running(config := config_of(kafka, *urls)):
+            wait_until(lambda: finished(config), "given up")
+        listed = answer(options, "dead", "list", "--stage", "notify")["letters"]
+        of_first, of_second = sorted(each["id"] for each in listed)
+        assert (of_first[-6:], of_second[-6:]) == ("#sink0", "#sink1")
+        assert answer(options, "dead", "show", of_second)["letter"]["detail"] == "HTTP 404"
+
+        answers["first"] = 200
+        assert answer(options, "dead", "replay", of_first)["replayed"] == 1
+        assert answer(options, "dead", "replay", of_first)["ended"] == {of_first: "replayed"}
+        assert [each["id"] for each in answer(options, "dead", "list")["letters"]] == [of_second]
+        assert answer(options, "dead", "replay", "--stage", "notify", "--yes")["replayed"] == 1
+        # By now every alert is too old to be told, but for what a person sends again.
+        with running(config := config_of(kafka, *urls, max_age_minutes=1e-6)):
+            wait_until(lambda: finished(config), "told again, buried again")
+        (relapsed,) = answer(options, "dead", "list")["letters"]
+        assert (relapsed["id"][-6:], relapsed["replays"]) == ("#sink1", 1)
+        # A sink that was left out of the configuration has not taken it either.
+        answer(options, "dead", "replay", relapsed["id"])
+        with running(config := config_of(kafka, first.url)):
+            wait_until(lambda: finished(config), "buried again")
+        (kept,) = answer(options, "dead", "list")["letters"]
+        assert (kept["id"][-6:], kept["replays"], kept["detail"][:12]) == ("#sink1", 2, "notify.sinks")
+        assert len({each["id"] for each in first.got + second.got}) == 1
+        assert (len(first.got), len(second.got), len(steady.got)) == (2, 2, 1)
+
+
 def test_what_was_not_taken_before_the_end_is_told_by_the_next_process(kafka: KafkaConfig) -> None:
     answers = {"now": 500}
     with Receiver(lambda _: answers["now"]) as receiver:
@@ -187,6 +232,33 @@ def test_mutes_and_acknowledgements_hold_at_once_and_after_a_restart(kafka: Kafk
             wait_until(lambda: receiver.taken[-1] == "brand:lux resolved", "told again")
 
 
+def test_it_is_not_ready_while_kafka_takes_no_offsets(kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, take = [False], KafkaSource.commit
+    monkeypatch.setattr(KafkaSource, "commit", lambda *args: take(*args) if taken[0] else None)
+    monkeypatch.setattr(role, "STALL_S", 0.2)
+    monkeypatch.setattr(role, "COMMIT_INTERVAL_S", 0.0)
+    sink = WebhookConfig(url="http://127.0.0.1:9/", subjects=("brand:*",))
+    config = Config(kafka=kafka, notify=NotifyConfig(sinks={"ops": sink}))
+    publish(kafka, made("item:nobody-wants-it"))
+
+    async def go() -> None:
+        notifier = Notifier(config, NotifyMetrics(CollectorRegistry()))
+
+        def ready_after_a_step() -> bool:
+            notifier.step()
+            return notifier.health()[0]
+
+        try:
+            assert ready_after_a_step(), "nothing to commit yet"
+            wait_until(lambda: not ready_after_a_step(), "offsets not taken for too long")
+            taken[0], notifier._committing = True, False
+            wait_until(ready_after_a_step, "taken")
+        finally:
+            await notifier.close()
+
+    asyncio.run(go())
+
+
 def test_what_is_muted_while_it_waits_is_not_told_later(kafka: KafkaConfig) -> None:
     answers = {"now": 500}
     with Receiver(lambda _: answers["now"]) as receiver:
@@ -201,6 +273,17 @@ def test_what_is_muted_while_it_waits_is_not_told_later(kafka: KafkaConfig) -> N
             wait_until(lambda: bool(receiver.taken), "the other told")
         assert receiver.taken == ["item:b opened"]
     assert letters(kafka) == []
+
+
+def test_a_sink_that_a_rule_names_and_nobody_has_is_told_once(kafka: KafkaConfig) -> None:
+    with Receiver() as receiver, structlog.testing.capture_logs() as logs:
+        config = config_of(kafka, receiver.url)
+        publish(kafka, *(made("item:a", minute=n, sinks=["opps"]) for n in range(3)), made("item:b", sinks=["sink0"]))
+        with running(config):
+            wait_until(lambda: finished(config), "all dealt with")
+    assert receiver.taken == ["item:b opened"]
+    warnings = [(each["sink"], each["rule"]) for each in logs if each["log_level"] == "warning" and "rule" in each]
+    assert warnings == [("opps", "negative_share")]
 
 
 def test_reading_waits_for_a_sink_that_is_behind(kafka: KafkaConfig) -> None:

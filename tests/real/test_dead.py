@@ -20,6 +20,7 @@ from tests.embedded.test_dead import (  # noqa: F401 tests and fixtures that pyt
     test_letters_are_listed_by_filters_and_shown_without_their_contents,
     test_many_letters_are_a_dry_run_until_one_says_yes,
     test_what_cannot_be_replayed_is_said,
+    test_what_is_dropped_is_gone_for_good_and_only_after_a_yes,
     topic,
     write_letters,
 )

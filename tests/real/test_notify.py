@@ -13,9 +13,14 @@ import pytest
 from schemas.topics import ALERTS_CONTROL, ALERTS_OPINION, EVENTS_DEAD
 from tests import roles
 from tests.alerts_made import made
-from tests.embedded.test_notify import Receiver, finished, publish
+from tests.embedded.test_notify import (  # noqa: F401 a test that pytest finds here by name
+    Receiver,
+    finished,
+    publish,
+    test_letters_of_two_sinks_are_told_apart_and_sent_again_each_to_its_own_and_once,
+)
 from tests.opinions import WAIT_S, wait_until
-from worker.config import Config
+from worker.config import Config, KafkaConfig
 from worker.kafka.admin import create_topics, describe_topics
 from worker.tools.silencing import mute
 
@@ -32,6 +37,14 @@ def config_of(kafka: dict[str, Any], url: str, folder: Path) -> Config:
     config = msgspec.convert(tree, Config)
     create_topics(config.kafka, contracts=[ALERTS_OPINION, ALERTS_CONTROL, EVENTS_DEAD])
     return config
+
+
+@pytest.fixture
+def kafka(kafka_config: dict[str, Any]) -> KafkaConfig:
+    """For the embedded tests, on a real broker."""
+    kafka = msgspec.convert(kafka_config, KafkaConfig)
+    create_topics(kafka, contracts=[ALERTS_OPINION, ALERTS_CONTROL, EVENTS_DEAD])
+    return kafka
 
 
 process = partial(roles.process, roles.program("worker.notify.role"))

@@ -25,6 +25,7 @@ from confluent_kafka.admin import (
     AclOperation,
     AclPermissionType,
     AdminClient,
+    NewTopic,
     ResourcePatternType,
     ResourceType,
 )
@@ -77,6 +78,7 @@ class Site:
         kafka = {
             "bootstrap": self.kafka.bootstrap,
             "fold_shards": 4,
+            "backfill": {"old.reviews": "events.review"},
             "options": {**security, "ssl.ca.location": str(self.certificates.ca), **options},
         }
         sections = {"kafka": kafka, "model": {"artifact": "null"}, "observe": {"log_level": "info"}}
@@ -117,6 +119,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         site = Site(secrets, kafka, port, certificates)
         added = site.run("admin", "topics", "acls", "--apply")
         assert added.returncode == 0, added.stderr
+        admin = AdminClient({"bootstrap.servers": kafka.direct})
+        for topic in admin.create_topics([NewTopic("old.reviews", 2)], operation_timeout=30).values():
+            topic.result(timeout=30)
         made = site.run("operator", "topics", "create")
         assert made.returncode == 0, made.stderr
         yield site
@@ -146,6 +151,7 @@ def test_all_roles_run_end_to_end_with_exactly_their_rights(site: Site, tmp_path
         assert status.returncode == 0, status.stderr
         told = json.loads(status.stdout)
         assert told["fences_error"] is None
+        assert "old.reviews" in status.stdout
         assert sum(fence["fence"] or 0 for fence in told["fences"]) > 0
         examined = site.run("operator", "doctor", "--replication", "1", "--json")
         assert examined.returncode == 0, examined.stdout
@@ -157,11 +163,13 @@ def test_all_roles_run_end_to_end_with_exactly_their_rights(site: Site, tmp_path
         assert len(followed.stdout.splitlines()) == 3, followed.stderr
         broken = Producer({"bootstrap.servers": direct})
         broken.produce("events.review", b"not json", b"u3")
+        broken.produce("old.reviews", b"not json", b"u3")
+        broken.produce(FOLDS["item"], b"no fold", b"i1")
         assert broken.flush(30) == 0
-        until(lambda: sum(1 for _ in read_all(direct, "events.dead")) == 1, "a dead letter", roles)
-        replayed = site.run("operator", "dead", "replay", "--all", "--json")
+        until(lambda: sum(1 for _ in read_all(direct, "events.dead")) == 3, "three dead letters", roles)
+        replayed = site.run("operator", "dead", "replay", "--all", "--yes", "--json")
         assert replayed.returncode == 0, replayed.stderr
-        assert json.loads(replayed.stdout)["replayed"] == 1
+        assert json.loads(replayed.stdout)["replayed"] == 3
         erased = site.run("operator", "erase", "u3", "--yes", "--json")
         assert erased.returncode == 0, erased.stdout + erased.stderr
         assert json.loads(erased.stdout)["redis"] == "deleted"

@@ -1,19 +1,21 @@
-"""The clients of `tests.simulation.cluster`: a transactional producer with librdkafka's interface, and a source.
+"""The clients of `tests.simulation.cluster`: a transactional producer and a consumer with librdkafka's
+interface, and the worker's own source on such a consumer.
 
 Faults are asked for at every call by name; what the answer means is said at each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
 
 from tests.simulation.cluster import Cluster, TransactionalId, Written, failure
-from worker.kafka.records import Offsets, Partition, Record
-from worker.kafka.source import Polled
+from worker.config import KafkaConfig
+from worker.kafka.records import Partition
+from worker.kafka.source import KafkaSource
 
 Fault = Callable[[str], str | None]
 """Asked at every call by its name: what goes wrong with it, or None.
@@ -26,6 +28,8 @@ fatal       it did not happen, and the producer is of no more use
 full        the client's queue has no room
 hung        it did not happen, and the call never returns
 """
+
+Rebalanced = Callable[[Any, list[TopicPartition]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +188,41 @@ class SimProducer:
         raise failure(KafkaError._TIMED_OUT, "no answer", retriable=True)
 
 
-class SimSource:
-    """`worker.kafka.source.Source` with what `TransactionalSink` asks of it."""
+@dataclass(frozen=True, slots=True)
+class SimMessage:
+    """A record as the client gives it."""
+
+    place: Partition
+    at: int
+    content: bytes | None
+
+    def error(self) -> None:
+        return None
+
+    def topic(self) -> str:
+        return self.place[0]
+
+    def partition(self) -> int:
+        return self.place[1]
+
+    def offset(self) -> int:
+        return self.at
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 0
+
+    def key(self) -> bytes:
+        return b"k"
+
+    def value(self) -> bytes | None:
+        return self.content
+
+    def headers(self) -> None:
+        return None
+
+
+class SimConsumer:
+    """librdkafka's consumer, a member of a cooperative group. A pause outlives the assignment, as it does there."""
 
     def __init__(
         self, cluster: Cluster, name: str, sizes: Callable[[int], int], advance: Callable[[float], None]
@@ -195,70 +232,71 @@ class SimSource:
         self._paused: set[Partition] = set()
         cluster.join(name)
 
-    def poll(self, max_records: int, timeout_s: float, hand_over: Callable[[list[Partition]], None]) -> Polled:
-        polled = Polled([], [], [], [])
+    def subscribe(self, topics: list[str], on_assign: Rebalanced, on_revoke: Rebalanced, on_lost: Rebalanced) -> None:
+        self._on_assign, self._on_revoke, self._on_lost = on_assign, on_revoke, on_lost
+
+    def unsubscribe(self) -> None:
+        self._position.clear()
+
+    def assignment(self) -> list[TopicPartition]:
+        return _at(self._position)
+
+    def consume(self, most: int, timeout_s: float) -> list[SimMessage]:
         cluster = self._cluster
         cluster.expire()
         if self._name not in cluster.members:
-            polled.lost = sorted(self._position)
-            self._position.clear()
+            if self._position:
+                self._on_lost(self, _at(self._position))
             cluster.join(self._name)
         member = cluster.members[self._name]
         member.heard_s = cluster.clock()
         member.generation = cluster.generation
         moved = sorted(set(self._position) - cluster.targets[self._name])
         if moved:
-            hand_over(moved)
-            polled.lost += moved
-            for partition in moved:
-                self._position.pop(partition, None)
-                self._paused.discard(partition)
+            self._on_revoke(self, _at(moved))
             if self._name in cluster.members:
                 cluster.members[self._name].held.difference_update(moved)
         if self._name in cluster.members and cluster.members[self._name].generation == cluster.generation:
             fresh = sorted(cluster.grantable(self._name))
             cluster.members[self._name].held.update(fresh)
-            self._begin(fresh)
-            polled.assigned += fresh
-        self._fetch(polled, self._sizes(max_records))
-        self._advance(0.0 if polled.records else timeout_s)
-        return polled
+            if fresh:
+                self._on_assign(self, _at(fresh))
+        return self._fetch(self._sizes(most))
 
-    def pause(self, topics: Container[str] | None = None) -> int:
-        fresh = {p for p in set(self._position) - self._paused if topics is None or p[0] in topics}
-        self._paused |= fresh
-        return len(fresh)
+    def poll(self, timeout_s: float) -> None:
+        """Asked just after `consume` brought nothing: time passes, and nothing comes."""
+        self._advance(timeout_s)
 
-    def resume(self, topics: Container[str] | None = None) -> None:
-        self._paused = {p for p in self._paused if topics is not None and p[0] not in topics}
+    def pause(self, partitions: list[TopicPartition]) -> None:
+        self._paused.update((p.topic, p.partition) for p in partitions)
 
-    def commit(self, offsets: Mapping[Partition, int]) -> None:
+    def resume(self, partitions: list[TopicPartition]) -> None:
+        self._paused.difference_update((p.topic, p.partition) for p in partitions)
+
+    def incremental_assign(self, partitions: list[TopicPartition]) -> None:
+        self._position.update({(p.topic, p.partition): max(p.offset, 0) for p in partitions})
+
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
+        for partition in partitions:
+            self._position.pop((partition.topic, partition.partition), None)
+
+    def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
         raise AssertionError("offsets are committed in the transaction and nowhere else")
 
-    def commit_now(self, offsets: Mapping[Partition, int]) -> bool:
-        if offsets:
-            raise AssertionError("offsets are committed in the transaction and nowhere else")
-        return True
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        cluster = self._cluster
+        asked = [(p.topic, p.partition) for p in partitions]
+        while (until_s := cluster.unstable_until_s(asked)) > 0:
+            self._advance(max(until_s - cluster.clock(), 0.0) + 0.01)
+            cluster.expire()
+        return [TopicPartition(*p, cluster.committed.get(p, OFFSET_INVALID)) for p in asked]
 
-    def rewind(self, partitions: Iterable[Partition]) -> None:
-        again = [partition for partition in partitions if partition in self._position]
-        self._paused.difference_update(again)
-        self._begin(again)
-
-    def metadata(self) -> Membership:
+    def consumer_group_metadata(self) -> Membership:
         member = self._cluster.members.get(self._name)
         return Membership("", -1) if member is None else Membership(self._name, member.generation)
 
-    def membership(self) -> Membership | None:
-        metadata = self.metadata()
-        return metadata if metadata.name else None
-
-    def committed(self, partitions: Collection[Partition]) -> Offsets:
-        cluster = self._cluster
-        while (until_s := cluster.unstable_until_s(partitions)) > 0:
-            self._advance(max(until_s - cluster.clock(), 0.0) + 0.01)
-            cluster.expire()
-        return {p: cluster.committed[p] for p in partitions if p in cluster.committed}
+    def memberid(self) -> str:
+        return self.consumer_group_metadata().name
 
     def heartbeat(self) -> None:
         """The client's own thread: the member is alive, whether it polls or not."""
@@ -269,15 +307,24 @@ class SimSource:
     def close(self) -> None:
         self._cluster.leave(self._name)
 
-    def _begin(self, partitions: list[Partition]) -> None:
-        committed = self.committed(partitions)
-        self._position.update({partition: committed.get(partition, 0) for partition in partitions})
-
-    def _fetch(self, polled: Polled, most: int) -> None:
+    def _fetch(self, most: int) -> list[SimMessage]:
+        messages: list[SimMessage] = []
         for partition in sorted(self._position):
             if partition in self._paused:
                 continue
             log, first = self._cluster.inputs[partition], self._position[partition]
-            last = min(len(log), first + most - len(polled.records))
-            polled.records += [Record(*partition, offset, 0, b"k", log[offset]) for offset in range(first, last)]
+            last = min(len(log), first + most - len(messages))
+            messages += [SimMessage(partition, offset, log[offset]) for offset in range(first, last)]
             self._position[partition] = max(first, last)
+        return messages
+
+
+def sim_source(consumer: SimConsumer, topics: Iterable[str]) -> KafkaSource:
+    """The real source on a simulated consumer."""
+    return KafkaSource(
+        KafkaConfig(embedded=True), {topic: topic for topic in topics}, "group", connect=lambda settings: consumer
+    )
+
+
+def _at(partitions: Iterable[Partition]) -> list[TopicPartition]:
+    return [TopicPartition(*partition) for partition in partitions]

@@ -10,10 +10,11 @@ from unittest.mock import patch
 from confluent_kafka import KafkaException
 
 from tests.simulation import profiles_mutants
-from tests.simulation.clients import Membership, SimSource
+from tests.simulation.clients import Membership
 from worker.kafka.ledger import OffsetLedger
 from worker.kafka.session import Session
 from worker.kafka.sink import Answer
+from worker.kafka.source import KafkaSource
 from worker.kafka.transaction import TransactionalSink
 from worker.scoring.emit import FoldBuffer
 from worker.scoring.engine import Engine
@@ -37,11 +38,19 @@ def _stale_generation(original: Any) -> Any:
 
 
 def _whoever_we_are(original: Any) -> Any:
-    return SimSource.metadata
+    return lambda self: self._consumer.consumer_group_metadata()
 
 
 def _rewind_to_where_we_are(original: Any) -> Any:
-    return lambda self, partitions: self._paused.difference_update(partitions)
+    return lambda self, partitions: self._resume(self._paused.intersection(partitions))
+
+
+def _pause_taken_for_over(original: Any) -> Any:
+    def let_go(self: Any, gone: Any) -> None:
+        self._paused.difference_update(gone)  # as if the client forgot it too
+        original(self, gone)
+
+    return let_go
 
 
 def _reused_producer(original: Any) -> Any:
@@ -157,9 +166,10 @@ MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "an offset too few is committed": (OffsetLedger, "seal", _offset_one_behind),
     "output leaves before what came earlier": (OffsetLedger, "release", _released_early),
     "results of a lost assignment count": (OffsetLedger, "finish", _late_results_count),
-    "the group's metadata is kept from the first time": (SimSource, "membership", _stale_generation),
-    "offsets of a client that was expelled are sent": (SimSource, "membership", _whoever_we_are),
-    "no rewind after output was taken back": (SimSource, "rewind", _rewind_to_where_we_are),
+    "the group's metadata is kept from the first time": (KafkaSource, "membership", _stale_generation),
+    "offsets of a client that was expelled are sent": (KafkaSource, "membership", _whoever_we_are),
+    "a pause outlives its assignment": (KafkaSource, "_let_go", _pause_taken_for_over),
+    "no rewind after output was taken back": (KafkaSource, "rewind", _rewind_to_where_we_are),
     "a producer in doubt is used again": (Session, "_renew", _reused_producer),
     "a producer is used again after an abort": (Session, "_renew", _used_after_an_abort),
     "an unknown outcome counts as committed": (Session, "_reached", _always_true),
@@ -172,7 +182,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
 }
 
 
-NOTICED: dict[str, int] = {"folds of what is read again stay": 319}
+NOTICED: dict[str, int] = {"folds of what is read again stay": 319, "a pause outlives its assignment": 33}
 """Of the rarest, a seed that notices: looked at first, which saves half a minute and more."""
 
 

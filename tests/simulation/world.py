@@ -22,7 +22,7 @@ from model.null import NullScorer
 from model.scoring import Floats, Prepared
 from schemas.dead import HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC
 from schemas.folds import decode_block
-from tests.simulation.clients import Membership, SimProducer, SimSource
+from tests.simulation.clients import SimConsumer, SimProducer, sim_source
 from tests.simulation.cluster import TRANSACTION_TIMEOUT_S
 from tests.simulation.turns import TICKS, Fault, Outcome, SimProcess, Turns
 from worker import logs
@@ -47,7 +47,7 @@ KINDS = (*4 * ("call",), *2 * ("pause", "nap", "stuck", "start"), "crash", "stop
          "move")  # fmt: skip
 CONFIG = Config(
     kafka=KafkaConfig(embedded=True, fold_shards=2),
-    worker=WorkerConfig(max_batch_units=8, poll_records=50, queue_tokens_high=400, queue_tokens_low=100,
+    worker=WorkerConfig(max_batch_units=8, poll_records=50, queue_tokens_high=40, queue_tokens_low=10,
                         max_batch_tokens=200),
 )  # fmt: skip
 # Both only cost time to make; nothing that is checked reads the metrics.
@@ -115,7 +115,8 @@ class SimWorker(SimProcess):
         super().__init__(world)
         self.scorer = SimScorer()
         name = f"{world.role}.{slot}"
-        self.source = SimSource(world.cluster, f"{slot}-{world.born}", world.size, world.advance)
+        self.consumer = SimConsumer(world.cluster, f"{slot}-{world.born}", world.size, world.advance)
+        self.source = sim_source(self.consumer, TOPICS)
         session = Session(
             lambda: SimProducer(world.cluster, name, self.fault, world.advance),
             self.source.committed,
@@ -156,14 +157,14 @@ class SimWorker(SimProcess):
 
     def heartbeat(self) -> None:
         """The client's own thread."""
-        self.source.heartbeat()
+        self.consumer.heartbeat()
 
     def mend(self) -> None:
         """No more faults."""
         super().mend()
         self.scorer.broken = False
 
-    def _membership(self) -> Membership | None:
+    def _membership(self) -> object | None:
         # The worst moment to fall asleep: all is ready to be committed, and the group goes on meanwhile.
         self.nap("membership")
         return self.source.membership()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -21,6 +21,7 @@ import yaml
 from click.testing import CliRunner
 
 import worker.cli.app
+from schemas.dead import Stage
 from worker import errors
 from worker.cli.app import main
 from worker.config import Config
@@ -58,7 +59,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         *("demo", "worker", "profiles", "alerts", "alerts backtest", "alerts tune", "alerts rebuild"),
         *("topics create", "topics describe", "topics acls", "replay", "tail"),
         *("status", "score", "doctor", "evaluate", "plan"),
-        *("dead list", "dead show", "dead replay", "erase"),
+        *("dead list", "dead show", "dead replay", "dead drop", "erase"),
         *("notify", "mute", "ack", "trend"),
         *("train", "tune", "export", "report", "explain", "active", "label"),
     }
@@ -67,6 +68,25 @@ def test_the_commands_are_those_of_the_design() -> None:
 def test_the_readme_lists_exactly_the_commands_there_are() -> None:
     listed = set(re.findall(r"`millrace ((?:(?:topics|alerts|dead) )?[a-z]+)", documented("commands")))
     assert listed == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_every_default(name: str) -> None:
+    for option in COMMANDS[name].params:
+        if isinstance(option, click.Option) and isinstance(option.default, (int, float, str, Path)):
+            assert option.show_default or option.is_flag or not option.default, option.opts
+
+
+def test_help_and_readme_tell_the_same_exit_codes() -> None:
+    codes = {
+        each.exit_code for each in vars(errors).values() if isinstance(each, type) and issubclass(each, MillraceError)
+    }
+    told = [" ".join((main.help or "").split()), " ".join(documented("commands").split())]
+    for text in told:
+        found = re.search(r"Exit codes: (0 well, .*? 1 anything else)\.", text)
+        assert found is not None
+        assert {int(code) for code in re.findall(r"\d", found[1])} == codes | {0}
+        assert "5 model or device" in found[1]
 
 
 def test_the_readme_lists_every_key_of_the_configuration_with_its_default() -> None:
@@ -101,6 +121,36 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     assert seconds < 4 * HELP_SECONDS
 
 
+def test_help_names_every_stage_at_which_a_letter_is_written() -> None:
+    for command in ("list", "replay", "drop"):
+        assert f"Only of this stage: {', '.join(get_args(Stage))}." in " ".join(
+            run("dead", command, "-h").output.split()
+        )
+
+
+def test_options_of_a_group_are_those_of_its_commands_and_the_commands_own_are_stronger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.alerts.rebuild.Rebuild", lambda _: None)  # which would look for the topic first
+    for name in ("prod", "test"):
+        text = f"kafka: {{bootstrap: '{name}:9092', group_prefix: {name}}}"
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    prod, test = ["--config", str(tmp_path / "prod.yaml")], ["--config", str(tmp_path / "test.yaml")]
+
+    def asked(*arguments: str, **env: str) -> str:
+        result = CliRunner().invoke(main, list(arguments), env=env, input="n\n")
+        assert result.exit_code == 1
+        return result.output
+
+    # What it asks before it deletes names the cluster.
+    assert "prod.alerts-subjects-changelog on prod:9092" in asked("alerts", *prod, "rebuild")
+    assert "on prod:9092" in asked("alerts", *prod, "rebuild", MILLRACE_CONFIG=str(tmp_path / "test.yaml"))
+    assert "on test:9092" in asked("alerts", *prod, "rebuild", *test)
+    assert "on a:1 " in asked("alerts", *prod, "--set", "kafka.bootstrap=a:1", "rebuild")
+    assert "on b:1 " in asked("alerts", "--set", "kafka.bootstrap=a:1", "rebuild", "--set", "kafka.bootstrap=b:1")
+    assert "on test:9092" in asked("alerts", "rebuild", MILLRACE_CONFIG=str(tmp_path / "test.yaml"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -123,7 +173,10 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         (["score", "--text", "a", "--artifact", "null"], 5, "null"),
         (["tail", "scores"], 6, "scores.ctr"),
         (["dead", "show", "nonsense"], 6, "topic/partition/offset"),
+        (["dead", "show", "alerts.opinion/0/1#"], 6, "#sink"),
         (["dead", "replay"], 6, "--all"),
+        (["dead", "drop"], 6, "--all"),
+        (["dead", "list", "--stage", "nowhere"], 6, "notify"),
         (["dead", "list", "--since", "soon"], 6, "soon"),
         (["evaluate", "--task", "sentiment", "--data", "{file}", "--artifact", "/nowhere"], 5, "/nowhere"),
     ],
@@ -179,14 +232,9 @@ def test_evaluate_takes_several_files_after_one_option(tmp_path: Path, monkeypat
     seen: list[Any] = []
 
     def evaluate_files(
-        scorer: object,
-        task: str,
-        data: tuple[Path, ...],
-        history: tuple[Path, ...],
-        *,
-        delays_s: tuple[float, ...] = (),
+        scorer: object, task: str, data: tuple[Path, ...], history: tuple[Path, ...], **options: Any
     ) -> dict[str, Any]:
-        seen.append((task, data, history, delays_s))
+        seen.append((task, data, history, options["delays_s"]))
         return {"task": task, "n": 3, "auc": 0.75}
 
     monkeypatch.setattr("worker.tools.measure.evaluate_files", evaluate_files)

@@ -80,6 +80,33 @@ def test_report_writes_a_page_without_outside_resources(folder: Path, tmp_path: 
     assert "TASK=FILE" in refused.stderr
 
 
+def test_files_are_read_where_the_options_say(folder: Path, tmp_path: Path) -> None:
+    rows = [
+        {"subject": text, "body": "my order", "mood": "negative" if i % 2 else "positive"}
+        for i, text in enumerate(TEXTS)
+    ]
+    (tmp_path / "mails.jsonl").write_text(
+        "\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8"
+    )
+    asked = ("--artifact", folder / "tiny")
+    fields = ("--field", "subject", "--field", "body")
+    data = ("--task", "sentiment", "--data", tmp_path / "mails.jsonl")
+    flat = printed("evaluate", *asked, *data, *fields, "--label-field", "mood")
+    assert flat["n"] == len(TEXTS)
+    assert "mae" not in flat
+    assert "label field 'sentiment' is missing" in run("evaluate", *asked, *data, *fields).stderr
+    report = ("report", *asked, "--trial", f"sentiment={tmp_path / 'mails.jsonl'}", "--out", tmp_path / "report.html")
+    told = ("--field", "sentiment=subject", "--field", "sentiment=body", "--label-field", "sentiment=mood")
+    (task,) = printed(*report, *told)["tasks"]
+    assert task["log_loss"] == flat["log_loss"]
+    clicks = run("report", *asked, "--trial", f"click={folder / 'rows.jsonl'}", "--field", "click=subject")
+    assert "events of click have their own" in clicks.stderr
+    for wrong in (("--field", "subject"), ("--label-field", "stars=mood"), ("--field", "sentiment=")):
+        refused = run(*report, *wrong)
+        assert refused.exit_code == 6
+        assert " ".join(wrong) in refused.stderr
+
+
 def test_explain_tells_which_parts_moved_the_score(folder: Path) -> None:
     for method in ("occlusion", "gradients"):
         found = printed(
@@ -112,6 +139,10 @@ def test_a_run_is_trained_exported_again_and_added_to(tmp_path: Path) -> None:
     again = run("train", *recipe, "--out", out)
     assert again.exit_code == 6
     assert "--resume" in again.stderr
+    for option in (("--minutes", "5"), ("--resume",), ("--tensorboard",)):
+        refused = run("train", *recipe, "--out", tmp_path / "more", "--onto", out / "artifact", *option)
+        assert refused.exit_code == 6
+        assert "do nothing with --onto" in refused.stderr
     more = run("train", *recipe, "--out", tmp_path / "more", "--onto", out / "artifact")
     assert more.exit_code == 0, more.output
     assert Artifact.load(tmp_path / "more" / "artifact").manifest["space"] == first.manifest["space"]

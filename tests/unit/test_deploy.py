@@ -22,7 +22,7 @@ DEPLOY = ROOT / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, Any] = COMPOSE["services"]
 BROKERS = {name: service for name, service in SERVICES.items() if name.startswith("kafka-")}
-ROLES = {name: SERVICES[name] for name in ("worker", "profiles", "alerts")}
+ROLES = {name: SERVICES[name] for name in ("worker", "profiles", "alerts", "notify")}
 OURS = {name: service for name, service in SERVICES.items() if service.get("image") == "millrace"}
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 
@@ -45,10 +45,11 @@ def seconds(text: str) -> int:
     return int(found[1])
 
 
-def test_there_are_three_brokers_redis_and_the_three_roles() -> None:
+def test_there_are_three_brokers_redis_and_the_four_roles() -> None:
     assert len(BROKERS) == 3
     assert {"redis", "topics", "doctor", *ROLES} <= set(SERVICES)
     assert all(service["command"] == [name] for name, service in ROLES.items())
+    assert ROLES["notify"]["profiles"] == ["notify"], "only where somebody is to be told"
 
 
 @pytest.mark.parametrize("name", BROKERS)
@@ -128,7 +129,7 @@ def test_every_name_a_service_uses_is_declared() -> None:
             assert source in COMPOSE["volumes"] or (DEPLOY / source).exists(), volume
 
 
-def test_the_image_runs_as_nobody_in_particular_and_says_whether_it_is_well() -> None:
+def test_the_image_runs_as_nobody_in_particular_and_says_whether_it_is_alive() -> None:
     final = DOCKERFILE[DOCKERFILE.rindex("\nFROM ") :]
     user = re.search(r"^USER (\S+)", final, re.MULTILINE)
     assert user is not None
@@ -136,7 +137,7 @@ def test_the_image_runs_as_nobody_in_particular_and_says_whether_it_is_well() ->
     assert f"--uid {user[1]}" in final
     port = re.search(r"MILLRACE_OBSERVE__PORT=(\d+)", final)
     assert port is not None
-    assert f"http://127.0.0.1:{port[1]}/healthz" in final
+    assert f"http://127.0.0.1:{port[1]}/livez" in final, "a broker that is away is no reason for a restart"
     assert "HEALTHCHECK" in final
     set_here = dict(re.findall(r"\b(MILLRACE_\w+)=(\S+)", final))
     assert load_config(env=set_here).observe.port == int(port[1])
@@ -157,10 +158,17 @@ def test_the_image_is_built_from_what_the_package_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "cuda", "code"), [("cpu", None, 0), ("cuda", "13.0", 0), ("cpu", "13.0", 1), ("cuda", None, 1)]
+    ("device", "cuda", "code", "says"),
+    [
+        ("cpu", None, 0, ""),
+        ("cuda", "13.0", 0, ""),
+        ("cpu", "13.0", 0, "torch is built for cuda"),  # what PyPI gives: larger, and works
+        ("cuda", None, 1, "torch is built for cpu"),
+        ("gpu", "13.0", 1, "DEVICE=gpu"),
+    ],
 )
-def test_the_build_fails_when_torch_is_not_what_was_asked_for(
-    device: str, cuda: str | None, code: int, tmp_path: Path
+def test_the_build_says_when_torch_is_not_what_was_asked_for_and_fails_where_it_could_not_work(
+    device: str, cuda: str | None, code: int, says: str, tmp_path: Path
 ) -> None:
     """The check of the Dockerfile itself, with a torch of our own in front."""
     check = re.search(r'RUN python -c "(.*?)" \\\n\s+"\$DEVICE"', DOCKERFILE, re.DOTALL)
@@ -173,13 +181,25 @@ def test_the_build_fails_when_torch_is_not_what_was_asked_for(
         [python, "-c", script, device], capture_output=True, text=True, check=False, env={"PYTHONPATH": str(tmp_path)}
     )
     assert done.returncode == code, done.stderr
-    assert not code or "deploy/Dockerfile" in done.stderr
+    told = done.stderr if code else done.stdout
+    assert says in told
+    assert bool(says) == ("deploy/Dockerfile" in told)
+
+
+def test_the_file_for_a_gpu_reserves_it_for_the_worker_that_insists_on_it() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.gpu.yaml").read_text(encoding="utf-8"))["services"]
+    assert set(services) == {"worker"} < set(SERVICES)
+    (device,) = services["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert load_config(env=services["worker"]["environment"]).model.device == "cuda"
 
 
 def test_compose_itself_accepts_the_file() -> None:
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
         pytest.skip("docker compose is not installed: the file is checked by the other tests only")
-    command = [docker, "compose", "--file", str(DEPLOY / "compose.yaml"), "--profile", "tools", "config", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
+    files = ["--file", str(DEPLOY / "compose.yaml"), "--file", str(DEPLOY / "compose.gpu.yaml")]
+    for chosen in (files[:2], files):
+        command = [docker, "compose", *chosen, "--profile", "tools", "--profile", "notify", "config", "--quiet"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr

@@ -212,7 +212,10 @@ def credentials(kafka: KafkaConfig) -> Any:
         name for name in options if name.startswith(("sasl.", "ssl.", "security.")) and name not in _OPTIONS_USED
     ]
     if unknown:
-        raise ConfigError(f"kafka.options {', '.join(sorted(unknown))}: the alerts role cannot pass these to Faust")
+        raise ConfigError(
+            f"kafka.options {', '.join(sorted(unknown))}: the alerts role cannot pass these to Faust, which takes"
+            f" {', '.join(sorted(_OPTIONS_USED))}. Give that role a user with a password, and options of its own"
+        )
     protocol = options.get("security.protocol", _PLAIN).upper()
     if protocol == _PLAIN:
         return None

@@ -60,13 +60,14 @@ async def _serve(config: Config, stop: Event, partitions: int) -> None:
     watch = OpinionWatch(config, AlertsMetrics(registry))
     watch.trend_partitions = _trend_partitions(config)
     app = watch.app = _make_app(config, watch, partitions)
-    with Observer(config.observe, registry, watch.health):
+    with Observer(config.observe, registry, watch.health) as observer:
         starting = asyncio.ensure_future(app.start())
         writing = asyncio.ensure_future(asyncio.sleep(0))
-        checking = asyncio.ensure_future(_refuse_other_partitions(config, partitions))
+        checking = asyncio.ensure_future(_refuse_other_partitions(config, partitions, watch))
         try:
             while not stop.is_set() and watch.failure is None and not app.crashed:
                 await asyncio.sleep(LINGER_S)
+                observer.turned()
                 watch.reload_rules()
                 if checking.done():
                     checking.result()
@@ -90,8 +91,8 @@ async def _serve(config: Config, stop: Event, partitions: int) -> None:
         raise _ours(failure) from failure.__cause__
 
 
-async def _refuse_other_partitions(config: Config, partitions: int) -> None:
-    """Raises `TopicError` once ``opinions`` has other than these."""
+async def _refuse_other_partitions(config: Config, partitions: int, watch: OpinionWatch) -> None:
+    """Raises `TopicError` once ``opinions`` has other than these. Tells ``watch`` whether Kafka answers."""
     source = config.kafka.topic(OPINIONS)
     while True:
         await asyncio.sleep(PARTITIONS_INTERVAL_S)
@@ -100,7 +101,9 @@ async def _refuse_other_partitions(config: Config, partitions: int) -> None:
         except KafkaError as error:
             # Brokers that are away are the business of those who read and write.
             _log.warning("partitions could not be looked up", error=str(error))
+            watch.kafka_answers = False
             continue
+        watch.kafka_answers = True
         if found != partitions:
             raise other_partitions(source, found, changelog_name(config), partitions)
 

@@ -40,6 +40,8 @@ MAX_UNWRITTEN: Final = 2000
 COMMIT_INTERVAL_S: Final = 2.0
 RULES_INTERVAL_S: Final = 3.0
 RELEASE_TIMEOUT_S: Final = 5.0
+STALL_S: Final = 30.0
+"""With a write that Kafka has not acknowledged for so long the role is not ready."""
 TABLE: Final = "subjects"
 POSITION_KEY: Final = b"#position"
 """Key of a partition's position in the changelog; subjects have a level and a colon, so none is like it."""
@@ -114,8 +116,11 @@ class OpinionWatch:
         self._committed: dict[int, int] = {}
         self._committed_at = 0.0
         self._rules_read_at = time.monotonic()
+        self._writing_since_s: float | None = None
         self.failure: BaseException | None = None
         self.app: Any = None
+        # Whether Kafka answered when the role last looked at its topics.
+        self.kafka_answers = True
         # Partitions of trends.opinion; 0 where the topic has not been made: then no trends are written.
         self.trend_partitions = 0
 
@@ -220,7 +225,11 @@ class OpinionWatch:
         Done when Kafka has acknowledged all.
         """
         async with self._write_lock:
-            await asyncio.gather(*(self._write(*numbered, last) for numbered in self._partitions.items()))
+            self._writing_since_s = time.monotonic()
+            try:
+                await asyncio.gather(*(self._write(*numbered, last) for numbered in self._partitions.items()))
+            finally:
+                self._writing_since_s = None
             self._show()
 
     async def write_and_commit(self, *, force: bool = False) -> None:
@@ -241,12 +250,15 @@ class OpinionWatch:
             self._committed.update(news)
 
     def health(self) -> tuple[bool, dict[str, Any]]:
-        """Whether the role runs, and what it holds."""
+        """For ``/healthz``: not ready while states are read back, partitions move, or Kafka is away."""
         partitions = list(self._partitions.values())
-        ready = self.app is not None and self.app.started and not self.app.rebalancing
-        return self.failure is None, {
+        since_s = self._writing_since_s
+        writing_s = 0.0 if since_s is None else time.monotonic() - since_s
+        running = self.failure is None and self.app is not None and self.app.started and not self.app.rebalancing
+        return running and self.kafka_answers and writing_s < STALL_S, {
             "role": "alerts",
-            "ready": ready,
+            "kafka": "answers" if self.kafka_answers else "away: waiting, opinions stay in Kafka",
+            "writing_s": round(writing_s, 3),
             "partitions": len(partitions),
             "subjects": sum(len(partition.detector) for partition in partitions),
             "open_alerts": sum(partition.detector.open_alerts for partition in partitions),

@@ -27,7 +27,8 @@ def alerts(context: click.Context, /, config: Config) -> None:
     """Watch opinion and alert when it turns.
 
     Without a command: the role. Reads opinions, writes alerts.opinion when negative ones surge on an item, category,
-    brand or topic, smoulder for hours, or stop coming. The rules are a file (alerts.rules), read again when it changes.
+    brand, topic or aspect, smoulder for hours, or stop coming. The rules are a file (alerts.rules), read again when it
+    changes.
 
     \b
     millrace alerts --config millrace.yaml
@@ -129,7 +130,8 @@ def rebuild(config: Config, /, yes: bool, json_: bool) -> None:
 
     job = Rebuild(config)
     if not yes:
-        click.confirm(f"Delete {changelog_name(config)} and count all opinions again?", abort=True, err=True)
+        where = f"{changelog_name(config)} on {config.kafka.bootstrap}"
+        click.confirm(f"Delete {where} and count all opinions again?", abort=True, err=True)
     with tables.counter("opinions counted again") as progress:
         done = job.run(progress)
     import msgspec

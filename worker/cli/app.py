@@ -45,8 +45,8 @@ def main() -> None:
                    millrace evaluate           measure it; millrace report, explain
 
     Configuration is one YAML file (--config), overridden by environment (MILLRACE_KAFKA__BOOTSTRAP=host:9092),
-    overridden by flags (--set kafka.bootstrap=host:9092). Exit codes: 2 configuration, 3 Kafka, 4 Redis, 5 model,
-    6 an input file, 1 anything else.
+    overridden by flags (--set kafka.bootstrap=host:9092). Exit codes: 0 well, 2 configuration, 3 Kafka, 4 Redis,
+    5 model or device, 6 an input file, 1 anything else.
     """
 
 
@@ -57,7 +57,7 @@ def main() -> None:
 @json_option
 @common
 def demo(config: Config, events: int | None, exit_: bool, rate: float | None, json_: bool) -> None:
-    """Run a simulated shop through all three roles.
+    """Run a simulated shop through worker, profiles and alerts.
 
     Bilingual events, an embedded Kafka and an embedded Redis, and a live view of rates, latencies and scores.
 
@@ -150,16 +150,21 @@ def topics() -> None:
 @click.option(
     "--replication", type=click.IntRange(min=1), help="Copies; by default 3, or as many as there are brokers."
 )
+@click.option("--partitions", type=click.IntRange(min=1), help="Of each input topic; `millrace plan` says how many.")
 @click.option("--update", is_flag=True, help="Set retention and sizes of topics that exist to the contract's.")
 @common
-def create(config: Config, replication: int | None, update: bool) -> None:
+def create(config: Config, replication: int | None, partitions: int | None, update: bool) -> None:
     """Make the topics that are missing: partitions, retention or compaction, replication and sizes by one table.
 
     Topics that exist are left as they are, but for --update. Partitions are never changed.
+
+    \b
+    millrace topics create
+    millrace topics create --partitions 24
     """
     from worker.kafka.admin import create_topics
 
-    made = create_topics(config.kafka, replication=replication, update=update)
+    made = create_topics(config.kafka, replication=replication, update=update, partitions=partitions)
     click.echo(f"made {', '.join(made)}" if made else "all topics are there")
 
 
@@ -189,9 +194,13 @@ def acls_(config: Config, roles: tuple[str, ...], principals: tuple[str, ...], a
     """List the rights that each role needs on Kafka, and no more.
 
     As calls of Kafka's own kafka-acls.sh, for topic names and group prefix as configured. The roles are worker,
-    profiles, alerts, and operator: who makes topics, replays, follows and runs the doctor.
+    profiles, alerts, notify, and operator: who makes topics, replays, follows and runs the doctor.
+
+    The calls name a file, admin.properties. It says how Kafka's tools log in as a user who may alter the cluster
+    (security.protocol, sasl.mechanism, sasl.jaas.config, ssl.truststore.location); empty where nobody need log in.
 
     \b
+    millrace topics acls > acls.sh
     millrace topics acls --role worker --principal worker=User:scoring
     millrace topics acls --apply
     """
@@ -270,8 +279,8 @@ def tail(config: Config, names: tuple[str, ...], json_: bool, **options: Any) ->
 
     By default the scores and the alerts. Ctrl-C ends it.
 
-    Any topic of the contract: events.*, scores.*, opinions, alerts.opinion, folds.*, features.*, events.dead,
-    erasures. Texts are shown as their length only.
+    Any topic of the contract: events.*, scores.*, opinions, alerts.opinion, alerts.control, trends.opinion, folds.*,
+    features.*, events.dead, erasures. Texts are shown as their length only.
 
     \b
     millrace tail
@@ -338,7 +347,8 @@ def doctor(config: Config, replication: int, json_: bool) -> None:
     """Check everything, and say what to mend.
 
     Libraries, brokers, topics, what exactly once and durability need of Kafka and Redis (copies, elections,
-    time-outs, eviction, persistence), model (its golden set) and device. Exit code 1 if anything is wrong.
+    time-outs, eviction, persistence), sinks of alerts and the rules that name them, model (its golden set) and device.
+    Exit code 1 if anything is wrong.
     """
     from worker.cli import tables
     from worker.tools.doctor import examine

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from worker.errors import InputError, MillraceError, ModelLoadError
 
@@ -75,13 +76,22 @@ def _ours(error: Exception) -> MillraceError | None:
 
 
 def common(function: Callable[..., None]) -> Callable[..., None]:
-    """The options of every command; the command is called with the checked configuration first."""
+    """The options of every command; the command is called with the checked configuration first.
+
+    What a group that has them was given counts for its commands too; what the command itself is given is stronger.
+    """
 
     @click.option("--config", "config_file", type=FILE, envvar="MILLRACE_CONFIG", help="Configuration, one YAML file.")
     @click.option("--set", "flags", multiple=True, metavar="KEY=VALUE", help="Override a key: --set kafka.bootstrap=…")
     @click.option("--debug", is_flag=True, help="Tracebacks, and the Kafka client's own log.")
     @wraps(function)
     def command(config_file: Path | None, flags: tuple[str, ...], debug: bool, **options: Any) -> None:
+        context = click.get_current_context()
+        outer = context.parent.params if context.parent is not None else {}
+        if "config_file" in outer:
+            if context.get_parameter_source("config_file") is not ParameterSource.COMMANDLINE:
+                config_file = outer["config_file"]
+            flags, debug = (*outer["flags"], *flags), debug or outer["debug"]
         with told(debug):
             from worker.config import load_config
 

@@ -27,8 +27,10 @@ artifact_option = click.option("--artifact", help="Artifact folder; by default m
 @recipe_option
 @data_option
 @click.option("--out", type=PATH, required=True, help="Folder for checkpoints, logs and the artifact.")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=60.0, help="Bound of the training.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0 leaves it to torch.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Bound of the training; 60 if not said.")
+@click.option(
+    "--threads", type=click.IntRange(min=0), default=0, show_default=True, help="CPU threads; 0 leaves it to torch."
+)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard events to tb in --out.")
 @click.option("--onto", type=FOLDER, help="Add the recipe's heads to this artifact and leave the rest as it is.")
@@ -38,7 +40,7 @@ def train(
     recipe: Path,
     data: Path,
     out: Path,
-    minutes: float,
+    minutes: float | None,
     threads: int,
     resume: bool,
     tensorboard: bool,
@@ -47,8 +49,8 @@ def train(
     """Train an artifact for all tasks of a recipe.
 
     Data files are checked whole before training begins. A run that was stopped, even by kill -9, goes on with
-    --resume to the result that it would have had. With --onto and a recipe of `click:` alone the texts are left as
-    they are, and the click head is fitted on a shop's own log.
+    --resume to the result that it would have had. With --onto only the recipe's heads, and its click head, are fitted,
+    in one go: of the recipe, heads, data sets, calibration, trials and the click section count.
 
     \b
     millrace train --recipe model/training/starter.yaml --data ../data --out runs/one --minutes 90
@@ -63,12 +65,15 @@ def train(
         torch.set_num_threads(threads)
     if onto is not None:
         from model.training.newhead import add_heads
+        from worker.errors import InputError
 
+        if minutes is not None or resume or tensorboard:
+            raise InputError("--minutes, --resume and --tensorboard do nothing with --onto; leave them out")
         click.echo(f"artifact in {add_heads(recipe, data, onto, out / 'artifact')}")
         return
     from model.training.train import train as run
 
-    run(recipe, data, out, minutes=minutes, resume=resume, console=Console(), tensorboard=tensorboard)
+    run(recipe, data, out, minutes=minutes or 60.0, resume=resume, console=Console(), tensorboard=tensorboard)
 
 
 @click.command()
@@ -93,8 +98,16 @@ def export(config: Config, recipe: Path, data: Path, out: Path) -> None:
 @recipe_option
 @data_option
 @click.option("--out", type=PATH, required=True, help="Folder of the study; a later call goes on with it.")
-@click.option("--trials", type=click.IntRange(min=1), default=20, help="Trials in all, those done before included.")
-@click.option("--tokens", type=click.IntRange(min=1), default=300_000, help="Tokens that each trial trains on.")
+@click.option(
+    "--trials",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Trials in all, those done before included.",
+)
+@click.option(
+    "--tokens", type=click.IntRange(min=1), default=300_000, show_default=True, help="Tokens that each trial trains on."
+)
 @json_option
 @common
 def tune(config: Config, recipe: Path, data: Path, out: Path, trials: int, tokens: int, json_: bool) -> None:
@@ -116,8 +129,10 @@ def tune(config: Config, recipe: Path, data: Path, out: Path, trials: int, token
 
 @click.command(cls=ManyFiles)
 @artifact_option
-@click.option("--task", required=True, help="sentiment, intent, intent.shop, click, purchase, conversion, …")
+@click.option("--task", required=True, help="A head, a family of heads (intent), click, purchase or conversion.")
 @click.option("--data", type=FILE, multiple=True, required=True, metavar="FILE...", help="Labelled JSON Lines.")
+@click.option("--field", "texts", multiple=True, metavar="FIELD", help="Where the text is: as in training.")
+@click.option("--label-field", default="", metavar="FIELD", help="Where the label is: as in training.")
 @click.option("--history", type=FILE, multiple=True, metavar="FILE...", help="For click: run through first.")
 @click.option(
     "--delay-s",
@@ -136,6 +151,8 @@ def evaluate(
     artifact: str | None,
     task: str,
     data: tuple[Path, ...],
+    texts: tuple[str, ...],
+    label_field: str,
     history: tuple[Path, ...],
     delays_s: tuple[float, ...],
     labels: str | None,
@@ -146,11 +163,16 @@ def evaluate(
     """Measure a model on labelled files. For click, purchase and conversion (both, over all impressions) the figures
     are progressive, after the history.
 
+    Text and label are looked for where the head's training data had them; --field (again for each of several) and
+    --label-field name other fields.
+
     \b
     millrace evaluate --task sentiment --data reviews.valid.jsonl.gz --json
     millrace evaluate --task sentiment --data reviews.valid.jsonl.gz --slice category
+    millrace evaluate --task sentiment --data mails.jsonl --field subject --field body --label-field mood
     millrace evaluate --task click --data clicks.valid.jsonl.gz --history clicks.train.jsonl.gz
     """
+    from model.data import Columns
     from worker.cli import tables
     from worker.tools.assessed import assessment_view
     from worker.tools.measure import measure
@@ -161,25 +183,36 @@ def evaluate(
 
         delays_s = DELAYS_S
     among = tuple(part.strip() for part in labels.split(",")) if labels else ()
+    columns = Columns(texts, label_field)
     late = tuple(seconds for seconds in delays_s if seconds)
-    scorer = load(config.model, artifact)
-    figures = measure(scorer, task, data, history, among=among, fields=fields, detail=detail, delays_s=late)
+    options: dict[str, Any] = {"columns": columns, "among": among, "fields": fields, "detail": detail, "delays_s": late}
+    figures = measure(load(config.model, artifact), task, data, history, **options)
     tables.show(figures, assessment_view, json_=json_)
 
 
 @click.command()
 @artifact_option
 @click.option("--trial", "pairs", multiple=True, metavar="TASK=FILE", help="A task and a labelled file; repeatable.")
+@click.option("--field", "texts", multiple=True, metavar="TASK=FIELD", help="Where a task's texts are: as in training.")
+@click.option("--label-field", "labels", multiple=True, metavar="TASK=FIELD", help="Where its labels are.")
 @click.option("--slice", "fields", multiple=True, metavar="FIELD", help="Figures by the values of a field, too.")
 @click.option("--sharing", type=FILE, help="What bench-shared wrote: shared against single models.")
 @click.option("--curves", type=FILE, help="metrics.jsonl of the training run.")
-@click.option("--out", type=PATH, default=Path("report.html"), help="The page; the same as JSON lies beside it.")
+@click.option(
+    "--out",
+    type=PATH,
+    default=Path("report.html"),
+    show_default=True,
+    help="The page; the same as JSON lies beside it.",
+)
 @json_option
 @common
 def report(
     config: Config,
     artifact: str | None,
     pairs: tuple[str, ...],
+    texts: tuple[str, ...],
+    labels: tuple[str, ...],
     fields: tuple[str, ...],
     sharing: Path | None,
     curves: Path | None,
@@ -195,15 +228,9 @@ def report(
     """
     from model.artifact import resolve
     from model.assess.report import write_report
-    from model.training.recipe import Trial
-    from worker.errors import InputError
+    from worker.tools.trials import read_trials
 
-    trials = []
-    for pair in pairs:
-        task, found, file = pair.partition("=")
-        if not found or not Path(file).is_file():
-            raise InputError(f"--trial {pair}: TASK=FILE is expected, with a file that is there")
-        trials.append(Trial(task=task, file=file))
+    trials = read_trials(pairs, texts, labels)
     device = config.model.device
     folder = resolve(artifact or config.model.artifact)
     content = write_report(folder, trials, out, sharing=sharing, curves=curves, fields=fields, device=device)
@@ -224,6 +251,7 @@ def report(
     "--method",
     type=click.Choice(["occlusion", "gradients"]),
     default="occlusion",
+    show_default=True,
     help="Leave parts out and score again, or integrated gradients.",
 )
 @json_option
@@ -264,8 +292,8 @@ class _Texts(NamedTuple):
         return load(config.model, self.artifact)
 
     def options(self) -> dict[str, Any]:
-        """What else the picking is told: it has its own fields where none were given."""
-        return {"labelled": self.known} | ({"fields": self.fields} if self.fields else {})
+        """What else the picking is told."""
+        return {"labelled": self.known, "fields": self.fields}
 
 
 def _reads_texts(function: Callable[..., None]) -> Callable[..., None]:
@@ -274,7 +302,7 @@ def _reads_texts(function: Callable[..., None]) -> Callable[..., None]:
     @artifact_option
     @click.option("--task", required=True, help="The head: sentiment, intent.shop, …")
     @click.option("--data", type=FILE, required=True, help="Unlabelled texts, JSON Lines.")
-    @click.option("--field", "fields", multiple=True, metavar="FIELD", help="Where the text is: title and text.")
+    @click.option("--field", "fields", multiple=True, metavar="FIELD", help="Where the text is: as in training.")
     @click.option("--known", type=FILE, multiple=True, help="Files whose texts are passed over.")
     @click.option("--out", type=PATH, required=True, help="The file to write.")
     @json_option
@@ -287,8 +315,10 @@ def _reads_texts(function: Callable[..., None]) -> Callable[..., None]:
 
 @click.command()
 @_reads_texts
-@click.option("--count", type=click.IntRange(min=1), default=100, help="Texts to pick.")
-@click.option("--measure", type=click.Choice(["margin", "entropy"]), default="margin", help="Of uncertainty.")
+@click.option("--count", type=click.IntRange(min=1), default=100, show_default=True, help="Texts to pick.")
+@click.option(
+    "--measure", type=click.Choice(["margin", "entropy"]), default="margin", show_default=True, help="Of uncertainty."
+)
 @common
 def active(config: Config, texts: _Texts, count: int, measure: str, json_: bool) -> None:
     """Pick the texts most worth labelling: uncertain ones, and unlike each other.
@@ -307,9 +337,19 @@ def active(config: Config, texts: _Texts, count: int, measure: str, json_: bool)
 @click.command()
 @_reads_texts
 @click.option(
-    "--confidence", type=click.FloatRange(0, 1, min_open=True), default=0.95, help="Least probability of a label."
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.95,
+    show_default=True,
+    help="Least probability of a label.",
 )
-@click.option("--per-class", type=click.IntRange(min=1), default=1000, help="Most texts of a class, the surest.")
+@click.option(
+    "--per-class",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Most texts of a class, the surest.",
+)
 @common
 def label(config: Config, texts: _Texts, confidence: float, per_class: int, json_: bool) -> None:
     """Label texts of which the model is sure, as one more data set to train on (self-training).

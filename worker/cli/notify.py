@@ -77,7 +77,9 @@ def ack(config: Config, alert_id: str, by: str, note: str, json_: bool) -> None:
 
 @click.command()
 @click.argument("subject")
-@click.option("--hours", type=click.FloatRange(0.1, 168), default=3.0, help="Written in so many hours; 3 by default.")
+@click.option(
+    "--hours", type=click.FloatRange(0.1, 168), default=3.0, show_default=True, help="Written in so many hours."
+)
 @json_option
 @common
 def trend(config: Config, subject: str, hours: float, json_: bool) -> None:

@@ -14,7 +14,7 @@ from worker.cli.base import Commands, common, json_option
 
 if TYPE_CHECKING:
     from worker.config import Config
-    from worker.tools.dead_letters import Filter
+    from worker.tools.dead_letters import Filter, Search
     from worker.tools.dead_replay import DeadReplay, ReplayedLetters
 
 
@@ -23,9 +23,7 @@ def _filters(function: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         (
             click.option("--reason", "reasons", multiple=True, help="Only letters of this reason; repeatable."),
-            click.option(
-                "--stage", "stages", multiple=True, type=click.Choice(["decode", "model"]), help="Only of this stage."
-            ),
+            click.option("--stage", "stages", multiple=True, help="Only of this stage: decode, model, notify."),
             click.option("--topic", "topics", multiple=True, help="Only from this source topic; repeatable."),
             click.option("--since", metavar="TIME", help="Written since: 30m, 2h, 7d ago, or 2026-01-31T12:00 (UTC)."),
             click.option("--until", metavar="TIME", help="Written before; as for --since."),
@@ -36,14 +34,14 @@ def _filters(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _wanted(config: Config, ids: tuple[str, ...], options: dict[str, Any]) -> Filter:
-    from schemas.dead import Reason
+    from schemas.dead import Reason, Stage
     from worker.errors import InputError
     from worker.tools.dead_letters import Filter, parse_id, parse_time_ms
 
     now_ms = time.time_ns() // 1_000_000
-    for reason in options["reasons"]:
-        if reason not in get_args(Reason):
-            raise InputError(f"--reason {reason}: the reasons are {', '.join(get_args(Reason))}")
+    for name, known in (("reason", get_args(Reason)), ("stage", get_args(Stage))):
+        if unknown := sorted(set(options[f"{name}s"]) - set(known)):
+            raise InputError(f"--{name} {unknown[0]}: the {name}s are {', '.join(known)}")
     times = {name: options[name] and parse_time_ms(options[name], now_ms) for name in ("since", "until")}
     return Filter(
         ids=frozenset(map(parse_id, ids)),
@@ -55,12 +53,33 @@ def _wanted(config: Config, ids: tuple[str, ...], options: dict[str, Any]) -> Fi
     )
 
 
+def _chosen(config: Config, ids: tuple[str, ...], options: dict[str, Any], *, all_: bool, command: str) -> Filter:
+    """The letters that a command is to end; all of them only where that is said."""
+    from worker.errors import InputError
+    from worker.tools.dead_letters import Filter
+
+    wanted = _wanted(config, ids, options)
+    if wanted == Filter() and not all_:
+        raise InputError(f"{command}: say which letters, by id or by a filter; --all means all of them")
+    return wanted
+
+
+def _known(search: Search, verb: str) -> Search:
+    """The search, where every id that was given is or was a letter."""
+    from worker.errors import InputError
+
+    if unknown := sorted(name for name, end in search.ended.items() if end == "unknown"):
+        raise InputError(f"no such letter: {', '.join(unknown)}. Nothing was {verb}; `millrace dead list` shows them")
+    return search
+
+
 @click.group(cls=Commands)
 def dead() -> None:
-    """Look at what could not be scored, and send it again.
+    """Look at what could not be scored or told, send it again or drop it.
 
-    Dead letters lie in events.dead with their original bytes, key and headers until they are replayed or erased.
-    A letter's id is its source position, topic/partition/offset.
+    Dead letters lie in events.dead with their original bytes, key and headers until they are replayed, dropped, or
+    erased with their person. A letter's id is its source position, topic/partition/offset; of an alert that a sink did
+    not take, topic/partition/offset#sink.
     """
 
 
@@ -96,7 +115,8 @@ def list_(config: Config, limit: int, json_: bool, **options: Any) -> None:
 def show(config: Config, letter_id: str, value: bool, raw: bool, json_: bool) -> None:
     """Show one dead letter: why, whence, its headers, and its contents if asked for.
 
-    ID is topic/partition/offset, as `millrace dead list` shows it. Exit code 6 if there is no such letter.
+    ID is topic/partition/offset or topic/partition/offset#sink, as `millrace dead list` shows it. Exit code 6 if there
+    is no such letter.
 
     \b
     millrace dead show events.review/3/17
@@ -155,13 +175,9 @@ def replay(
     millrace dead replay --reason model_error --since 1d --yes
     """
     from worker.cli import tables, tables_safety
-    from worker.errors import InputError
-    from worker.tools.dead_letters import Filter
     from worker.tools.dead_replay import DeadReplay
 
-    wanted = _wanted(config, ids, options)
-    if wanted == Filter() and not all_:
-        raise InputError("dead replay: say which letters, by id or by a filter; --all means all of them")
+    wanted = _chosen(config, ids, options, all_=all_, command="dead replay")
     with closing(DeadReplay(config.kafka, to)) as job:
         report = _replay(job, wanted, limit, yes=yes, dry_run=dry_run)
     tables.show(report, tables_safety.replayed_table, json_=json_)
@@ -170,15 +186,59 @@ def replay(
 
 def _replay(job: DeadReplay, wanted: Filter, limit: int | None, *, yes: bool, dry_run: bool) -> ReplayedLetters:
     from worker.cli import tables
-    from worker.errors import InputError
 
-    search = job.look(wanted, limit)
-    if unknown := sorted(name for name, end in search.ended.items() if end == "unknown"):
-        raise InputError(f"no such letter: {', '.join(unknown)}. Nothing was replayed; `millrace dead list` shows them")
+    search = _known(job.look(wanted, limit), "replayed")
     if dry_run or not search.letters or (len(search.letters) > 1 and not yes):
         return job.plan(search)
     with tables.progress("replaying letters", len(search.letters)) as progress:
         return job.send(wanted, limit, progress)
+
+
+@dead.command()
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@_filters
+@click.option("--all", "all_", is_flag=True, help="All letters, where neither ids nor filters are given.")
+@click.option("--limit", type=click.IntRange(min=1), help="Drop the oldest so many.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Tell what would be dropped.")
+@json_option
+@common
+def drop(
+    config: Config,
+    ids: tuple[str, ...],
+    all_: bool,
+    limit: int | None,
+    yes: bool,
+    dry_run: bool,
+    json_: bool,
+    **options: Any,
+) -> None:
+    """Delete dead letters for good.
+
+    events.dead keeps a letter for as long as nobody ends it. What is dropped cannot be shown or replayed any more; the
+    brokers' next compaction takes it from the disks. Asks once, with the number of letters.
+
+    Exit codes: 0 all that was meant is dropped (or had ended before, or is only told of); 6 an id that is no letter.
+
+    \b
+    millrace dead drop events.review/3/17
+    millrace dead drop --reason not_json --until 90d
+    """
+    from worker.cli import tables, tables_safety
+    from worker.tools.dead_letters import Letters
+
+    wanted = _chosen(config, ids, options, all_=all_, command="dead drop")
+    with closing(Letters(config.kafka)) as letters:
+        search = _known(letters.search(wanted, limit), "dropped")
+        if search.letters and not (yes or dry_run):
+            counts = ", ".join(f"{reason} {count}" for reason, count in search.by_reason().items())
+            where = f"{letters.topic} on {config.kafka.bootstrap}"
+            click.confirm(
+                f"Drop {len(search.letters)} letters of {where} ({counts})? This cannot be undone", abort=True, err=True
+            )
+        if not dry_run:
+            letters.end({each.id.encode(): each.place[0] for each in search.letters}, "dropped")
+    tables.show(tables_safety.dropped(search, dry_run=dry_run), tables_safety.dropped_table, json_=json_)
 
 
 @click.command()

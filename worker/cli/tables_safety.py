@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ _WHAT: Final = {"deleted": "[green]deleted[/]", "pending": "[red]pending[/]", "k
 ENDED: Final = {
     "replayed": "it was replayed",
     "erased": "it was erased with its person",
+    "dropped": "it was dropped",
     "unknown": "none is known by this id; `millrace dead list` shows them",
 }
 
@@ -30,6 +32,15 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     matched: int
     by_reason: dict[str, int]
     letters: list[Found]
+
+
+class Dropped(msgspec.Struct, frozen=True, kw_only=True):
+    """What was dropped, or with ``dry_run`` would be; ``ended`` tells of the wanted letters that were not there."""
+
+    dry_run: bool
+    dropped: int
+    by_reason: dict[str, int]
+    ended: dict[str, str]
 
 
 class Whole(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -87,12 +98,25 @@ def letter_table(shown: Whole) -> Table:
     return table
 
 
+def dropped(search: Search, *, dry_run: bool) -> Dropped:
+    """What became of the letters of a search."""
+    return Dropped(dry_run=dry_run, dropped=len(search.letters), by_reason=search.by_reason(), ended=search.ended)
+
+
+def dropped_table(report: Dropped) -> Group:
+    """What was dropped, or would be."""
+    table = Table("reason", "letters to be dropped" if report.dry_run else "letters dropped")
+    for reason, count in report.by_reason.items():
+        table.add_row(Text(reason), str(count))
+    return Group(table, *_ended(report.ended))
+
+
 def replayed_table(report: ReplayedLetters) -> Group:
     """What was done, or would be."""
     table = Table("topic", "letters to be replayed" if report.dry_run else "letters replayed")
     for topic, count in report.by_topic.items():
         table.add_row(Text(topic), str(count))
-    lines = [Text(f"{name}: {ENDED[end]}, skipped") for name, end in sorted(report.ended.items())]
+    lines = _ended(report.ended)
     if report.cut:
         lines.append(Text(f"{report.cut} letters hold no bytes (too large to keep) and stay where they are", "yellow"))
     if report.dry_run and report.replayed:
@@ -118,6 +142,10 @@ def receipt_table(receipt: Receipt) -> Group:
         gone_by = "" if each.gone_by_ms is None else _clock(each.gone_by_ms)
         topics.add_row(Text(each.topic), _WHAT.get(each.what, each.what), gone_by, Text(each.detail))
     return Group(told, topics, *(Text(note) for note in receipt.notes))
+
+
+def _ended(ended: Mapping[str, str]) -> list[Text]:
+    return [Text(f"{name}: {ENDED[end]}, skipped") for name, end in sorted(ended.items())]
 
 
 def _clock(time_ms: int) -> str:

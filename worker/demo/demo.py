@@ -1,4 +1,4 @@
-"""``millrace demo``: a simulated shop through all three roles, with an embedded broker and Redis.
+"""``millrace demo``: a simulated shop through worker, profiles and alerts, with an embedded broker and Redis.
 
 Event time runs faster than the clock, so that windows of minutes fill while one watches; events are dated back, so
 that none lies ahead of the clock. A bounded demo spreads its events over `SPAN_MINUTES` of event time (more where it
@@ -32,7 +32,7 @@ from worker.demo.view import View
 from worker.errors import InputError, MillraceError
 
 RATE: Final = 60.0
-"""Events a second that two cores keep up with, the starter model and all three roles on them."""
+"""Events a second that two cores keep up with, the starter model and all roles of the demo on them."""
 SEED: Final = 7
 WARM_UP: Final = 12
 """Events sent while the roles start, at least one of every stream; they are counted but not timed."""

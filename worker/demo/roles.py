@@ -1,4 +1,4 @@
-"""The three roles as processes of their own, as an operator would start them, watched while the demo runs."""
+"""Worker, profiles and alerts, each a process as an operator would start it, watched while the demo runs."""
 
 from __future__ import annotations
 

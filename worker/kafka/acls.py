@@ -1,7 +1,7 @@
 """The rights that each role needs on Kafka, and no more: from the contract's table of topics to access control lists.
 
 A right on a topic to read or write implies the right to describe it. Topics that a shop named itself
-(``kafka.topics``) and the group prefix are those of the configuration.
+(``kafka.topics``, ``kafka.backfill``) and the group prefix are those of the configuration.
 """
 
 from __future__ import annotations
@@ -64,12 +64,15 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
 
     The operator makes and checks topics, replays, follows, silences, erases, and looks at groups; no other role may
     alter a topic or read what it has no use for. Feeds read without a group, but their client asks for rights on one.
+    A dead letter goes back to where it came from, so the operator writes to all that a role may bury a record of.
     """
     prefix = kafka.group_prefix
     changelogs = f"{prefix}.alerts-"
     every = _topics(kafka, TOPICS)
+    backfill = sorted(kafka.backfill)
+    buried = (*INPUTS, *FOLDS.values(), ALERTS_OPINION)
     return [
-        *_each("worker", "read", "topic", _topics(kafka, (*INPUTS, ERASURES))),
+        *_each("worker", "read", "topic", [*_topics(kafka, (*INPUTS, ERASURES)), *backfill]),
         *_each("worker", "write", "topic", _topics(kafka, _WORKER_WRITES)),
         *_prefixed("worker", ("read",), "group", f"{prefix}.worker"),
         *_prefixed("worker", ("write", "describe"), "transactional-id", f"{prefix}.worker"),
@@ -89,7 +92,9 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
             for operation in _OPERATOR
             for name in every
         ),
-        *_each("operator", "write", "topic", _topics(kafka, (*INPUTS, ERASURES, EVENTS_DEAD, ALERTS_CONTROL))),
+        *_each("operator", "read", "topic", backfill),
+        *_each("operator", "write", "topic", _topics(kafka, (*buried, ERASURES, EVENTS_DEAD, ALERTS_CONTROL))),
+        *_each("operator", "write", "topic", backfill),
         *_prefixed("operator", ("write", "describe"), "transactional-id", f"{prefix}.dead-replay"),
         *_prefixed("operator", ("describe", "describe-configs"), "topic", "__"),
         *_prefixed("operator", ("read",), "group", prefix),
@@ -113,13 +118,18 @@ def principals_of(given: Iterable[str]) -> dict[Role, str]:
 
 
 def commands(kafka: KafkaConfig, rights: Iterable[Acl], principals: dict[Role, str]) -> list[str]:
-    """Calls of Kafka's own tool, one a right: to be reviewed and kept where one keeps such things."""
+    """Calls of Kafka's own tool, one a right: to be reviewed and kept where one keeps such things.
+
+    ``admin.properties`` is for the reader to write: how a user who may alter the cluster logs in.
+    """
     tool = ["kafka-acls.sh", "--bootstrap-server", kafka.bootstrap, "--command-config", "admin.properties", "--add"]
     lines = []
     for right in rights:
         what = ["--cluster"] if right.resource == "cluster" else [f"--{right.resource}", right.name]
         pattern = ["--resource-pattern-type", "prefixed"] if right.prefixed else []
-        who = ["--allow-principal", principals[right.role], "--operation", right.operation]
+        # The tool knows operations as DescribeConfigs; it takes one word in any case, but two of them only so.
+        operation = right.operation.title().replace("-", "")
+        who = ["--allow-principal", principals[right.role], "--operation", operation]
         lines.append(shlex.join([*tool, *who, *what, *pattern]))
     return lines
 

@@ -23,7 +23,7 @@ from confluent_kafka.admin import (
 
 from schemas.topics import FEATURES, FOLDS, INPUTS, TOPICS, Topic
 from worker.config import KafkaConfig
-from worker.errors import TopicError
+from worker.errors import ConfigError, TopicError
 from worker.kafka.clients import REFUSED, REQUEST_TIMEOUT_S, client_config, translate
 
 _SHARDED: Final = frozenset((*FOLDS.values(), *FEATURES.values()))
@@ -101,16 +101,22 @@ def topic_ids(kafka: KafkaConfig, names: Iterable[str]) -> dict[str, str]:
 
 
 def create_topics(
-    kafka: KafkaConfig, *, replication: int | None = None, contracts: Sequence[str] | None = None, update: bool = False
+    kafka: KafkaConfig,
+    *,
+    replication: int | None = None,
+    contracts: Sequence[str] | None = None,
+    update: bool = False,
+    partitions: int | None = None,
 ) -> list[str]:
     """Make the topics of the contract that are missing; returns the cluster names of those made.
 
-    ``replication`` defaults to three copies or as many as there are brokers. Topics that exist keep their
-    partitions; with ``update`` their settings (retention, sizes) are set to the contract's, but for input topics
-    that bear a shop's own name.
+    ``replication`` defaults to three copies or as many as there are brokers, ``partitions`` of each input topic to the
+    contract's. Topics that exist keep their partitions; with ``update`` their settings (retention, sizes) are set to
+    the contract's, but for input topics that bear a shop's own name. Raises `ConfigError` for fewer partitions than the
+    contract has.
     """
+    wanted = contract_topics(contracts if contracts is not None else TOPICS, partitions)
     admin = admin_client(kafka)
-    wanted = [TOPICS[name] for name in (contracts if contracts is not None else TOPICS)]
     if kafka.embedded:
         return _create_embedded(kafka, wanted)
     copies = replication or _default_replication(admin)
@@ -131,6 +137,22 @@ def describe_topics(kafka: KafkaConfig, *, replication: int | None = None) -> li
     present = [kafka.topic(name) for name in TOPICS if kafka.topic(name) in found]
     settings = {} if kafka.embedded else _settings(admin, present)
     return [_report(kafka, topic, found.get(kafka.topic(topic.name)), settings, copies) for topic in TOPICS.values()]
+
+
+def contract_topics(names: Iterable[str], partitions: int | None = None) -> list[Topic]:
+    """These topics of the contract, the inputs among them with so many partitions.
+
+    Raises `ConfigError` for fewer than the contract has: the doctor would miss them.
+    """
+    topics = [TOPICS[name] for name in names]
+    if partitions is None:
+        return topics
+    least = max(TOPICS[name].partitions for name in INPUTS)
+    if partitions < least:
+        raise ConfigError(f"--partitions {partitions}: the contract has {least} of each input topic at least")
+    return [
+        msgspec.structs.replace(topic, partitions=partitions) if topic.name in INPUTS else topic for topic in topics
+    ]
 
 
 def wanted_partitions(kafka: KafkaConfig, topic: Topic) -> int:

@@ -215,10 +215,7 @@ def translate(error: confluent_kafka.KafkaException | confluent_kafka.KafkaError
             " user has the rights that `millrace topics acls` lists"
         )
     if code in _OFFSET_LOST:
-        return OffsetLostError(
-            f"the next offset is gone while {doing}: {text}. Retention was shorter than the outage: set the group's"
-            " offset on purpose (kafka-consumer-groups --reset-offsets) once you know what was lost"
-        )
+        return OffsetLostError(f"the next offset is gone while {doing}: {text}. Retention was shorter than the outage")
     return KafkaError(f"Kafka failed while {doing}: {text} ({cause.name()})")
 
 

@@ -15,7 +15,7 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
 from worker.config import KafkaConfig
-from worker.errors import TopicError
+from worker.errors import KafkaError, OffsetLostError, TopicError
 from worker.kafka.clients import consumer_config, leave, membership, translate
 from worker.kafka.records import Offsets, Partition, Record
 
@@ -77,13 +77,23 @@ class KafkaSource:
     """`Source` on confluent-kafka: batched consume, cooperative rebalancing, explicit start offsets.
 
     ``topics`` maps each to Kafka's id of it: one that was deleted and made again has another, and is refused.
-    ``instance`` makes it a static member of that name.
+    ``instance`` makes it a static member of that name; ``connect`` makes the client of its settings.
 
     Raises `OffsetLostError` when a partition's next offset is gone, `TopicError` for a topic that vanished,
     `KafkaError` for what the client cannot mend by itself.
     """
 
-    def __init__(self, config: KafkaConfig, topics: Mapping[str, str], group: str, instance: str | None = None) -> None:
+    def __init__(
+        self,
+        config: KafkaConfig,
+        topics: Mapping[str, str],
+        group: str,
+        instance: str | None = None,
+        connect: Callable[[dict[str, Any]], Consumer] = Consumer,
+    ) -> None:
+        self._resetting = (
+            f"kafka-consumer-groups.sh --bootstrap-server {config.bootstrap} --group {group} --reset-offsets"
+        )
         self._topic_ids = dict(topics)
         self._ids = " ".join(f"{topic}={topic_id}" for topic, topic_id in topics.items())
         self._eager = config.group_protocol == "eager"
@@ -95,18 +105,20 @@ class KafkaSource:
         }
         if instance is not None:
             own["group.instance.id"] = instance
-        self._consumer = Consumer(consumer_config(config, group, **own))
+        self._consumer = connect(consumer_config(config, group, **own))
         self._polled = Polled()
         self._hand_over: Callable[[list[Partition]], None] = _nothing
         self._held: set[Partition] = set()
         self._paused: set[Partition] = set()
         self._moved_in_poll: set[Partition] = set()
         self._stopped = False
-        self._failure: KafkaException | None = None
+        self._failure: Exception | None = None
+        self._refused: list[tuple[Offsets, str | None]] = []
         self._consumer.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
     def poll(self, max_records: int, timeout_s: float, hand_over: Callable[[list[Partition]], None]) -> Polled:
-        self._polled, self._hand_over = Polled([], [], [], []), hand_over
+        self._polled, self._hand_over = Polled([], [], [], self._refused), hand_over
+        self._refused = []
         self._moved_in_poll.clear()
         try:
             # consume() waits until it has all that it was asked for, so the first record is waited for alone.
@@ -117,7 +129,7 @@ class KafkaSource:
         except KafkaException as error:
             raise translate(error, doing="reading events") from error
         if self._failure is not None:
-            raise translate(self._failure, doing="finding where to begin") from self._failure
+            raise self._failure
         self._polled.records = self._records(messages)
         return self._polled
 
@@ -129,37 +141,36 @@ class KafkaSource:
         return len(fresh)
 
     def resume(self, topics: Container[str] | None = None) -> None:
-        again = {partition for partition in self._paused if topics is None or partition[0] in topics}
-        if again:
-            self._consumer.resume([TopicPartition(*partition) for partition in sorted(again)])
-            self._paused -= again
+        self._resume({partition for partition in self._paused if topics is None or partition[0] in topics})
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         try:
             self._consumer.commit(offsets=self._positions(offsets), asynchronous=True)
         except KafkaException as error:
-            self._polled.commits.append((dict(offsets), str(error)))
+            self._refused.append((dict(offsets), str(error)))
 
     def commit_now(self, offsets: Mapping[Partition, int]) -> bool:
         if not offsets:
             return True
         try:
-            self._consumer.commit(offsets=self._positions(offsets), asynchronous=False)
+            done = self._consumer.commit(offsets=self._positions(offsets), asynchronous=False)
         except KafkaException as error:
-            _log.warning("commit refused, the next owner reads these events again: %s", error)
-            return False
-        return True
+            refused: object = error
+        else:
+            refused = next((p.error for p in done if p.error is not None), None)
+        if refused is not None:
+            _log.warning("commit refused, the next owner reads these events again: %s", refused)
+        return refused is None
 
     def rewind(self, partitions: Iterable[Partition]) -> None:
-        again = [TopicPartition(*partition) for partition in partitions if partition in self._held]
-        try:
-            start = self._start(again)
-        except KafkaException as error:
-            raise translate(error, doing="asking where to read again") from error
+        again = sorted(self._held.intersection(partitions))
+        if not again:
+            return  # of nothing the eager client would take everything away
+        start = self._start([TopicPartition(*partition) for partition in again], doing="asking where to read again")
         # Taken and given anew rather than sought: a seek is refused while the client still looks for its offset.
-        self._unassign(again)
+        self._resume(self._paused.intersection(again))
+        self._unassign(start)
         self._assign(start)
-        self._paused.difference_update((p.topic, p.partition) for p in again)
 
     def position(self, partition: Partition, offset: int) -> TopicPartition:
         """The next offset of a partition, as it is committed."""
@@ -171,10 +182,8 @@ class KafkaSource:
 
     def committed(self, partitions: Collection[Partition]) -> Offsets:
         """What the group has committed, once no transaction is open on it. For any thread. Raises `KafkaError`."""
-        try:
-            found = self._committed([TopicPartition(*partition) for partition in partitions])
-        except KafkaException as error:
-            raise translate(error, doing="asking for committed offsets") from error
+        asked = [TopicPartition(*partition) for partition in partitions]
+        found = self._committed(asked, doing="asking for committed offsets")
         return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
 
     def close(self) -> None:
@@ -203,9 +212,10 @@ class KafkaSource:
             )
         if self._moved_in_poll:
             # Taken away and given back within one poll: what was fetched before may lie beyond where we start again.
-            records = [r for r in records if (r.topic, r.partition) not in self._moved_in_poll]
-            for partition in self._moved_in_poll:
-                self._consumer.seek(self._start([TopicPartition(*partition)])[0])
+            # The eager client gives all of its partitions anew or none.
+            moved = self._held if self._eager else self._moved_in_poll
+            records = [r for r in records if (r.topic, r.partition) not in moved]
+            self.rewind(moved)
         return records
 
     def _failed(self, message: Any) -> None:
@@ -214,16 +224,22 @@ class KafkaSource:
             _log.warning("reading events: %s", error.str())
             return
         where = f"{message.topic()}/{message.partition()}" if message.topic() else "events"
-        raise translate(KafkaException(error), doing=f"reading {where}") from KafkaException(error)
+        cause = translate(KafkaException(error), doing=f"reading {where}")
+        if isinstance(cause, OffsetLostError):
+            place = f"{message.topic()}:{message.partition()}"
+            cause = OffsetLostError(
+                f"{cause}. Once you know what was lost, stop all processes of this group and say where to go on:"
+                f" {self._resetting} --to-earliest --topic {place} --execute"
+            )
+        raise cause from KafkaException(error)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._stopped:
             return  # closing: given back at once, and the client answers no question now
         try:
-            start = self._start(partitions)
-        except KafkaException as error:
-            # Raised by `poll`: on its way through the client it would lose its type, and be nobody's to catch.
-            self._failure = error
+            start = self._start(partitions, doing="finding where to begin")
+        except KafkaError as error:
+            self._failure = error  # raised by `poll`, which the client returns to when its callbacks are done
             return
         self._assign(start)
         fresh = [(p.topic, p.partition) for p in partitions]
@@ -231,10 +247,10 @@ class KafkaSource:
         self._moved_in_poll.update(p for p in fresh if p in self._polled.lost)
         self._polled.assigned += fresh
 
-    def _start(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
-        """Where to begin: the committed offset, else the earliest. Raises KafkaException when the broker is away."""
+    def _start(self, partitions: list[TopicPartition], doing: str) -> list[TopicPartition]:
+        """Where to begin: the committed offset, else the earliest. Raises `KafkaError` when the broker is away."""
         start = []
-        for found in self._committed(partitions):
+        for found in self._committed(partitions, doing):
             self._check_made_again(found.metadata or "")
             offset = found.offset if found.offset >= 0 else OFFSET_BEGINNING
             start.append(TopicPartition(found.topic, found.partition, offset))
@@ -247,31 +263,35 @@ class KafkaSource:
             if then.get(topic, now) != now:
                 raise TopicError(
                     f"{topic} was deleted and made again since this group committed: its positions mean other events"
-                    " now, and readers that know outputs by them would drop the new ones. Use another"
-                    " kafka.group_prefix, or accept it: kafka-consumer-groups --reset-offsets --to-current"
-                    " --all-topics --execute"
+                    " now, and readers that know outputs by them would drop the new ones. To accept it, stop all"
+                    f" processes of this group and run {self._resetting} --to-current --all-topics --execute. Another"
+                    " kafka.group_prefix begins anew with all that every input retains"
                 )
 
-    def _committed(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
-        # Where another's transaction is open on them the client asks again until that has ended.
-        found: list[TopicPartition] = self._consumer.committed(partitions, timeout=STABLE_TIMEOUT_S)
+    def _committed(self, partitions: list[TopicPartition], doing: str) -> list[TopicPartition]:
+        try:
+            # Where another's transaction is open on them the client asks again until that has ended.
+            found: list[TopicPartition] = self._consumer.committed(partitions, timeout=STABLE_TIMEOUT_S)
+        except KafkaException as error:
+            raise translate(error, doing) from error
         for position in found:
             if position.error is not None:
-                raise KafkaException(position.error)
+                raise translate(position.error, doing) from KafkaException(position.error)
         return found
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         gone = [(p.topic, p.partition) for p in partitions]
         if not self._stopped:
-            self._hand_over(gone)
-        self._forget(gone)
-        self._unassign(partitions)
+            try:
+                self._hand_over(gone)
+            except Exception as error:  # noqa: BLE001 raised by `poll`, when the partitions have been given back
+                self._failure = error
+        self._let_go(gone)
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         gone = [(p.topic, p.partition) for p in partitions]
         _log.warning("assignment lost: %s", gone)
-        self._forget(gone)
-        self._unassign(partitions)
+        self._let_go(gone)
 
     def _assign(self, partitions: list[TopicPartition]) -> None:
         if self._eager:
@@ -285,11 +305,18 @@ class KafkaSource:
         else:
             self._consumer.incremental_unassign(partitions)
 
-    def _forget(self, gone: list[Partition]) -> None:
+    def _let_go(self, gone: list[Partition]) -> None:
+        # The client keeps a pause over a revocation (librdkafka#5113): back again, nobody would know of it.
+        self._resume(self._paused.intersection(gone))
         self._held.difference_update(gone)
-        self._paused.difference_update(gone)
         self._polled.assigned = [p for p in self._polled.assigned if p not in gone]
         self._polled.lost += gone
+        self._unassign([TopicPartition(*partition) for partition in gone])
+
+    def _resume(self, partitions: set[Partition]) -> None:
+        if partitions and not self._stopped:
+            self._consumer.resume([TopicPartition(*partition) for partition in sorted(partitions)])
+        self._paused -= partitions
 
     def _commit_answered(self, error: Any, partitions: list[TopicPartition]) -> None:
         failed = error or next((p.error for p in partitions if p.error is not None), None)

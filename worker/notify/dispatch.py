@@ -1,5 +1,8 @@
 """Whom to tell of an alert: repeats, old news, mutes and acknowledgements are nobody's; the rest goes by filter. Pure.
 
+A dead letter that a person sent again is no repeat and never too old, and goes to the letter's sink alone; mutes and
+filters hold for it too.
+
 Bound: `SEEN_MAX` messages a partition are remembered for telling repeats; the role reads as many back at its start.
 """
 
@@ -11,6 +14,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from schemas.dead import HEADER_REPLAY_OF, Headers, parse_letter_id
 from schemas.scores import Alert
 from worker.config import NotifyConfig, SinkConfig
 from worker.notify.controls import Controls
@@ -23,11 +27,27 @@ Skipped = Literal["repeat", "old", "muted", "acknowledged", "unwanted"]
 
 
 class Routed(msgspec.Struct, frozen=True):
-    """A notice and the names of its sinks, or why there are none."""
+    """A notice and the names of its sinks, or why there are none.
+
+    Neither is set for a replayed letter whose sink the configuration has no more: ``unknown`` names it, and it is to
+    be kept. Otherwise ``unknown`` are names that the alert's rule gives and no sink bears.
+    """
 
     notice: Notice | None = None
     sinks: tuple[str, ...] = ()
     skipped: Skipped | None = None
+    unknown: tuple[str, ...] = ()
+
+
+def replayed_to(headers: Headers) -> str | None:
+    """The sink that a replayed letter is for, empty where it was for all; None for what is no replayed letter."""
+    for name, value in headers:
+        if name == HEADER_REPLAY_OF:
+            try:
+                return parse_letter_id((value or b"").decode())[1]
+            except ValueError:  # not as `millrace dead replay` writes it
+                return None
+    return None
 
 
 class Dispatcher:
@@ -47,18 +67,25 @@ class Dispatcher:
         """The partition is another process's now."""
         self._seen.pop(partition, None)
 
-    def route(self, partition: int, alert: Alert, now_ms: int) -> Routed:
-        """Where the alert goes, at the wall time ``now_ms``."""
+    def route(self, partition: int, alert: Alert, now_ms: int, headers: Headers = ()) -> Routed:
+        """Where the alert goes, at the wall time ``now_ms``; ``headers`` are those of its record."""
         notice = self._notice(alert)
-        if self._repeat(partition, notice):
+        repeat, replayed = self._repeat(partition, notice), replayed_to(headers)
+        if replayed is None and repeat:
             return Routed(skipped="repeat")
-        if now_ms - alert.process_time_ms > self._config.max_age_minutes * MINUTE_MS:
+        if replayed is None and now_ms - alert.process_time_ms > self._config.max_age_minutes * MINUTE_MS:
             return Routed(skipped="old")
         silence = self._controls.silence(alert, now_ms)
         if silence is not None:
             return Routed(skipped=silence)
-        sinks = tuple(name for name, sink in self._config.sinks.items() if _wanted(name, sink, alert))
-        return Routed(notice, sinks) if sinks else Routed(skipped="unwanted")
+        named = (replayed,) if replayed else tuple(alert.sinks)
+        unknown = tuple(name for name in named if name not in self._config.sinks)
+        if replayed and unknown:
+            return Routed(unknown=unknown)
+        sinks = tuple(
+            name for name, sink in self._config.sinks.items() if (not named or name in named) and _wanted(sink, alert)
+        )
+        return Routed(notice, sinks, unknown=unknown) if sinks else Routed(skipped="unwanted", unknown=unknown)
 
     def _notice(self, alert: Alert) -> Notice:
         incident_id, together = self._incidents.join(alert)
@@ -74,9 +101,7 @@ class Dispatcher:
         return False
 
 
-def _wanted(name: str, sink: SinkConfig, alert: Alert) -> bool:
-    if alert.sinks and name not in alert.sinks:
-        return False
+def _wanted(sink: SinkConfig, alert: Alert) -> bool:
     if sink.min_severity == "critical" and alert.severity != "critical":
         return False
     return any(fnmatchcase(alert.subject, pattern) for pattern in sink.subjects)

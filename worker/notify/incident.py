@@ -68,8 +68,8 @@ class Incidents:
             while len(self._alerts) > self._max_alerts:
                 self._alerts.popitem(last=False)
         self._alerts.move_to_end(alert.alert_id)
-        known.last_ms = max(known.last_ms, alert.window_end_ms)
-        known.resolved = alert.status == "resolved"
+        if alert.window_end_ms >= known.last_ms:  # a dead letter sent again may tell what is long over
+            known.last_ms, known.resolved = alert.window_end_ms, alert.status == "resolved"
         # What it shared at its height still tells what it was about when it fades.
         known.related |= related or frozenset()
         return known

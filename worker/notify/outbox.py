@@ -5,7 +5,8 @@ One message is under way at a time, in the order of coming. Between attempts tha
 than ``max_per_minute`` attempts fall into any sixty seconds. While a sink fails, what has waited for ``give_up_s`` is
 given up; what waits only for the rate is not.
 
-With ``latest_only`` (people, not machines) a newer message of an alert takes the place of one that has not left yet.
+With ``latest_only`` (people, not machines) a newer message of an alert takes the place of one that has not left yet,
+and one that comes late (a dead letter sent again) goes with it.
 
 Bounds: the owner stops feeding at `full`; coming beyond it still fits (one record at most).
 """
@@ -83,7 +84,8 @@ class Outbox:
         if self._limits.latest_only:
             for entry in self._waiting:
                 if entry.notice.alert.alert_id == notice.alert.alert_id:
-                    entry.notice = notice
+                    if notice.alert.window_end_ms >= entry.notice.alert.window_end_ms:
+                        entry.notice = notice
                     entry.handles.append(handle)
                     return
         self._waiting.append(Entry(notice, [handle], now_s))

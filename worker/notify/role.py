@@ -51,7 +51,11 @@ COMMIT_INTERVAL_S: Final = 0.2
 POLL_RECORDS: Final = 200
 UNFINISHED_MAX: Final = 5000
 DRAIN_S: Final = 10.0
+STALL_S: Final = 30.0
+"""With offsets that Kafka has not taken for so long the role is not ready."""
 GROUP: Final = "notify"
+WARNED_MAX: Final = 100
+UNKNOWN_SINK: Final = "notify.sinks has no sink of this name"
 
 _log = structlog.get_logger(__name__)
 _decoder = msgspec.json.Decoder(Alert)
@@ -74,11 +78,12 @@ async def _serve(config: Config, stop: Event) -> None:
     registry = CollectorRegistry()
     notifier = Notifier(config, NotifyMetrics(registry))
     try:
-        with Observer(config.observe, registry, notifier.health):
+        with Observer(config.observe, registry, notifier.health) as observer:
             pumps = [asyncio.ensure_future(lane.pump()) for lane in notifier.lanes]
             try:
                 while not stop.is_set():
                     notifier.step()
+                    observer.turned()
                     for pump in pumps:
                         if pump.done():
                             pump.result()
@@ -108,6 +113,8 @@ class Notifier:
         self._config, self._kafka, self._metrics = config.notify, config.kafka, metrics
         self.lanes = [self._lane(name) for name in config.notify.sinks]
         self._by_name = {lane.name: lane for lane in self.lanes}
+        for lane in self.lanes:
+            metrics.dead_letters.labels(lane.name, "undeliverable")  # from 0, so that the first one is an increase
         self._controls = Controls()
         self._dispatcher = Dispatcher(config.notify, self._controls)
         self._ledger: OffsetLedger[bool] = OffsetLedger()
@@ -115,7 +122,9 @@ class Notifier:
         for message in self._control_feed.follow(self._control_feed.places(config.kafka.topic(ALERTS_CONTROL))):
             self._control(message)
         self._letters: DeadLetters[_Pending] = DeadLetters(config.kafka)
+        self._warned: set[str] = set()
         self._committing, self._commit_at = False, 0.0
+        self._untaken_since_s: float | None = None  # since when there are offsets that Kafka has not taken
         alerts = topic_ids(config.kafka, [config.kafka.topic(ALERTS_OPINION)])
         self._source = KafkaSource(config.kafka, alerts, f"{config.kafka.group_prefix}.{GROUP}")
 
@@ -138,6 +147,7 @@ class Notifier:
             self._committing = False
             if failure is None:
                 self._ledger.committed(offsets)
+                self._untaken_since_s = None
             else:
                 _log.warning("offsets not committed, tried again", detail=failure)
         self._commit()
@@ -164,9 +174,12 @@ class Notifier:
             await lane.close()
 
     def health(self) -> tuple[bool, dict[str, Any]]:
-        """For ``/healthz``: well as long as it runs; a sink that fails is told, and is no reason to restart us."""
-        return True, {
+        """For ``/healthz``: not ready while Kafka takes no offsets. A sink that fails is told: the others go on."""
+        since_s = self._untaken_since_s
+        untaken_s = 0.0 if since_s is None else time.monotonic() - since_s
+        return untaken_s < STALL_S, {
             "role": "notify",
+            "offsets_untaken_s": round(untaken_s, 3),
             "partitions": len(self._ledger.partitions),
             "unfinished": self._ledger.load,
             "sinks": {
@@ -216,16 +229,29 @@ class Notifier:
             self._metrics.dead_letters.labels("", "wrong_type").inc()
             self._letters.write(record, "decode", "wrong_type", problem, "", _Pending(record, ticket, 1))
             return
-        routed = self._dispatcher.route(record.partition, alert, _now_ms())
-        pending = _Pending(record, ticket, len(routed.sinks))
-        if routed.notice is None:
-            self._metrics.skipped.labels(str(routed.skipped)).inc()
+        routed = self._dispatcher.route(record.partition, alert, _now_ms(), record.headers or ())
+        if routed.unknown:
+            self._warn(routed.unknown, alert.rule)
+        pending = _Pending(record, ticket, max(1, len(routed.sinks)))
+        if routed.skipped is not None:
+            self._metrics.skipped.labels(routed.skipped).inc()
             self._one_less(pending)
+            return
+        if routed.notice is None:
+            # Its sink was renamed or left out since: nobody can be told, and a letter must not end untold.
+            self._metrics.dead_letters.labels("", "undeliverable").inc()
+            self._letters.write(record, "notify", "undeliverable", UNKNOWN_SINK, routed.unknown[0], pending)
             return
         for name in routed.sinks:
             lane = self._by_name[name]
             lane.outbox.put(routed.notice, pending, time.monotonic())
             lane.wake.set()
+
+    def _warn(self, names: Sequence[str], rule: str) -> None:
+        for name in names:
+            if name not in self._warned and len(self._warned) < WARNED_MAX:
+                self._warned.add(name)
+                _log.warning("an alert is for a sink that notify.sinks does not have", sink=name, rule=rule)
 
     def _settle(self) -> None:
         for lane in self.lanes:
@@ -264,9 +290,13 @@ class Notifier:
 
     def _commit(self) -> None:
         """Begin to commit what is finished, once in `COMMIT_INTERVAL_S`; a broker that is away must hold nobody up."""
-        offsets = self._finished()
-        if offsets and not self._committing and time.monotonic() >= self._commit_at:
-            self._committing, self._commit_at = True, time.monotonic() + COMMIT_INTERVAL_S
+        offsets, now_s = self._finished(), time.monotonic()
+        if not offsets:
+            self._untaken_since_s = None
+        elif self._untaken_since_s is None:
+            self._untaken_since_s = now_s
+        if offsets and not self._committing and now_s >= self._commit_at:
+            self._committing, self._commit_at = True, now_s + COMMIT_INTERVAL_S
             self._source.commit(offsets)
 
     def _commit_now(self) -> None:

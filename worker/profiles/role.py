@@ -74,6 +74,7 @@ def run(config: Config, stop: threading.Event) -> None:
         _log.info("profiles running", space=space, observe=observer.address)
         while not stop.is_set():
             profiles.step()
+            observer.turned()
 
 
 class Profiles:
@@ -132,7 +133,7 @@ class Profiles:
             self._publish_at = self._clock() + self._config.profiles.publish_interval_ms / 1000
 
     def health(self) -> tuple[bool, dict[str, Any]]:
-        """For ``/healthz``: unwell while Redis is away."""
+        """For ``/healthz``: not ready while Redis is away."""
         redis = "up" if self._redis_up else "away: waiting, folds stay in Kafka"
         return self._redis_up, {"redis": redis, "shards_open": len(self._open), "shards_waiting": len(self._shut)}
 

@@ -27,7 +27,7 @@ from schemas.topics import (
 )
 from worker.config import WorkerConfig
 from worker.kafka.dead import dead_letter, dead_message
-from worker.kafka.records import OutMessage
+from worker.kafka.records import OutMessage, Record
 from worker.privacy.fingerprint import author_of, fingerprints
 from worker.privacy.masking import excerpt
 from worker.scoring.aspects import Aspects, load_aspects
@@ -90,8 +90,17 @@ class Emitter:
         self._json = msgspec.json.Encoder().encode
 
     def emit(self, units: Sequence[Unit], results: Sequence[Result], now_ms: int) -> list[Outcome]:
-        """Outcomes of scored events, in their order; ``now_ms`` is their process time."""
+        """Outcomes of scored events, in their order; ``now_ms`` is their process time. An event whose output cannot be
+        made becomes a dead letter, and costs its neighbours nothing."""
         pairs = list(zip(units, results, strict=True))
+        try:
+            return self._outcomes(pairs, now_ms)
+        except Exception as error:  # noqa: BLE001 whatever it is, its letter tells
+            if len(pairs) == 1:
+                return [_dead(units[0].record, f"making the output raised {type(error).__name__}")]
+        return [outcome for unit, result in pairs for outcome in self.emit([unit], [result], now_ms)]
+
+    def _outcomes(self, pairs: list[tuple[Unit, Result]], now_ms: int) -> list[Outcome]:
         reviews = [cast("ReviewEvent", unit.event).text for unit, result in pairs if type(result) is ReviewResult]
         prints = iter(fingerprints(reviews))
         outcomes: list[Outcome] = []
@@ -105,8 +114,7 @@ class Emitter:
             elif type(result) is ServiceResult:
                 outcome = self._service(cast("ServiceEvent", unit.event), result, source, now_ms)
             else:
-                letter = dead_letter(record, "model", "model_error", cast("Failure", result).detail)
-                outcome = Outcome([dead_message(letter)], [], letter.reason)
+                outcome = _dead(record, cast("Failure", result).detail)
             outcomes.append(outcome)
         return outcomes
 
@@ -236,6 +244,11 @@ def expecting(weights: Weights, p_click: float | None) -> Weights:
     """The part in shown weighs as much as a click was expected: see `model.clicks.features`. Where there was nothing to
     predict (neither item nor title) nothing was expected."""
     return (weights[0] * (p_click or 0.0), *weights[1:])
+
+
+def _dead(record: Record, detail: str) -> Outcome:
+    letter = dead_letter(record, "model", "model_error", detail)
+    return Outcome([dead_message(letter)], [], letter.reason)
 
 
 def _folds(

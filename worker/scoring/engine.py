@@ -26,6 +26,7 @@ from worker.scoring.emit import Emitter, FoldBuffer, Outcome
 from worker.scoring.intake import Intake
 from worker.scoring.regulator import Regulator
 from worker.scoring.score import Failure, Scored
+from worker.scoring.vitals import Vitals
 
 IDLE_WAIT_S: Final = 0.05
 """How long an idle loop waits for a record before it looks at the clock again."""
@@ -35,8 +36,8 @@ POLL_EVERY_S: Final = 0.02
 """With enough waiting for the device the source is asked no more often than this: reading more would only pile up."""
 LEAD_S: Final = 0.005
 """How long before the device is free the next batch leaves, so that its states are there in time."""
-STALL_S: Final = 30.0
-"""An event unfinished for this long, or a loop that stands still for it, is unwell."""
+MEASURE_EVERY_S: Final = 0.1
+"""How often the gauges are set, whatever else the loop waits for: they are looked at when it does."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,8 @@ class Engine:
         self._latency: dict[str, Callable[[float], None]] = {
             lane: metrics.latency_seconds.labels(lane).observe for lane in (*LANES.values(), BACKFILL)
         }
-        self._free_at_s = self._seal_at_s = self._polled_at_s = self._stepped_at_s = clock()
+        self._free_at_s = self._seal_at_s = self._polled_at_s = self._measure_at_s = clock()
+        self._vitals = Vitals(clock())
         self._more = self._recommit = self._commits_fail = False
         self._paused: frozenset[str] = frozenset()
         self._withdrawn = False
@@ -85,7 +87,7 @@ class Engine:
         self._write()
         self._commit()
         self._regulate()
-        self._stepped_at_s = self._clock()
+        self._look()
 
     def finish(self) -> None:
         """Score what is queued, write and commit it, all within the drain time; what is left is read again."""
@@ -96,26 +98,18 @@ class Engine:
             self._submit(drain=True)
             self._score(self._device.collect(BUSY_WAIT_S))
             self._write()
+            self._commit(BUSY_WAIT_S if self._sink.full else 0.0)
+            self._look()
         self._settle(self._ledger.partitions, now + drain_s)
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Whether the loop turns and events get finished. Safe from any thread."""
-        now = self._clock()
-        stood_s = now - self._stepped_at_s
-        oldest_s = self._oldest_s(now)
-        details = {
-            "load": self._ledger.load,
-            "paused": sorted(self._paused),
-            "partitions": len(self._ledger.partitions),
-            "oldest_unfinished_s": round(oldest_s, 3),
-            "loop_stood_s": round(stood_s, 3),
-        }
-        return stood_s < STALL_S and oldest_s < STALL_S and not self._sink.full, details
+        return self._vitals.health(self._clock())
 
     def _wait_s(self) -> float:
         if self._more:
             return 0.0
-        at_work = self._device.in_flight or len(self._batcher) or self._ledger.oldest_s() is not None
+        at_work = self._device.in_flight or len(self._batcher) or self._vitals.oldest_arrived_s is not None
         return BUSY_WAIT_S if at_work else IDLE_WAIT_S
 
     def _read(self, wait_s: float) -> None:
@@ -176,7 +170,7 @@ class Engine:
 
     def _score(self, done: list[Scored]) -> None:
         for scored in done:
-            self._intake.keep(scored.encoded)
+            self._intake.keep(scored.encoded, scored.spoilt)
             now_ms = self._wall_ms()
             units, results = scored.batch.units, scored.results
             for unit, result, outcome in zip(units, results, self._emitter.emit(units, results, now_ms), strict=True):
@@ -210,13 +204,12 @@ class Engine:
         for topic, count in Counter(message.topic for message in messages).items():
             self._metrics.outputs.labels(topic).inc(count)
 
-    def _commit(self) -> None:
-        answered = self._take_answers(0.0)
+    def _commit(self, wait_s: float = 0.0) -> None:
+        answered = self._take_answers(wait_s)
         now = self._clock()
         if now >= self._seal_at_s and self._sink.ready:
             self._seal_at_s = now + self._config.commit_interval_ms / 1000
             self._seal()
-            self._measure(now)
             recommit, self._recommit = self._recommit, False
         else:
             recommit = False
@@ -286,12 +279,18 @@ class Engine:
         for ticket in self._ledger.committed(offsets):
             self._latency[ticket.lane](now - ticket.arrived_s)
 
-    def _oldest_s(self, now: float) -> float:
-        arrived_s = self._ledger.oldest_s()
-        return 0.0 if arrived_s is None else now - arrived_s
+    def _look(self) -> None:
+        """Put down what other threads may ask for; now and then set the gauges."""
+        now, ledger = self._clock(), self._ledger
+        self._vitals = Vitals(
+            now, ledger.oldest_s(), ledger.load, len(ledger.partitions), self._paused, self._sink.full
+        )
+        if now >= self._measure_at_s:
+            self._measure_at_s = now + MEASURE_EVERY_S
+            self._measure()
 
-    def _measure(self, now: float) -> None:
-        self._metrics.oldest_unfinished_seconds.set(self._oldest_s(now))
+    def _measure(self) -> None:
+        self._metrics.oldest_unfinished_seconds.set(self._vitals.oldest_s(self._vitals.turned_s))
         self._metrics.paused_partitions.set(sum(topic in self._paused for topic, _ in self._ledger.partitions))
         for lane, tokens in self._batcher.tokens.items():
             self._metrics.queue_tokens.labels(lane).set(tokens)

@@ -84,9 +84,11 @@ class Intake:
         """Records by the contract's topic name."""
         return Counter(f"events.{self._lanes[record.topic]}" for record in records)
 
-    def keep(self, encoded: Sequence[Slot]) -> None:
-        """Texts that are now encoded: the next events with them need no encoder."""
+    def keep(self, encoded: Sequence[Slot], spoilt: Sequence[Slot]) -> None:
+        """Texts that are now encoded: the next events with them need no encoder. Those spoilt are forgotten, even where
+        their own event needed nothing of what is no number."""
         self._cache.fill(encoded)
+        self._cache.discard(spoilt)
 
     def cache_counts(self) -> tuple[int, int]:
         """Hits and misses of the vector cache since the last call."""

@@ -24,7 +24,7 @@ def load_model(config: ModelConfig, routing: Routing) -> Scorer:
 
         torch.set_num_threads(config.threads)
     try:
-        scorer = load_scorer(resolve(config.artifact), device=config.device)
+        scorer = load_scorer(resolve(config.artifact), device=config.device, precision=config.precision)
     except ArtifactError as error:
         raise ModelLoadError(str(error)) from error
     missing = [head for head in (*_NEEDED_HEADS, *routing.heads) if head not in scorer.labels]

@@ -87,10 +87,11 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
         )
         stack.callback(sink.close, config.worker.drain_timeout_ms / 1000)
         engine = build(config, scorer, routing, source, sink, device, metrics, erasures.known)
-        stack.enter_context(Observer(config.observe, registry, engine.health))
+        observer = stack.enter_context(Observer(config.observe, registry, engine.health))
         while not stop.is_set():
             erasures.poll()
             engine.step()
+            observer.turned()
         engine.finish()
 
 
@@ -110,7 +111,7 @@ def build(
     lanes = lanes_of(kafka)
     gpu = on_gpu(scorer)
     objectives_s = worker.objectives_s(on_gpu=gpu)
-    cache = VectorCache(scorer.version, config.model.vector_cache_mb << 20)
+    cache = VectorCache(config.model.vector_cache_mb << 20)
     return Engine(
         source,
         sink,

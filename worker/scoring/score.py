@@ -2,7 +2,8 @@
 
 An exception of the model, or a score that is not a number, costs one event and not its neighbours: the failing
 batch is halved until the culprit is alone. Memory that is full is no event's fault: the batch is encoded in halves
-and says so, and where not even one text or event fits, the device is given up.
+and says so, and where not even one text or event fits, the device is given up. So it is where it has failed for good,
+which is no event's fault either.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from schemas.states import State
 from worker.errors import DeviceError
 from worker.scoring.batcher import Batch, Unit
 from worker.scoring.cache import Slot
+from worker.scoring.canary import Canary, device_error, device_failed
 from worker.scoring.memory import free_memory, out_of_memory
 
 TOP_INTENTS: Final = 4
@@ -108,7 +110,7 @@ class Fetched(msgspec.Struct, eq=False):
 
 
 class Scored(msgspec.Struct, eq=False):
-    """Results in the order of the batch's units, and slots newly encoded.
+    """Results in the order of the batch's units, and slots newly encoded; those ``spoilt`` are so to no numbers.
 
     Seconds: ``encode_s`` in the encoder, ``total_s`` with the heads, ``fetch_s`` for the states before.
     ``out_of_memory``: it did not fit in one pass.
@@ -121,15 +123,17 @@ class Scored(msgspec.Struct, eq=False):
     total_s: float
     fetch_s: float = 0.0
     out_of_memory: bool = False
+    spoilt: list[Slot] = []
 
 
 class _Progress:
     """What comes of a batch while it is worked on."""
 
-    __slots__ = ("encode_s", "encoded", "out_of_memory")
+    __slots__ = ("encode_s", "encoded", "out_of_memory", "spoilt")
 
     def __init__(self) -> None:
         self.encoded: list[Slot] = []
+        self.spoilt: list[Slot] = []
         self.encode_s = 0.0
         self.out_of_memory = False
 
@@ -155,6 +159,7 @@ class BatchScorer:
         self._intent_heads = tuple(intent_heads)
         self._clock = clock
         self._categories = list(scorer.labels["category"])
+        self._canary = Canary(scorer, ("sentiment", "category", *self._intent_heads))
 
     def fetch(self, batch: Batch) -> Fetched:
         """Read the states of all users and items that the batch's click events name."""
@@ -178,11 +183,16 @@ class BatchScorer:
         return Fetched(batch, users, items, source, self._clock() - start)
 
     def compute(self, fetched: Fetched) -> Scored:
-        """Encode what is not encoded yet, ask the heads. Raises `DeviceError` when nothing fits into its memory."""
+        """Encode what is not encoded yet, ask the heads.
+
+        Raises `DeviceError` when nothing fits into the device's memory, and when it has failed for good.
+        """
         start = self._clock()
         progress = _Progress()
         results = self._bisect(fetched, fetched.batch.units, progress)
         total_s = self._clock() - start
+        if any(type(result) is Failure for result in results):
+            self._canary.check()  # whatever failed, before its events are blamed: the device may have died on the way
         return Scored(
             fetched.batch,
             results,
@@ -191,6 +201,7 @@ class BatchScorer:
             total_s,
             fetched.fetch_s,
             progress.out_of_memory,
+            progress.spoilt,
         )
 
     def _bisect(self, fetched: Fetched, units: list[Unit], progress: _Progress) -> list[Result]:
@@ -200,6 +211,8 @@ class BatchScorer:
             raise
         except Exception as error:
             full = out_of_memory(error)
+            if not full and device_failed(error):
+                raise device_error(error) from error
             if len(units) == 1:
                 if full:
                     raise _does_not_fit("one event") from error
@@ -231,12 +244,12 @@ class BatchScorer:
         rows = self._rows([cast("Prepared", slot.prepared) for slot in todo], progress)
         progress.encode_s += self._clock() - start
         vectors = self._scorer.vectors(rows)
-        # Rows that are no numbers fill their slots too: their events fail below, but they are not kept for others.
+        # Rows that are no numbers fill their slots too: who needs them fails below, but they are not kept for others.
         good = _finite(rows, vectors)
-        for slot, row, vector in zip(todo, rows, vectors, strict=True):
+        for slot, row, vector, fine in zip(todo, rows, vectors, good, strict=True):
             # Copies: a view would keep the whole batch's matrix alive as long as one text of it is cached.
             slot.row, slot.vector = row.copy(), vector.copy()
-        progress.encoded += [slot for slot, fine in zip(todo, good, strict=True) if fine]
+            (progress.encoded if fine else progress.spoilt).append(slot)
 
     def _rows(self, prepared: list[Prepared], progress: _Progress) -> Floats:
         """Encoded rows, in as many passes as the memory of the device asks for."""
@@ -314,12 +327,18 @@ class BatchScorer:
     def _probabilities(self, fetched: Fetched, rows: _ClickRows) -> tuple[Floats, Floats]:
         if not rows.owner:
             return _NO_FLOATS, _NO_FLOATS
-        users = States.from_records([fetched.users.get(u) if u else None for u in rows.users], self._scales_s)
-        items = States.from_records([fetched.items.get(i) if i else None for i in rows.items], self._scales_s)
+        users = self._states(fetched.users, rows.users)
+        items = self._states(fetched.items, rows.items)
         vectors = np.stack([_ZERO if s is None else cast("Floats", s.vector) for s in rows.slots])
         features = self._features(users, items, vectors, np.array(rows.times_ms, np.int64), rows.contexts)
         click = self._click_head.click(features)
         return click, click * self._click_head.purchase(features)
+
+    def _states(self, known: dict[str, State | None], ids: Sequence[str | None]) -> States:
+        """The state of each id, of n ids [n, ...]. Each is read out once: a list of candidates names its user often."""
+        place = {key: n for n, key in enumerate(dict.fromkeys(ids))}
+        states = States.from_records([known.get(key) if key else None for key in place], self._scales_s)
+        return states if len(place) == len(ids) else states.take([place[key] for key in ids])
 
 
 class _ClickRows:

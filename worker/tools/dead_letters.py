@@ -1,29 +1,31 @@
-"""Dead letters as they lie in ``events.dead``: found by filters, looked at one by one.
+"""Dead letters as they lie in ``events.dead``: found by filters, looked at one by one, ended.
 
-The topic is compacted by source position: of every position the last record counts, and a tombstone ends a letter
-(it was replayed, or its person was erased). Found letters are held without their values; at most `MAX_FOUND`.
+The topic is compacted by letter: of every id the last record counts, and a tombstone ends a letter (it was replayed or
+dropped, or its person was erased). Found letters are held without their values; at most `MAX_FOUND`.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from confluent_kafka import TopicPartition
 
-from schemas.dead import HEADER_REPLAY_COUNT, HEADER_TOMBSTONE, DeadLetter, read_letter, source_position
+from schemas.dead import HEADER_REPLAY_COUNT, HEADER_TOMBSTONE, DeadLetter, parse_letter_id, read_letter
 from schemas.folds import FormatError
 from schemas.topics import EVENTS_DEAD
 from worker.config import KafkaConfig
 from worker.errors import InputError
+from worker.kafka.bulk import BulkProducer
 from worker.kafka.readback import Readback
 
 MAX_FOUND: Final = 1_000_000
+DELIVERY_TIMEOUT_S: Final = 30.0
 _AGO: Final = re.compile(r"(\d+)\s*([smhd])")
 _UNIT_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
@@ -68,8 +70,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True):
-    """Letters found, oldest first, and how the wanted ids that are not among them ended: ``replayed``, ``erased`` or
-    ``unknown`` (no such letter, or its tombstone is gone too)."""
+    """Letters found, oldest first, and how the wanted ids that are not among them ended: ``replayed``, ``erased``,
+    ``dropped`` or ``unknown`` (no such letter, or its tombstone is gone too)."""
 
     letters: list[Found]
     ended: dict[str, str]
@@ -83,19 +85,19 @@ class Letters:
     """The letters of a cluster. Raises `TopicError` where there is no ``events.dead``, `KafkaError`. To be closed."""
 
     def __init__(self, kafka: KafkaConfig) -> None:
-        self._reader, self.topic = Readback(kafka, "dead"), kafka.topic(EVENTS_DEAD)
+        self._kafka, self._reader, self.topic = kafka, Readback(kafka, "dead"), kafka.topic(EVENTS_DEAD)
 
     def close(self) -> None:
         """Close the connections."""
         self._reader.close()
 
-    def search(self, wanted: Filter) -> Search:
-        """Every letter that matches. Raises `InputError` for more than `MAX_FOUND`."""
+    def search(self, wanted: Filter, limit: int | None = None) -> Search:
+        """The letters that match, the oldest ``limit`` of them. Raises `InputError` for more than `MAX_FOUND`."""
         found: dict[bytes, Found] = {}
         ended = dict.fromkeys(wanted.ids, "unknown")
         for message in self.read(wanted.since_ms):
             key = message.key() or b""
-            found.pop(key, None)  # the later record of a position takes the earlier one's place
+            found.pop(key, None)  # the later record of an id takes the earlier one's place
             if message.value() is None:
                 _end(ended, wanted.ids, message)
                 continue
@@ -108,7 +110,8 @@ class Letters:
                 raise InputError(
                     f"more than {MAX_FOUND} letters match. Narrow it by --reason, --topic, --since, --until"
                 )
-        return Search(letters=sorted(found.values(), key=lambda each: (each.time_ms, each.place)), ended=ended)
+        oldest = sorted(found.values(), key=lambda each: (each.time_ms, each.place))
+        return Search(letters=oldest[:limit], ended=ended)
 
     def read(self, since_ms: int | None = None) -> Generator[Any, None, None]:
         """Records of the topic, partition by partition in order, from those written at ``since_ms`` on."""
@@ -123,7 +126,22 @@ class Letters:
             letter = letter_of(message)
             if letter is not None:
                 return letter
-        raise InputError(f"letter {found.id} is no longer there: it was replayed or erased a moment ago")
+        raise InputError(f"letter {found.id} is no longer there: it was ended a moment ago")
+
+    def end(self, letters: Mapping[bytes, int], how: Literal["erased", "dropped"]) -> None:
+        """Delete letters, given as their keys and partitions; returns when all of it is acknowledged."""
+        if not letters:
+            return
+        producer = BulkProducer(
+            self._kafka,
+            self.topic,
+            doing="deleting dead letters",
+            advice="Run it again for the rest",
+            timeout_s=DELIVERY_TIMEOUT_S,
+        )
+        for key, partition in letters.items():
+            producer.write(None, key, partition=partition, headers=[(HEADER_TOMBSTONE, how.encode())])
+        producer.finish()
 
 
 def letter_of(message: Any) -> DeadLetter | None:
@@ -137,7 +155,7 @@ def letter_of(message: Any) -> DeadLetter | None:
 def parse_id(text: str) -> str:
     """A letter's id as a person gave it. Raises `InputError`."""
     try:
-        source_position(text)
+        parse_letter_id(text)
     except ValueError as error:
         raise InputError(f"letter {text!r}: {error}, as `millrace dead list` shows it") from error
     return text

@@ -67,8 +67,7 @@ class DeadReplay:
 
     def look(self, wanted: Filter, limit: int | None = None) -> Search:
         """The letters that are meant, oldest first, at most ``limit``."""
-        search = self._letters.search(wanted)
-        return msgspec.structs.replace(search, letters=search.letters[:limit])
+        return self._letters.search(wanted, limit)
 
     def plan(self, search: Search) -> ReplayedLetters:
         """What `send` would do with what `look` found."""

@@ -1,4 +1,4 @@
-"""What is not as it should be, and what to do about it: broker, topics, Redis, model, device, versions."""
+"""What is not as it should be, and what to do about it: Kafka, topics, Redis, sinks, rules, model, device, versions."""
 
 from __future__ import annotations
 
@@ -36,8 +36,10 @@ def examine(config: Config, replication: int = 3) -> list[Check]:
         ("kafka", lambda: _kafka(config.kafka)),
         ("topics", lambda: _topics(config.kafka)),
         ("durability", lambda: _durability(config, replication)),
+        ("alerts", lambda: _alerts(config.kafka)),
         ("redis", lambda: _redis(config.redis, durable=not config.kafka.embedded)),
         ("notify", lambda: _sinks(config.notify)),
+        ("alert rules", lambda: _rules(config)),
         ("model", lambda: _model(config.model)),
     ]
     results = []
@@ -48,6 +50,14 @@ def examine(config: Config, replication: int = 3) -> list[Check]:
             what, _, todo = str(error).partition(". ")
             results.append(Check(name=name, well=False, found=what, todo=todo or "see the message"))
     return results
+
+
+def _alerts(kafka: KafkaConfig) -> list[Check]:
+    """Whether the alerts role can connect with these options: its client is another one and takes fewer."""
+    from worker.alerts.faust_app import credentials
+
+    credentials(kafka)
+    return [good("alerts", "its client takes the security settings of kafka.options")]
 
 
 def _sinks(notify: NotifyConfig) -> list[Check]:
@@ -61,6 +71,23 @@ def _sinks(notify: NotifyConfig) -> list[Check]:
     return [
         Check(name="notify", well=True, found=f"sinks {', '.join(notify.sinks)}: secrets and certificates are there")
     ]
+
+
+def _rules(config: Config) -> list[Check]:
+    """Whether the rules can be read, and each sink that they name is there: a typo would keep alerts from everybody."""
+    from worker.alerts.rules import RulesFile
+
+    file = RulesFile(config.alerts.rules)
+    unknown = {
+        f"{name} (rule {rule.name})"
+        for rule in file.book.rules
+        for name in rule.sinks
+        if name not in config.notify.sinks
+    }
+    if unknown:
+        found = f"sinks that notify.sinks does not have: {', '.join(sorted(unknown))}"
+        return [bad("alert rules", found, f"mend the names in {file.path}, or add the sinks: nobody is told there")]
+    return [good("alert rules", f"{len(file.book.rules)} rules, {file.path}")]
 
 
 def _libraries() -> list[Check]:

@@ -15,7 +15,7 @@ import msgspec
 import redis
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from schemas.dead import HEADER_TOMBSTONE, read_letter
+from schemas.dead import read_letter
 from schemas.erasures import ERASURES_PARTITION, Erasure, encode_erasure
 from schemas.folds import FormatError
 from schemas.shards import shard_of
@@ -24,7 +24,6 @@ from schemas.topics import ERASURES, EVENTS_DEAD, FEATURES_USER, TOPICS
 from worker.config import Config
 from worker.errors import InputError, StoreError
 from worker.kafka.admin import partition_counts, topic_ids, topic_settings
-from worker.kafka.bulk import BulkProducer
 from worker.kafka.clients import consumer_config, translate, watermarks
 from worker.kafka.single import write_one
 from worker.privacy.person import people_of
@@ -151,7 +150,7 @@ class Erase:
         """How many letters of the person were deleted, and how many are left of which nobody can tell whose."""
         with closing(Letters(self._kafka)) as letters:
             meant, unread = self._letters_of_person(letters)
-        self._bury(letters.topic, meant)
+            letters.end(meant, "erased")
         return len(meant), len(unread)
 
     def _letters_of_person(self, letters: Letters) -> tuple[dict[bytes, int], set[bytes]]:
@@ -174,20 +173,6 @@ class Erase:
             elif not people:
                 unread.add(key)
         return meant, unread
-
-    def _bury(self, topic: str, meant: dict[bytes, int]) -> None:
-        if not meant:
-            return
-        producer = BulkProducer(
-            self._kafka,
-            topic,
-            doing="deleting dead letters",
-            advice="Run it again for the rest",
-            timeout_s=DELIVERY_TIMEOUT_S,
-        )
-        for key, partition in meant.items():
-            producer.write(None, key, partition=partition, headers=[(HEADER_TOMBSTONE, b"erased")])
-        producer.finish()
 
     def _topics(self, published: bool, letters: int) -> list[TopicReceipt]:
         names = {self._kafka.topic(name): name for name in TOPICS}

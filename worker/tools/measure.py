@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from model.assess.evaluate import assess_files, evaluate_files
+from model.data import Columns
 from model.errors import DataError
 from model.scoring import Scorer
 from worker.errors import InputError
@@ -19,6 +20,7 @@ def measure(
     data: Sequence[Path],
     history: Sequence[Path],
     *,
+    columns: Columns | None = None,
     among: Sequence[str] = (),
     fields: Sequence[str] = (),
     detail: bool = False,
@@ -26,19 +28,18 @@ def measure(
 ) -> dict[str, Any]:
     """Figures of ``task``: a head, ``click`` or ``purchase``, or a family (``intent``).
 
-    Of a family, the one head is measured that knows all labels of the files. ``among``: guess among these labels, not
-    those that occur. ``fields`` (slices by these) or ``detail``: with intervals, classes, confusion and slices, as
-    ``assess_texts`` gives them. ``delays_s``: for clicks, as if they were known so late, too. Raises `InputError` when
-    no head of a family fits, DataError otherwise.
+    Of a family, the one head is measured that knows all labels of the files. ``columns``: where these have text and
+    label, if not where the head's training data had them. ``among``: guess among these labels, not those that occur.
+    ``fields`` (slices by these) or ``detail``: with intervals, classes, confusion and slices, as ``assess_texts`` gives
+    them. ``delays_s``: for clicks, as if they were known so late, too. Raises `InputError` when no head of a family
+    fits, DataError otherwise.
     """
 
     def figures(head: str) -> dict[str, Any]:
         if fields or detail:
-            return assess_files(scorer, head, data, among=among or None, fields=fields)
-        chosen: dict[str, Any] = {"among": among} if among else {}
-        if delays_s:
-            chosen["delays_s"] = delays_s
-        return _plain(evaluate_files(scorer, head, data, history, **chosen))
+            return assess_files(scorer, head, data, columns=columns, among=among or None, fields=fields)
+        options: dict[str, Any] = {"columns": columns, "among": among or None, "delays_s": delays_s}
+        return _plain(evaluate_files(scorer, head, data, history, **options))
 
     heads = heads_of(scorer, task)
     if heads in ([], [task]):

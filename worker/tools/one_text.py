@@ -30,7 +30,7 @@ def load(model: ModelConfig, artifact: str | None) -> Scorer:
     from model.scoring import load_scorer
 
     try:
-        return load_scorer(resolve(name), device=model.device)
+        return load_scorer(resolve(name), device=model.device, precision=model.precision)
     except ArtifactError as error:
         raise ModelLoadError(str(error)) from error
 

@@ -17,9 +17,10 @@ from model.errors import DataError
 from model.scoring import load_scorer
 from model.text import TextCodec, normalise
 from model.training.augment import TABLE, synonym_table, units, vary
+from model.training.augmentation import Augmentation
 from model.training.corpus import Corpus, build_corpus, read_corpus
 from model.training.loss import NO_LABEL
-from model.training.recipe import Augmentation, Recipe, load_recipe
+from model.training.recipe import Recipe, load_recipe
 from model.training.vocabulary import wordpiece_tokenizer
 from tests.tiny_artifact import LETTERS
 from tests.toy_training import make_workshop, run, sentence
@@ -183,7 +184,7 @@ def test_the_default_adds_nothing(workshop: Path, tmp_path: Path) -> None:
     ("given_", "message"),
     [
         ("{synonyms: 2}", r"more: augment\.synonyms: 2 is not a number from 0 to 1"),
-        ("{edits: often}", r"augment\.edits: 'often' is not"),
+        ("{edits: often}", r"more: augment\.edits: 'often' is not a number"),
         ("{copies: -1}", r"augment\.copies: -1 is not a whole number"),
         ("{synonym: 0.1}", r"augment: unknown key 'synonym'"),
         ("[0.1]", "augment: keys with values are expected"),

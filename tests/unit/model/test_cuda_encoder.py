@@ -4,6 +4,7 @@ Needs nothing but torch, numpy and pytest, so that it runs on a machine that has
 """
 
 import copy
+import logging
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,6 @@ import pytest
 import torch
 
 import model.cuda_encoder
-import model.cuda_graphs
 import model.varlen
 from model.cuda_encoder import CudaEncoder
 from model.encoder import EncoderConfig, PackedEncoder
@@ -55,6 +55,11 @@ def texts(lengths: Sequence[int], seed: int = 0) -> list[Any]:
 
 def mixed(n: int, seed: int = 1) -> list[Any]:
     return texts(np.random.default_rng(seed).integers(1, POSITIONS + 1, n).tolist(), seed)
+
+
+def told_by(module: str, caplog: pytest.LogCaptureFixture) -> int:
+    """Warnings of a module so far."""
+    return sum(record.name == module and record.levelno == logging.WARNING for record in caplog.records)
 
 
 def expected(encoder: PackedEncoder, ids: Sequence[Any]) -> Any:
@@ -235,16 +240,15 @@ def test_without_attention_over_any_lengths_it_is_grouped(
 
 
 @gpu
-def test_an_attention_that_fails_is_told_and_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-
+def test_an_attention_that_fails_is_told_and_grouped(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def failing(*args: object) -> torch.Tensor:
         raise RuntimeError("USE_FLASH_ATTENTION was not enabled for build.")
 
     monkeypatch.setattr(model.varlen, "find_varlen", lambda: failing)
-    monkeypatch.setattr(model.varlen, "warn", lambda event, **values: told.append(event))
     assert CudaEncoder(make("bert")).attention == "grouped"
-    assert len(told) == 1
+    assert told_by("model.varlen", caplog) == 1
 
 
 @gpu
@@ -308,9 +312,9 @@ def test_a_scorer_on_a_gpu_answers_as_on_cpu(tmp_path: Path) -> None:
 
 # Last: if a failed capture harmed the process, every test after it would fail too.
 @gpu
-def test_a_capture_that_fails_is_told_once_and_computed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(model.cuda_graphs, "warn", lambda event, **values: told.append(event))
+def test_a_capture_that_fails_is_told_once_and_computed_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     encoder = make("bert")
     served = CudaEncoder(encoder)
     compute = served._pipeline.graphs._compute  # type: ignore[union-attr]
@@ -324,7 +328,7 @@ def test_a_capture_that_fails_is_told_once_and_computed_as_it_is(monkeypatch: py
     ids = mixed(100)
     for _ in range(8):
         assert_near(served.encode(ids), expected(encoder, ids))
-    assert len(told) == 1
+    assert told_by("model.cuda_graphs", caplog) == 1
     assert served.graphs == 0
     torch.cuda.empty_cache()
     healthy = CudaEncoder(encoder)  # the device has taken no harm

@@ -2,13 +2,18 @@
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
-from model.data import fingerprint, read_labelled, read_rows
+from model.data import Columns, fingerprint, read_labelled, read_rows
 from model.errors import DataError
-from model.training.recipe import load_recipe
+from model.training.recipe import Head, Recipe, load_recipe
 
+SENTIMENT = Columns(("title", "text"), "sentiment")
 GOOD = b'{"title": "Loud", "text": "but clear", "stars": 4.0, "sentiment": "positive"}\n'
 
 
@@ -18,7 +23,10 @@ def test_plain_and_gzipped_read_alike(tmp_path: Path) -> None:
     zipped.write_bytes(gzip.compress(GOOD + b"\n" + GOOD))
     assert list(read_rows(plain)) == list(read_rows(zipped))
     assert [number for number, _ in read_rows(plain)] == [1, 3]
-    assert read_labelled([plain], "stars") == (["Loud but clear"] * 2, ["4", "4"])
+    found = read_labelled([plain], Columns(("title", "text"), "stars"))
+    assert [(row.place, row.text, row.label) for row in found] == [
+        (f"{plain}:{line}", "Loud but clear", "4") for line in (1, 3)
+    ]
     assert fingerprint(plain) != fingerprint(zipped)
 
 
@@ -40,21 +48,21 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, reason: str) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_bytes(GOOD + line + b"\n" + GOOD)
     with pytest.raises(DataError, match=r"bad\.jsonl:2: .*") as caught:
-        read_labelled([path], "sentiment")
+        read_labelled([path], SENTIMENT)
     assert reason in str(caught.value)
 
 
 def test_absent_empty_and_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none"):
-        read_labelled([tmp_path / "none.jsonl"], "topic")
+        read_labelled([tmp_path / "none.jsonl"], SENTIMENT)
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(DataError, match="no rows"):
-        read_labelled([tmp_path / "empty.jsonl"], "topic")
+        read_labelled([tmp_path / "empty.jsonl"], SENTIMENT)
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(GOOD * 1000)[:-20])
     with pytest.raises(DataError, match="cut"):
-        read_labelled([tmp_path / "cut.jsonl.gz"], "sentiment")
-    with pytest.raises(DataError, match="unknown task"):
-        read_labelled([], "mood")
+        read_labelled([tmp_path / "cut.jsonl.gz"], SENTIMENT)
+    with pytest.raises(DataError, match="no file"):
+        read_labelled([], SENTIMENT)
 
 
 def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,23 +78,117 @@ def test_the_starter_recipe_is_sound() -> None:
     assert {"sentiment", "stars", "intent.shop", "intent.general"} <= set(recipe.heads)
 
 
+RECIPE = """
+name: x
+body: b
+heads: {urgency: {labels: [calm, urgent]}, stars: {kind: score, error_weight: 0.5}}
+datasets: [{name: mails, file: mails.jsonl, text: [subject, body], labels: {urgency: prio, stars: stars}, weight: 2}]
+text: {max_tokens: 64}
+bag: {keep: 100}
+scope_cost: {share: 0.2}
+space: [{file: mails.jsonl, text: [subject], rows: 10}]
+evaluation: [{task: urgency, file: valid.jsonl, text: [subject], label: prio}]
+"""
+
+
+def changed(*place: Any, value: Any) -> str:
+    """The recipe with another value at a place, as YAML."""
+    content = part = yaml.safe_load(RECIPE)
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    return yaml.safe_dump(content)
+
+
+def load(folder: Path, content: str) -> Recipe:
+    path = folder / "recipe.yaml"
+    path.write_text(content, encoding="utf-8")
+    return load_recipe(path)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         ("- a", "keys with values"),
-        ("name: x", "keys with values"),
         ("{name: x, body: b, heads: {h: {}}, datasets: [{name: d, file: f, colour: red}]}", "unknown key 'colour'"),
         ("{name: x, body: b, heads: {h: {}}, datasets: [{name: d}]}", "either file or templates"),
         ("{name: x, body: b, heads: {h: {}}, datasets: [{name: d, file: f, labels: {g: y}}]}", "head 'g'"),
         ("{name: x, body: b, heads: {h: {}}, datasets: [], bag: {targets: [[d, h]]}}", "bag.targets"),
         ("{name: x, body: b, heads: {h: {}}, datasets: [], text: {gram_buckets: 100}}", "power of two"),
-        ("{name: x, heads: {h: {}}, datasets: []}", "body"),
+        ("{body: b, heads: {h: {}}, datasets: []}", "key 'name' is missing"),
         ("a: [", "no readable recipe"),
+        (
+            "{name: x, body: b, heads: {h: {}, g: {}}, datasets: [{name: d, file: f, labels: {h: y}}]}",
+            "heads.g: no data",
+        ),
+        (
+            changed("heads", "stars", "kind", value="scores"),
+            "heads.stars.kind: 'scores' is unknown; use classes or score",
+        ),
+        (changed("heads", "stars", "labels", value=["low", "high"]), "heads.stars.labels: label 'low'"),
+        (changed("heads", "urgency", "labels", value=[True, False]), "YAML reads yes, no, on and off"),
+        (changed("heads", "urgency", "labels", value="mood"), "heads.urgency.labels: 'mood' is not a list"),
+        (changed("heads", "urgency", "labels", value="mood"), "; write [mood]"),
+        (changed("heads", "urgency", "labels", value=[1, "1"]), "two or more different ones"),
+        (
+            changed("datasets", 0, "labels", value="mood"),
+            "datasets.mails.labels: 'mood' is not keys of which each has text",
+        ),
+        (changed("datasets", 0, "labels", value={"stars": 5}), 'write "5"'),
+        (changed("datasets", 0, "text", value="subject"), "; write [subject]"),
+        (changed("datasets", 0, "text", value=[]), "datasets.mails.text: name a field"),
+        (
+            changed("datasets", 0, "weight", value="6"),
+            "datasets.mails.weight: '6' is not a number; write 6 without quotes",
+        ),
+        (changed("datasets", 0, "balance", value="1e-1"), "write 1.0e-4"),
+        (changed("calibration_share", value="0.1"), "recipe.yaml: calibration_share: '0.1' is not a number"),
+        (changed("calibration_share", value=1), "calibration_share: 1 must be above 0 and below 1"),
+        (changed("evaluation", 0, "text", value="subject"), "evaluation.text: 'subject' is not a list"),
+        (changed("name", value=None), "key 'name' is missing"),
     ],
 )
 def test_a_bad_recipe_names_the_key(tmp_path: Path, content: str, reason: str) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=r"recipe\.yaml") as caught:
-        load_recipe(path)
+        load(tmp_path, content)
     assert reason in str(caught.value)
+
+
+def test_labels_that_are_whole_numbers_are_the_labels_of_the_rows(tmp_path: Path) -> None:
+    recipe = load(tmp_path, changed("heads", "stars", value={"labels": [1, 2.0, "3"], "kind": "score"}))
+    assert recipe.heads["stars"].labels == ["1", "2", "3"]
+    assert load(tmp_path, changed("heads", "stars", value=None)).heads["stars"] == Head()
+
+
+PLACES = [
+    *((key,) for key in ("name", "body", "seed", "layers", "int8", "calibration_share", "search", "click")),
+    *(
+        (key,)
+        for key in ("heads", "datasets", "text", "bag", "scope_cost", "space", "evaluation", "training", "teachers")
+    ),
+    *(("heads", "urgency", key) for key in ("labels", "kind", "threshold", "error_weight")),
+    *(("datasets", 0, key) for key in ("name", "file", "text", "labels", "partial", "outside", "balance", "weight")),
+    *(("datasets", 0, key) for key in ("source", "guessed", "augment", "groups", "templates")),
+    *(("evaluation", 0, key) for key in ("task", "text", "label", "shipped", "without")),
+    *(("space", 0, key) for key in ("text", "rows")),
+    *(("bag", key) for key in ("keep", "targets")),
+    *(("text", key) for key in ("max_tokens", "gram_orders", "gram_buckets")),
+]
+LEAVES = st.none() | st.booleans() | st.integers(-3, 300) | st.floats() | st.sampled_from(["mood", "6", "1e-4", ""])
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab"), inner, max_size=2)
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(PLACES), VALUES)
+@example(("datasets",), 1)
+@example(("evaluation",), True)
+@example(("datasets", 0, "augment"), {"copies": "a"})
+def test_whatever_a_recipe_says_it_is_read_or_refused_by_file(
+    tmp_path: Path, place: tuple[Any, ...], value: Any
+) -> None:
+    try:
+        load(tmp_path, changed(*place, value=value))
+    except DataError as error:
+        assert "recipe.yaml" in str(error)  # noqa: PT017 - both ends are right

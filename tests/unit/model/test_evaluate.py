@@ -1,7 +1,10 @@
 """Figures against scikit-learn, and the rules of evaluation on a scorer whose answers are known."""
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +14,13 @@ from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.metrics import log_loss as sk_log_loss
 
 from model import metrics
-from model.assess.evaluate import evaluate, evaluate_files
+from model.assess.evaluate import evaluate_files, evaluate_texts
+from model.data import Columns
 from model.errors import DataError
 from model.scoring import Floats, Prepared
 
 rng = np.random.default_rng(3)
+EVERY = ["negative", "neutral", "positive"]
 
 
 def test_metrics_equal_scikit_learn() -> None:
@@ -45,17 +50,18 @@ def test_ece_of_one_bin() -> None:
 
 
 class KnownScorer:
-    """Answers with the probabilities spelt in the text: '0.1 0.2 0.7'."""
+    """Answers with the probabilities spelt in the text: '0.1 0.2 0.7'. ``heads``: what its manifest says of them."""
 
     version, space, hidden = "known", "known", 3
 
-    def __init__(self, threshold: float | None = None) -> None:
+    def __init__(self, threshold: float | None = None, **heads: Mapping[str, Any]) -> None:
         self.labels = {
             "sentiment": ["negative", "neutral", "positive"],
             "intent.general": ["pay", "fly", "oos"],
             "stars": ["1", "2", "3"],
         }
         self._threshold = threshold
+        self._heads = heads
 
     def prepare(self, texts: Sequence[str]) -> list[Prepared]:
         return [
@@ -76,16 +82,24 @@ class KnownScorer:
     def threshold(self, head: str) -> float | None:
         return self._threshold if head.startswith("intent") else None
 
+    def head(self, name: str) -> Mapping[str, Any]:
+        return self._heads.get(name, {})
+
     def tensor(self, name: str) -> Floats:
         raise KeyError(name)
 
 
+def evaluate(scorer: KnownScorer, task: str, rows: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    texts, labels = zip(*rows, strict=True)
+    return evaluate_texts(scorer, task, texts, labels)
+
+
 def test_a_file_of_two_classes_is_judged_on_two() -> None:
     rows = [
-        {"text": "0.3 0.5 0.2", "sentiment": "negative"},
-        {"text": "0.1 0.8 0.102", "sentiment": "positive"},
-        {"text": "0.4 0.4 0.2", "sentiment": "positive"},
-        {"text": "0.5 0.0 0.5", "title": "", "sentiment": "negative"},
+        ("0.3 0.5 0.2", "negative"),
+        ("0.1 0.8 0.102", "positive"),
+        ("0.4 0.4 0.2", "positive"),
+        ("0.5 0.0 0.5", "negative"),
     ]
     figures = evaluate(KnownScorer(), "sentiment", rows)
     assert figures["accuracy"] == 0.75
@@ -97,12 +111,12 @@ def test_a_file_of_two_classes_is_judged_on_two() -> None:
 
 def test_scope_is_judged_with_the_threshold() -> None:
     rows = [
-        {"text": "0.9 0.1 0.0", "intent": "pay"},  # right and sure
-        {"text": "0.4 0.35 0.25", "intent": "pay"},  # right but turned away
-        {"text": "0.1 0.8 0.1", "intent": "pay"},  # wrong and sure
-        {"text": "0.4 0.3 0.3", "intent": "oos"},  # turned away by the threshold
-        {"text": "0.1 0.1 0.8", "intent": "oos"},  # by its own class
-        {"text": "0.7 0.2 0.1", "intent": "oos"},  # let in
+        ("0.9 0.1 0.0", "pay"),  # right and sure
+        ("0.4 0.35 0.25", "pay"),  # right but turned away
+        ("0.1 0.8 0.1", "pay"),  # wrong and sure
+        ("0.4 0.3 0.3", "oos"),  # turned away by the threshold
+        ("0.1 0.1 0.8", "oos"),  # by its own class
+        ("0.7 0.2 0.1", "oos"),  # let in
     ]
     figures = evaluate(KnownScorer(threshold=0.5), "intent.general", rows)
     assert figures["in_scope_accuracy"] == pytest.approx(1 / 3, abs=1e-5)
@@ -111,18 +125,49 @@ def test_scope_is_judged_with_the_threshold() -> None:
     assert "in_scope_accuracy" not in evaluate(KnownScorer(), "intent.general", rows)
 
 
-def test_stars_are_judged_by_their_expectation() -> None:
-    figures = evaluate(KnownScorer(), "stars", [{"text": "0.5 0.5 0.0", "stars": 2.0}, {"text": "0 0 1", "stars": 1}])
-    assert figures["mae"] == pytest.approx((0.5 + 2) / 2)
+def test_a_score_is_judged_by_its_expectation_on_the_rows_that_have_one() -> None:
+    rows = [("0.5 0.5 0.0", "2"), ("0 0 1", "1")]
+    assert evaluate(KnownScorer(), "stars", rows)["mae"] == pytest.approx((0.5 + 2) / 2)
+    assert evaluate(KnownScorer(), "stars", [*rows, ("0 1 0", "oos")])["mae"] == pytest.approx((0.5 + 2) / 2)
+    assert "mae" not in evaluate(KnownScorer(), "stars", [("0 1 0", "oos")])
+    assert "mae" not in evaluate(KnownScorer(stars={"kind": "classes"}), "stars", rows)
+    scorer = KnownScorer(rating={"kind": "score"})
+    scorer.labels["rating"] = ["10", "2", "3"]
+    assert evaluate(scorer, "rating", rows[:1] * 2)["mae"] == pytest.approx(4)
+
+
+def test_rows_are_read_as_given_else_as_in_training_else_as_the_public_data_sets_have_it(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = {"subject": "0.9", "body": "0.1 0.0", "text": "0.0 0.1 0.9"}
+    row |= {"mood": "negative", "sentiment": "positive", "stars": "neutral"}
+    path.write_text(json.dumps(row), encoding="utf-8")
+
+    def right(scorer: KnownScorer, columns: Columns | None = None) -> tuple[float, float]:
+        figures = evaluate_files(scorer, "sentiment", [path], columns=columns, among=EVERY)
+        return figures["accuracy"], figures["log_loss"]
+
+    told = KnownScorer(sentiment={"text": ["subject", "body"], "field": "mood"})
+    assert right(told) == right(KnownScorer()) == (1, pytest.approx(-math.log(0.9), abs=1e-4))
+    assert right(KnownScorer(), Columns(("subject", "body")))[0] == 0
+    assert right(told, Columns(label="stars"))[0] == 0
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: label field 'gone' is missing"):
+        right(told, Columns(label="gone"))
+    own = KnownScorer()
+    own.labels["mood"] = own.labels["sentiment"]
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: label 'negative' is unknown to head 'stars'"):
+        evaluate_files(own, "stars", [path], columns=Columns(label="mood"))
+    assert evaluate_files(own, "mood", [path])["accuracy"] == 1  # one label: nothing else is guessed among
 
 
 def test_bad_requests_say_what_is_known(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="unknown task 'mood'"):
-        evaluate(KnownScorer(), "mood", [{"text": "1 0 0"}])
     with pytest.raises(DataError, match="no head 'emotion'"):
-        evaluate(KnownScorer(), "emotion", [{"text": "1 0 0", "emotion": "happy"}])
+        evaluate(KnownScorer(), "emotion", [("1 0 0", "happy")])
     with pytest.raises(DataError, match="label 'great' is unknown"):
-        evaluate(KnownScorer(), "sentiment", [{"text": "1 0 0", "sentiment": "great"}])
+        evaluate(KnownScorer(), "sentiment", [("1 0 0", "great")])
+    with pytest.raises(DataError, match="no head 'emotion'"):  # before any file is looked at
+        evaluate_files(KnownScorer(), "emotion", [tmp_path / "none.jsonl"])
+    with pytest.raises(DataError, match="click have their own"):
+        evaluate_files(KnownScorer(), "click", [], columns=Columns(("subject",)))
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "1 0 0", "sentiment": "negative"}\n{"text": "1 0 0"}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"rows\.jsonl:2: label field 'sentiment' is missing"):

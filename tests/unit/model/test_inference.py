@@ -13,6 +13,7 @@ from model.cpu_encoder import CpuEncoder
 from model.encoder import PackedEncoder
 from model.inference import InferenceEncoder, Workspace
 from model.packing import even_chunks, pack
+from model.products import Dense, Product, Reordered, fast_precision, fastest
 from model.training.foreign import convert, encoder_config
 
 SHAPE = {
@@ -71,6 +72,37 @@ def test_equals_the_library_on_texts_of_any_length(pair: tuple[Any, PackedEncode
     ids = texts(lengths)
     served = InferenceEncoder(encoder)(pack(ids), Workspace(encoder.config))
     torch.testing.assert_close(served, library_rows(model, ids), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [Dense, Reordered])
+def test_equals_the_library_with_either_product(
+    pair: tuple[Any, PackedEncoder], kind: type[Product], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.inference.fastest", lambda hidden, intermediate: kind)
+    model, encoder = pair
+    ids = texts([40, 17, 16, 16, 9, 3, 1])
+    served = torch.from_numpy(CpuEncoder(encoder, threads=2).encode(ids))
+    torch.testing.assert_close(served, library_rows(model, ids), atol=1e-5, rtol=0)
+
+
+@settings(deadline=None, max_examples=25)
+@given(lengths=LENGTHS)
+def test_products_in_bfloat16_are_near_at_every_length(pair: tuple[Any, PackedEncoder], lengths: list[int]) -> None:
+    model, encoder = pair
+    ids = texts(lengths)
+    served = torch.from_numpy(CpuEncoder(encoder, threads=2, dtype=torch.bfloat16).encode(ids))
+    expected = library_rows(model, ids)
+    assert served.dtype == torch.float32
+    # 8 bits of precision at each of some ten roundings a layer, on rows whose entries are about 1.
+    assert float((served - expected).norm(dim=1).max() / expected.norm(dim=1).min()) < 0.05
+
+
+def test_the_precision_is_the_processors_and_the_product_the_faster_one() -> None:
+    able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert fast_precision() == (torch.bfloat16 if able else torch.float32)
+    before = torch.get_num_threads()
+    assert fastest(64, 128) in (Dense, Reordered)
+    assert torch.get_num_threads() == before
 
 
 def test_equals_the_library_at_every_length(pair: tuple[Any, PackedEncoder]) -> None:

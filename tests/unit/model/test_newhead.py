@@ -9,6 +9,7 @@ import pytest
 
 from model.artifact import Artifact
 from model.assess.evaluate import evaluate_texts
+from model.data import fingerprint
 from model.errors import DataError
 from model.golden import verify
 from model.scoring import load_scorer
@@ -17,10 +18,10 @@ from tests.tiny_artifact import make_tiny_artifact
 
 RECIPE = """
 name: more
-body: unused
 calibration_share: 0.2
 heads: {urgency: {labels: [calm, urgent], threshold: true}}
-datasets: [{name: urgency, file: urgency.jsonl, labels: {urgency: urgency}, outside: {}}]
+datasets: [{name: urgency, file: urgency.jsonl, labels: {urgency: urgency}, outside: {}, source: our desk}]
+evaluation: [{task: urgency, file: urgency.jsonl}]
 """
 WORDS = {"calm": ["please", "thank", "good"], "urgent": ["late", "bad", "refund"]}
 FILLER = ["the", "order", "my", "card", "guitar", "movie"]
@@ -55,6 +56,32 @@ def test_the_new_head_learns_and_the_rest_stays(shop: Path, tmp_path: Path) -> N
     figures = evaluate_texts(scorer, "urgency", [sentence(label, rng) for label in truth], truth)
     assert figures["accuracy"] >= 0.9
     assert scorer.threshold("urgency") is not None
+
+
+def test_the_larger_artifact_tells_its_data_figures_and_card(shop: Path, tmp_path: Path) -> None:
+    make_tiny_artifact(tmp_path / "old")
+    old = Artifact.load(tmp_path / "old")
+    measured = [{"task": task, "n": 1, "files": {"old.jsonl": "0"}} for task in ("topic", "urgency")]
+    manifest = old.manifest | {"data": {"old.jsonl": "0"}, "metrics": measured}
+    old = Artifact.save(tmp_path / "old", manifest, old.tensors, old.tokenizer_json)
+    out = add_heads(shop / "recipe.yaml", shop, tmp_path / "old", tmp_path / "more")
+    new = Artifact.load(out).manifest
+    assert new["onto"] == old.manifest["version"]
+    assert new["data"] == {"old.jsonl": "0", "urgency.jsonl": fingerprint(shop / "urgency.jsonl")}
+    assert [(found["task"], found["n"]) for found in new["metrics"]] == [("topic", 1), ("urgency", 600)]
+    assert (new["heads"]["urgency"]["text"], new["heads"]["urgency"]["field"]) == (["text"], "urgency")
+    assert new["heads"]["topic"] == old.manifest["heads"]["topic"]
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert f"`urgency` came onto `{old.manifest['version']}`" in card
+    assert "our desk" in card
+
+
+def test_a_trial_that_cannot_be_judged_is_refused_before_the_fit(shop: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.replace("task: urgency, file", "task: urgency, label: mood, file"), encoding="utf-8")
+    with pytest.raises(DataError, match=r"urgency\.jsonl:1: label field 'mood'"):
+        add_heads(recipe, shop, shop / "tiny", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_malformed_row_is_refused_with_its_line(shop: Path, tmp_path: Path) -> None:

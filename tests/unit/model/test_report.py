@@ -15,6 +15,7 @@ from model.artifact import Artifact
 from model.assess.evaluate import assess_files
 from model.assess.report import read_curves, read_sharing, write_report
 from model.assess.svg import Axis, Line, confusion_chart, line_chart, reliability_chart, round_numbers
+from model.data import Columns
 from model.errors import DataError, ModelError
 from model.scoring import load_scorer
 from model.training.recipe import Trial
@@ -27,6 +28,7 @@ CLICK = {"base_rate": 0.5, "scales_s": [600.0], "valid": {"auc": 0.77, "n": 100}
 class OwnTrial:
     task: str
     file: Path
+    columns: Columns
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +144,9 @@ def test_without_trials_and_extras_there_is_still_a_page(tmp_path: Path) -> None
 
 
 def test_out_of_scope_rows_alone_are_reported_without_classes(folder: Path, tmp_path: Path) -> None:
-    write(tmp_path / "oos.jsonl", [{"text": "屏幕", "intent": "oos"}] * 3)
-    report = write_report(folder, [OwnTrial("intent.shop", tmp_path / "oos.jsonl")], tmp_path / "r.html", device="cpu")
+    write(tmp_path / "oos.jsonl", [{"text": "屏幕", "kind": "oos"}] * 3)
+    own = OwnTrial("intent.shop", tmp_path / "oos.jsonl", Columns(label="kind"))
+    report = write_report(folder, [own], tmp_path / "r.html", device="cpu")
     assert "classes" not in report["tasks"][0]
     assert "oos recall" in (tmp_path / "r.html").read_text(encoding="utf-8")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 from safetensors.numpy import load_file
 
@@ -39,6 +40,10 @@ def test_a_separable_toy_is_learned(workshop: Path, tmp_path: Path) -> None:
     manifest = Artifact.load(folder).manifest
     assert [m["task"] for m in manifest["metrics"]] == ["sentiment"]
     assert set(manifest["data"]) == {"mood.jsonl", "shop.jsonl"}
+    assert {name: (head["kind"], head["text"], head["field"]) for name, head in manifest["heads"].items()} == {
+        "sentiment": ("classes", ["text"], "sentiment"),
+        "intent.shop": ("classes", ["text"], "intent"),
+    }
     with pytest.raises(ModelError, match="--resume"):
         run(workshop, tmp_path)
 
@@ -132,3 +137,66 @@ def test_a_recipe_may_say_only_what_differs_from_another(workshop: Path) -> None
     (workshop / "lost.yaml").write_text("base: none.yaml\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"none\.yaml"):
         load_recipe(workshop / "lost.yaml")
+    (workshop / "lost.yaml").write_text("base: round.yaml\n", encoding="utf-8")
+    (workshop / "round.yaml").write_text("base: lost.yaml\n", encoding="utf-8")
+    with pytest.raises(DataError, match="based on itself"):
+        load_recipe(workshop / "lost.yaml")
+
+
+@pytest.mark.parametrize(
+    "bare", ["{name: x, body: b}", "{name: x, heads: {h: {}}, datasets: [{name: d, file: f, labels: {h: y}}]}"]
+)
+def test_a_recipe_without_body_or_heads_trains_nothing(workshop: Path, tmp_path: Path, bare: str) -> None:
+    (workshop / "bare.yaml").write_text(bare, encoding="utf-8")
+    with pytest.raises(DataError, match="must name `body` and `heads`"):
+        run(workshop, tmp_path, recipe="bare.yaml")
+
+
+def test_texts_longer_than_the_body_reads_are_refused(workshop: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load((workshop / "recipe.yaml").read_text(encoding="utf-8"))
+    content["text"] |= {"max_tokens": 33}
+    (workshop / "long.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(DataError, match=r"text\.max_tokens: body .* reads 32 tokens at most, not 33"):
+        run(workshop, tmp_path, recipe="long.yaml")
+
+
+@pytest.mark.parametrize(
+    ("heads", "says"),
+    [
+        ({"sentiment": {"labels": ["bad", "good"]}}, r"mood\.jsonl:1: label 'negative' is unknown to head 'sentiment'"),
+        ({"sentiment": {"kind": "score"}}, r"mood\.jsonl:1: label 'negative' of head 'sentiment' is no number"),
+    ],
+)
+def test_a_label_that_its_head_cannot_have_is_refused_with_its_line(
+    workshop: Path, tmp_path: Path, heads: dict[str, Any], says: str
+) -> None:
+    content = yaml.safe_load((workshop / "recipe.yaml").read_text(encoding="utf-8"))
+    (workshop / "labels.yaml").write_text(
+        yaml.safe_dump(content | {"heads": content["heads"] | heads}), encoding="utf-8"
+    )
+    with pytest.raises(DataError, match=says):
+        run(workshop, tmp_path, recipe="labels.yaml")
+
+
+@pytest.mark.parametrize(
+    ("trial", "line", "says"),
+    [
+        ({"task": "urgency"}, None, "task 'urgency' is no head of recipe toy"),
+        ({"task": "sentiment"}, {"text": "x"}, r"valid\.jsonl:2: label field 'sentiment' is missing"),
+        ({"task": "sentiment"}, {"text": "x", "sentiment": "great"}, r"valid\.jsonl:2: label 'great' is unknown"),
+        ({"task": "sentiment", "text": ["body"]}, None, r"valid\.jsonl:1: field 'body' is missing"),
+        ({"task": "sentiment", "label": "language"}, None, r"valid\.jsonl:1: label 'en' is unknown"),
+        ({"task": "sentiment", "without": "gone.jsonl"}, None, r"gone\.jsonl"),
+    ],
+)
+def test_a_trial_that_cannot_be_judged_is_refused_before_training(
+    workshop: Path, tmp_path: Path, trial: dict[str, Any], line: dict[str, str] | None, says: str
+) -> None:
+    rows = [{"text": "good", "sentiment": "positive", "language": "en"}, *([line] if line else [])]
+    (workshop / "valid.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    content = yaml.safe_load((workshop / "recipe.yaml").read_text(encoding="utf-8"))
+    content["evaluation"] = [{"file": "valid.jsonl"} | trial]
+    (workshop / "judged.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(DataError, match=says):
+        run(workshop, tmp_path, recipe="judged.yaml")
+    assert not (tmp_path / "checkpoint.safetensors").exists()

@@ -12,8 +12,9 @@ from transformers import GenerationConfig, MarianConfig, MarianMTModel, PreTrain
 from model.data import Example
 from model.errors import DataError, ModelError
 from model.training import extra
+from model.training.augmentation import Augmentation, BackTranslation
 from model.training.extra import extra_rows
-from model.training.recipe import Augmentation, BackTranslation, Dataset, Head, Recipe
+from model.training.recipe import Dataset, Head, Recipe
 from model.training.translate import BATCH, TOKENS_MAX, Translator
 from model.training.vocabulary import wordpiece_tokenizer
 

@@ -94,16 +94,33 @@ BYTES = st.none() | st.binary(max_size=20)
 HEADERS = st.lists(st.tuples(st.text(max_size=8) | st.sampled_from([dead.HEADER_NULL, dead.HEADER_TOPIC]), BYTES))
 
 
-@given(POSITIONS, BYTES, BYTES, HEADERS, st.booleans())
+# A topic's name on a real cluster is letters, digits, dots, underscores and dashes.
+PLACES = st.builds(
+    SourcePosition,
+    topic=st.from_regex(r"[A-Za-z0-9._-]{1,20}", fullmatch=True),
+    partition=st.integers(0, 99),
+    offset=st.integers(0, 2**62),
+)
+SINKS = st.just("") | st.text("ab#/-_", min_size=1, max_size=8)
+
+
+@given(PLACES, BYTES, BYTES, HEADERS, st.booleans(), SINKS)
 def test_a_dead_letter_is_read_back_whole(
-    source: SourcePosition, key: bytes | None, value: bytes | None, headers: dead.Headers, truncated: bool
+    source: SourcePosition, key: bytes | None, value: bytes | None, headers: dead.Headers, truncated: bool, sink: str
 ) -> None:
     letter = DeadLetter(
-        stage="model", reason="model_error", detail="d", source=source, key=key, value=value, source_headers=headers
+        stage="model",
+        reason="model_error",
+        detail="d",
+        source=source,
+        key=key,
+        value=value,
+        source_headers=headers,
+        sink=sink,
     )
     written = [*letter.headers(), *([(dead.HEADER_TRUNCATED, b"1")] if truncated else [])]
     assert dead.read_letter(value or b"", written) == msgspec.structs.replace(letter, truncated=truncated)
-    assert dead.source_position(letter.letter_id) == source
+    assert dead.parse_letter_id(letter.letter_id) == (source, sink)
 
 
 @pytest.mark.parametrize("headers", [[], [("millrace-stage", b"decode")], [("a", None)]])
@@ -112,10 +129,10 @@ def test_a_record_that_is_no_letter_is_said_to_be_none(headers: dead.Headers) ->
         dead.read_letter(b"", headers)
 
 
-@pytest.mark.parametrize("text", ["", "a", "a/1", "a/b/1", "/1/1", "a/1/", "a/-1/1", "a/1/1/x"])
+@pytest.mark.parametrize("text", ["", "a", "a/1", "a/b/1", "/1/1", "a/1/", "a/-1/1", "a/1/1/x", "a/1/1#", "#b"])
 def test_what_is_no_letter_id_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="topic/partition/offset"):
-        dead.source_position(text)
+        dead.parse_letter_id(text)
 
 
 @given(POSITIONS, st.none() | st.binary(max_size=20), st.none() | st.binary(max_size=20), st.text(max_size=2000))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.config import load_config
-from worker.environment import MAX_SECRET_BYTES
+from worker.config import Section, load_config
+from worker.environment import FILE_KEYS, MAX_SECRET_BYTES
 from worker.errors import ConfigError
 
 
@@ -30,6 +30,23 @@ def test_any_key_can_come_from_a_file_and_only_its_line_end_is_dropped(tmp_path:
     file = tmp_path / "url"
     file.write_bytes(b"rediss://u:p%20w@redis:6379/0\r\n")
     assert load_config(env={"MILLRACE_REDIS__URL_FILE": str(file)}).redis.url == "rediss://u:p%20w@redis:6379/0"
+
+
+def test_a_key_that_names_a_file_takes_the_path_as_it_stands() -> None:
+    env = {
+        "MILLRACE_NOTIFY__SINKS__OPS__KIND": "webhook",
+        "MILLRACE_NOTIFY__SINKS__OPS__URL": "https://ops.example.org/hook",
+        "MILLRACE_NOTIFY__SINKS__OPS__CA_FILE": "/etc/ssl/ours.pem",
+    }
+    assert load_config(env=env).notify.sinks["ops"].ca_file == "/etc/ssl/ours.pem"
+
+
+def test_every_key_that_ends_as_a_file_does_is_known_to_be_one() -> None:
+    sections = [Section]
+    for section in sections:
+        sections += section.__subclasses__()
+    keys = {name for section in sections for name in section.__struct_fields__}
+    assert {name for name in keys if name.endswith("_file")} == FILE_KEYS
 
 
 def test_other_values_are_yaml_as_before() -> None:

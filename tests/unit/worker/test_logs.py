@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from worker import logs
 from worker.config import ObserveConfig
+from worker.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +75,9 @@ def test_a_pseudonym_is_stable_short_and_hides_the_id(user_id: str) -> None:
     assert name != f"u-{user_id}"
 
 
-def test_pseudonyms_differ_between_users_and_keys_and_agree_under_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pseudonyms_differ_between_users_and_keys_and_agree_under_one_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def under(key: str | None) -> str:
         logs._key.cache_clear()
         if key is None:
@@ -82,7 +86,22 @@ def test_pseudonyms_differ_between_users_and_keys_and_agree_under_one_key(monkey
             monkeypatch.setenv(logs.KEY_VARIABLE, key)
         return logs.pseudonym("alice")
 
+    def from_file(content: str) -> str:
+        logs._key.cache_clear()
+        (tmp_path / "key").write_text(content)
+        with monkeypatch.context() as patch:
+            patch.setenv(f"{logs.KEY_VARIABLE}_FILE", str(tmp_path / "key"))
+            return logs.pseudonym("alice")
+
     assert under("a" * 100) == under("a" * 100)
+    assert from_file("secret\n") == under("secret")
     assert len({under("a"), under("b"), under(None), under(None)}) == 4
     assert logs.pseudonym("alice") != logs.pseudonym("bob")
     assert logs.pseudonym(None) == "-"
+
+
+def test_a_key_that_cannot_be_read_is_told_at_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    logs._key.cache_clear()
+    monkeypatch.setenv(f"{logs.KEY_VARIABLE}_FILE", str(tmp_path / "absent"))
+    with pytest.raises(ConfigError, match=f"{logs.KEY_VARIABLE}_FILE: .*absent: No such file"):
+        logs.configure(ObserveConfig())

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from worker.config import ObserveConfig
+from worker.config import Config, KafkaConfig, ObserveConfig
 from worker.errors import ConfigError
-from worker.metrics import AlertsMetrics, ProfilesMetrics, WorkerMetrics
-from worker.observe import Observer
+from worker.kafka.clients import consumer_config
+from worker.kafka.source import STABLE_TIMEOUT_S
+from worker.metrics import AlertsMetrics, NotifyMetrics, ProfilesMetrics, WorkerMetrics
+from worker.observe import LOOP_STOOD_MAX_S, Observer
 
 
 def get(url: str) -> tuple[int, str]:
@@ -37,13 +39,35 @@ def test_metrics_and_health_are_served_on_loopback_while_the_context_is_open() -
         assert status == 200
         assert 'millrace_worker_events_total{topic="events.click"} 3.0' in body
         status, body = get(address + "/healthz?verbose=1")
-        assert (status, json.loads(body)) == (200, {"status": "ok", "lag": 4})
+        assert (status, json.loads(body)) == (200, {"status": "ready", "lag": 4})
         state["well"] = False
         status, body = get(address + "/healthz")
-        assert (status, json.loads(body)["status"]) == (503, "unwell")
+        assert (status, json.loads(body)["status"]) == (503, "not ready")
         assert get(address + "/etc/passwd")[0] == 404
     with pytest.raises(urllib.error.URLError):
         get(address + "/healthz")
+
+
+def test_liveness_is_of_the_loop_alone() -> None:
+    now_s = [100.0]
+    with Observer(ObserveConfig(), CollectorRegistry(), lambda: (False, {}), clock=lambda: now_s[0]) as observer:
+        assert get(observer.address + "/healthz")[0] == 503
+        assert get(observer.address + "/livez") == (200, '{"status": "alive", "loop_stood_s": 0.0}')
+        now_s[0] += LOOP_STOOD_MAX_S - 1
+        assert get(observer.address + "/livez")[0] == 200
+        now_s[0] += 1
+        status, body = get(observer.address + "/livez")
+        assert (status, json.loads(body)) == (503, {"status": "stuck", "loop_stood_s": LOOP_STOOD_MAX_S})
+        observer.turned()
+        assert get(observer.address + "/livez")[0] == 200
+
+
+def test_a_loop_is_stuck_no_sooner_than_kafka_takes_its_partitions() -> None:
+    """And no sooner than the longest wait in a loop: for a killed worker's transaction, for a drain, for a device."""
+    poll_interval_ms = consumer_config(KafkaConfig(), "any").get("max.poll.interval.ms", 300_000)
+    worker = Config().worker
+    assert poll_interval_ms <= LOOP_STOOD_MAX_S * 1000
+    assert STABLE_TIMEOUT_S + (worker.drain_timeout_ms + worker.device_timeout_ms) / 1000 < LOOP_STOOD_MAX_S
 
 
 def test_a_taken_port_is_an_error_that_names_the_key() -> None:
@@ -59,6 +83,7 @@ def test_a_taken_port_is_an_error_that_names_the_key() -> None:
         (WorkerMetrics, "millrace_worker_"),
         (ProfilesMetrics, "millrace_profiles_"),
         (AlertsMetrics, "millrace_alerts_"),
+        (NotifyMetrics, "millrace_notify_"),
     ],
 )
 def test_every_metric_is_registered_under_its_roles_name(metrics: Any, prefix: str) -> None:

@@ -143,6 +143,32 @@ def test_positions_follow_the_changelog_and_what_is_left_of_the_topic() -> None:
     asyncio.run(go())
 
 
+def test_it_is_ready_while_it_runs_and_kafka_takes_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def go() -> None:
+        watch, producer = watching()
+        assert watch.health()[0]
+        watch.app.rebalancing = True
+        assert not watch.health()[0], "states are being read back"
+        watch.app.rebalancing = False
+        watch.kafka_answers = False
+        assert not watch.health()[0]
+        watch.kafka_answers = True
+        producer.open.clear()
+        await feed(watch, stream(44, 10, burst_on_lamp))
+        writing = asyncio.ensure_future(watch.write())
+        await asyncio.wait([writing], timeout=0.05)
+        assert watch.health()[0], "a write may take its time"
+        monkeypatch.setattr(watch_module, "STALL_S", 0.01)
+        assert not watch.health()[0]
+        producer.open |= {CHANGELOG, ALERTS_OPINION}
+        for each in producer.waiting:
+            each.set_result(None)
+        await writing
+        assert watch.health()[0]
+
+    asyncio.run(go())
+
+
 def test_a_newer_changelog_is_refused() -> None:
     async def go() -> None:
         watch, _ = watching()

@@ -10,7 +10,16 @@ from rich.console import Console
 from schemas.dead import DeadLetter
 from schemas.scores import SourcePosition
 from schemas.topics import TOPICS
-from worker.cli.tables_safety import letter_table, letters_table, listing, receipt_table, replayed_table, whole
+from worker.cli.tables_safety import (
+    dropped,
+    dropped_table,
+    letter_table,
+    letters_table,
+    listing,
+    receipt_table,
+    replayed_table,
+    whole,
+)
 from worker.tools.dead_letters import Found, Search
 from worker.tools.dead_replay import ReplayedLetters
 from worker.tools.receipt import NOTES, PENDING, Receipt, topic_receipt
@@ -69,6 +78,15 @@ def test_a_replay_says_what_it_did_or_would_do() -> None:
     )
     text = shown(replayed_table(report))
     for words in ("to be replayed", "--yes does it", "1 letters hold no bytes", "it was replayed, skipped", "erased"):
+        assert words in text
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_drop_says_how_many_of_each_reason_and_what_had_ended_before(dry_run: bool) -> None:
+    search = Search(letters=[found(), found(reason="undeliverable")], ended={"a/0/0": "dropped"})
+    text = shown(dropped_table(dropped(search, dry_run=dry_run)))
+    assert ("to be dropped" in text) is dry_run
+    for words in ("not_json", "undeliverable", "a/0/0: it was dropped, skipped"):
         assert words in text
 
 

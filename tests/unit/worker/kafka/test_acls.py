@@ -11,7 +11,12 @@ from worker.config import KafkaConfig
 from worker.errors import ConfigError
 from worker.kafka.acls import ROLES, acls, commands, principals_of
 
-KAFKA = KafkaConfig(bootstrap="k:9092", group_prefix="shop", topics={"events.click": "shop.clicks"})
+KAFKA = KafkaConfig(
+    bootstrap="k:9092",
+    group_prefix="shop",
+    topics={"events.click": "shop.clicks"},
+    backfill={"old.clicks": "events.click"},
+)
 
 
 def names(role: str, operation: str, resource: str = "topic") -> set[str]:
@@ -29,10 +34,18 @@ def test_every_topic_has_one_who_may_write_it_and_input_topics_only_the_operator
 
 
 def test_roles_read_what_they_consume_under_the_configured_names() -> None:
-    assert names("worker", "read") == {"shop.clicks", "events.review", "events.service", "erasures"}
+    assert names("worker", "read") == {"shop.clicks", "old.clicks", "events.review", "events.service", "erasures"}
     assert names("profiles", "read") == {*FOLDS.values(), *FEATURES.values(), "erasures"}
     assert "opinions" in names("alerts", "read")
     assert names("worker", "read", "group") == {"shop.worker"}
+
+
+def test_the_operator_sees_the_lag_of_backfill_and_may_send_every_kind_of_letter_back() -> None:
+    assert "old.clicks" in names("operator", "read")
+    came_from = {"old.clicks", "shop.clicks", "events.review", "events.service", *FOLDS.values(), "alerts.opinion"}
+    assert names("operator", "write") >= came_from
+    # What nobody buries a record of, the operator has no business in.
+    assert names("operator", "write") - came_from == {"erasures", "events.dead", "alerts.control"}
 
 
 def test_no_role_but_the_operator_may_touch_topics_themselves() -> None:
@@ -60,6 +73,24 @@ def test_commands_are_those_of_kafkas_own_tool() -> None:
     assert any(
         line[-4:] == ["--transactional-id", "shop.worker", "--resource-pattern-type", "prefixed"] for line in lines
     )
+
+
+# SecurityUtils of Kafka 4.4 and what AclEntry allows on each kind of resource: the tool refuses every other name.
+KAFKAS_OPERATIONS = {
+    "--topic": {"Read", "Write", "Create", "Delete", "Describe", "Alter", "DescribeConfigs", "AlterConfigs"},
+    "--group": {"Read", "Describe", "Delete", "DescribeConfigs", "AlterConfigs"},
+    "--transactional-id": {"Describe", "Write", "TwoPhaseCommit"},
+    "--cluster": {
+        *("Create", "ClusterAction", "DescribeConfigs", "AlterConfigs", "IdempotentWrite", "Alter", "Describe"),
+    },
+}
+
+
+def test_commands_name_operations_as_kafkas_tool_does() -> None:
+    for line in commands(KAFKA, acls(KAFKA), principals_of([])):
+        words = shlex.split(line)
+        (resource,) = set(words) & KAFKAS_OPERATIONS.keys()
+        assert words[words.index("--operation") + 1] in KAFKAS_OPERATIONS[resource], line
 
 
 @pytest.mark.parametrize("text", ["worker", "worker=scoring", "driver=User:x"])

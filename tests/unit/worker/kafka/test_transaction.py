@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import KafkaError as ClientError
 from confluent_kafka import TopicPartition
 
-from tests.simulation.clients import SimProducer, SimSource
+from tests.simulation.clients import SimConsumer, SimProducer, sim_source
 from tests.simulation.cluster import Cluster, failure
 from tests.simulation.turns import SimExecutor
 from worker.errors import KafkaError
@@ -30,7 +30,8 @@ class Setting:
         self.fault = fault
         self.cluster = Cluster([INPUT], lambda: self.now)
         self.notes: list[str] = []
-        self.source = SimSource(self.cluster, "me", lambda most: most, self.advance)
+        self.consumer = SimConsumer(self.cluster, "me", lambda most: most, self.advance)
+        self.source = sim_source(self.consumer, [INPUT[0]])
         self.source.poll(10, 0.0, lambda partitions: None)
         self.executor = SimExecutor()
         self.made = 0
@@ -55,7 +56,7 @@ class Setting:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
-        self.source.heartbeat()
+        self.consumer.heartbeat()
 
     def settle(self, turns: int = 20) -> list[Answer]:
         answers: list[Answer] = []

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from schemas.control import Ack, Mute
+from schemas.dead import HEADER_REPLAY_OF
 from schemas.evidence import Evidence, Share
 from schemas.scores import Alert
 from tests.alerts_made import made
@@ -38,7 +39,8 @@ def test_filters_choose_the_sinks() -> None:
 
 def test_a_rule_that_names_sinks_goes_to_those_only() -> None:
     one = dispatcher()
-    assert one.route(0, made("item:a", sinks=["critical", "elsewhere"]), NOW_MS).skipped == "unwanted"
+    missed = one.route(0, made("item:a", sinks=["critical", "elsewhere"]), NOW_MS)
+    assert missed == Routed(skipped="unwanted", unknown=("elsewhere",))
     routed = one.route(0, made("item:b", sinks=["critical"], severity="critical"), NOW_MS)
     assert routed.sinks == ("critical",)
 
@@ -83,6 +85,43 @@ def test_old_news_muted_and_acknowledged_alerts_are_nobodys() -> None:
     assert one.route(0, made("item:b", "resolved", minute=4), NOW_MS).sinks == ("all",)
 
 
+def replay_of(letter_id: str) -> list[tuple[str, bytes | None]]:
+    return [("trace", None), (HEADER_REPLAY_OF, letter_id.encode())]
+
+
+def test_a_letter_sent_again_goes_to_its_sink_alone_however_old_it_is() -> None:
+    one = dispatcher()
+    alert = made("brand:c", severity="critical", process_time_ms=NOW_MS - 86_400_000)
+    one.remember(0, alert)
+    assert one.route(0, alert, NOW_MS, replay_of("alerts.opinion/0/12#brands")).sinks == ("brands",)
+    assert one.route(0, alert, NOW_MS, replay_of("alerts.opinion/0/12#all")).sinks == ("all",)
+    # A letter that was for nobody in particular: a record that an earlier release could not read.
+    assert one.route(0, alert, NOW_MS, replay_of("alerts.opinion/0/12")).sinks == tuple(SINKS)
+    assert one.route(0, alert, NOW_MS).skipped == "repeat"
+
+
+def test_mutes_and_filters_hold_for_a_letter_sent_again() -> None:
+    controls = Controls()
+    one = dispatcher(controls)
+    again = replay_of("alerts.opinion/0/12#critical")
+    assert one.route(0, made("item:a"), NOW_MS, again).skipped == "unwanted"
+    mute = Mute(pattern="item:*", until_ms=NOW_MS + 1000, at_ms=NOW_MS)
+    controls.apply(mute.key().encode(), msgspec.json.encode(mute))
+    assert one.route(0, made("item:a", severity="critical"), NOW_MS, again).skipped == "muted"
+
+
+def test_a_letter_whose_sink_has_gone_is_neither_told_nor_skipped() -> None:
+    again = replay_of("alerts.opinion/0/12#gone")
+    assert dispatcher().route(0, made(), NOW_MS, again) == Routed(unknown=("gone",))
+
+
+@pytest.mark.parametrize("value", [None, b"", b"nonsense", b"alerts.opinion/0/12#", b"\xff/0/1#all"])
+def test_a_mark_that_no_replay_writes_makes_no_letter(value: bytes | None) -> None:
+    one = dispatcher()
+    one.remember(0, made())
+    assert one.route(0, made(), NOW_MS, [(HEADER_REPLAY_OF, value)]).skipped == "repeat"
+
+
 # --- incidents --------------------------------------------------------------------------------------------------------
 
 
@@ -124,6 +163,8 @@ def test_what_has_resolved_is_of_the_incident_but_alarms_no_more() -> None:
     incidents.join(sharing("item:lamp", {}, "resolved", opened=2, minute=9))
     incident_id, together = incidents.join(CATEGORY)
     assert (incident_id, together) == (ITEM.alert_id, ())
+    incidents.join(ITEM)  # a dead letter sent again
+    assert incidents.join(CATEGORY) == (ITEM.alert_id, ())
 
 
 def test_an_alert_without_evidence_stands_alone() -> None:

@@ -117,6 +117,15 @@ def test_people_get_the_latest_of_an_alert_machines_get_everything() -> None:
         assert seen[0].notice.alert.status == ("resolved" if latest_only else "opened")
 
 
+def test_what_comes_late_does_not_take_the_place_of_later_news() -> None:
+    box = outbox(latest_only=True)
+    box.put(notice(made("item:1", "resolved", minute=5)), "a", 0.0)
+    box.put(notice(made("item:1", "opened")), "a letter sent again", 0.0)
+    entry = box.take(0.0)
+    assert entry is not None
+    assert (entry.notice.alert.status, entry.handles) == ("resolved", ["a", "a letter sent again"])
+
+
 def test_what_is_under_way_is_not_changed_by_what_comes() -> None:
     box = outbox(latest_only=True)
     box.put(notice(made("item:1", "opened")), "a", 0.0)

@@ -288,3 +288,23 @@ def test_blocks_are_bounded() -> None:
     buffer = FoldBuffer("space", 4, {"shop.clicks": "id"})
     buffer.add(fold("u", n) for n in range(MAX_BLOCK_FOLDS + 5))
     assert [len(decode_block(m.value)) for m in buffer.blocks()] == [MAX_BLOCK_FOLDS, 5]
+
+
+def test_an_event_whose_output_cannot_be_made_costs_its_neighbours_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(event: ClickEvent) -> Any:
+        if event.user_id == "culprit":
+            raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+        return click_weights(event)
+
+    monkeypatch.setattr("worker.scoring.emit.click_weights", broken)
+    units = []
+    for n, user in enumerate(["a", "culprit", "b"]):
+        record = Record("events.click", 2, n, 0, b"key", b"raw")
+        ticket: Ticket[None] = Ticket(("events.click", 2), 1, n, "click", 0.0)
+        units.append(Unit("click", click(user_id=user), record, ticket, [], 1, 0.0))
+    outcomes = emitter.emit(units, [clicked()] * 3, NOW_MS)
+    assert [outcome.reason for outcome in outcomes] == [None, "model_error", None]
+    (letter,) = outcomes[1].messages
+    assert (letter.topic, letter.value) == (EVENTS_DEAD, b"raw")
+    assert b"making the output raised UnicodeEncodeError" in dict(letter.headers or [])["millrace-detail"]
+    assert [fold.key for outcome in outcomes for fold in outcome.folds] == ["a", "b"]

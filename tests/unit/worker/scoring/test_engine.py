@@ -15,6 +15,7 @@ from schemas.folds import decode_block
 from tests.fakes import Clock, MemorySink, MemorySource
 from worker.config import Config, KafkaConfig, WorkerConfig
 from worker.errors import KafkaError
+from worker.kafka.ledger import OffsetLedger
 from worker.kafka.records import Partition
 from worker.metrics import WorkerMetrics
 from worker.scoring.device import InlineDevice, ThreadedDevice
@@ -213,7 +214,7 @@ def test_a_lane_with_enough_waiting_is_read_no_more_and_again_when_it_is_worked_
     assert not run.source.paused
 
 
-def test_a_full_client_queue_pauses_reading_and_is_unwell() -> None:
+def test_a_full_client_queue_pauses_reading_and_is_not_ready() -> None:
     run = Setting({(REVIEWS, 0): texts(600)}, poll_records=600, max_batch_units=10)
     run.sink.room = 20
     run.steps(50)
@@ -247,6 +248,28 @@ def test_finish_gives_up_at_the_drain_time_and_commits_only_what_is_safe() -> No
     assert run.source.committed == {}
 
 
+def test_finish_waits_for_room_and_goes_on_when_there_is_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Setting({(CLICKS, 0): clicks(30), (SERVICE, 0): texts(30)}, max_batch_units=4)
+    with monkeypatch.context() as jam:
+        jam.setattr(InlineDevice, "has_room", False)
+        run.steps(60)
+    run.sink.room = 0
+    waits: list[float] = []
+    flow = run.sink.poll
+
+    def poll(timeout_s: float = 0.0) -> Any:
+        waits.append(timeout_s)
+        run.clock.now += timeout_s
+        if len(waits) == 50:
+            run.sink.room = None
+        return flow(timeout_s)
+
+    monkeypatch.setattr(run.sink, "poll", poll)
+    run.engine.finish()
+    assert run.source.committed == {(CLICKS, 0): 30, (SERVICE, 0): 30}
+    assert sum(waits[:50]) > 0.04, "without room and with nothing on the device it turns as fast as it can"
+
+
 class BrokenReader:
     """Breaks its promise never to raise."""
 
@@ -269,13 +292,36 @@ def test_health_tells_of_a_loop_that_stands_still() -> None:
     assert not run.engine.health()[0]
 
 
-def test_an_old_event_unfinished_is_unwell() -> None:
+def test_with_an_old_event_unfinished_the_worker_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Like a transaction: while its commit is not answered, no other begins.
+    monkeypatch.setattr(MemorySink, "ready", property(lambda sink: not sink.sealed))
     run = Setting({(CLICKS, 0): clicks(3)})
     run.sink.hold = True
     run.steps(600)
     well, details = run.engine.health()
     assert not well
     assert details["oldest_unfinished_s"] > 30
+    assert run.metric("oldest_unfinished_seconds") > 30, "set also while nothing can be committed"
+
+
+def test_gauges_go_on_while_nothing_can_be_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Setting({(CLICKS, 0): clicks(3)})
+    monkeypatch.setattr(type(run.sink), "ready", False)
+    run.steps(100)
+    assert run.metric("oldest_unfinished_seconds") > 5
+
+
+def test_health_looks_at_nothing_that_the_loop_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Setting({(CLICKS, 0): clicks(3)})
+    run.steps(1)
+
+    def changing(ledger: Any) -> Any:
+        raise RuntimeError("dictionary changed size during iteration")
+
+    monkeypatch.setattr(OffsetLedger, "oldest_s", changing)
+    monkeypatch.setattr(OffsetLedger, "partitions", property(changing))
+    well, details = run.engine.health()
+    assert (well, details["partitions"]) == (True, 1)
 
 
 def test_texts_seen_before_are_counted_as_hits() -> None:

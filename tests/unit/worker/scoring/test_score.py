@@ -100,7 +100,7 @@ def units_of(scorer: NullScorer, *events: Any, cache: VectorCache | None = None)
     ledger.assign((topic, 0) for topic in LANES)
     names = {ClickEvent: "events.click", ReviewEvent: "events.review", ServiceEvent: "events.service"}
     records = [Record(names[type(e)], 0, n, 0, None, msgspec.json.encode(e)) for n, e in enumerate(events)]
-    intake = Intake(LANES, scorer, VectorCache("v", 1 << 20) if cache is None else cache)
+    intake = Intake(LANES, scorer, VectorCache(1 << 20) if cache is None else cache)
     units, letters = intake.admit(records, ledger, 0.0, NOW_MS)
     assert letters == []
     return units
@@ -140,8 +140,19 @@ def test_a_texts_score_does_not_depend_on_its_neighbours() -> None:
     assert (alone.vector == among.vector).all()
 
 
+def test_every_candidate_meets_the_states_of_its_own_event() -> None:
+    recorder, known = Recorder(), Known("u1", "i1", "i3")
+    ranked = [Candidate(item_id=f"i{n % 3}") for n in range(6)]
+    events = [click(user_id=user, candidates=ranked) for user in ("u0", "u1", None)] + [click(item_id="i3")]
+    score(NullScorer(), units_of(NullScorer(), *events), known, recorder)
+    ((users, items, *_),) = recorder.calls
+    assert users.present.tolist() == [False] * 6 + [True] * 6 + [False] * 7
+    assert items.present.tolist() == [False, True, False] * 6 + [True]
+    assert users.sums[:, 0, 0, 0].tolist() == [0.0] * 6 + [1.0] * 6 + [0.0] * 7
+
+
 def test_each_text_is_encoded_once() -> None:
-    scorer, cache = CountingScorer(), VectorCache("v", 1 << 20)
+    scorer, cache = CountingScorer(), VectorCache(1 << 20)
     events = [click(item_id="i", title="lamp"), click(item_id="i", title="lamp"), review("lamp"), review("good")]
     done = score(scorer, units_of(scorer, *events, cache=cache))
     assert scorer.encoded == 2
@@ -153,7 +164,7 @@ def test_each_text_is_encoded_once() -> None:
 
 
 def test_a_text_in_flight_in_another_batch_is_not_encoded_again() -> None:
-    scorer, cache = CountingScorer(), VectorCache("v", 1 << 20)
+    scorer, cache = CountingScorer(), VectorCache(1 << 20)
     first = units_of(scorer, review("good"), cache=cache)
     second = units_of(scorer, review("good"), cache=cache)
     score(scorer, first)
@@ -342,6 +353,95 @@ def test_heads_without_room_are_asked_in_parts_and_for_one_event_the_device_is_g
     assert [type(r) for r in done.results] == [ClickResult] * 8
     with pytest.raises(DeviceError, match="one event"):
         score(scorer, units_of(scorer, *events), features=crowded(0))
+
+
+DEAD = {
+    "sticky": torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors ..."),
+    "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle)`"),
+    "cudnn": RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+}
+
+
+@pytest.mark.parametrize("says", DEAD.values(), ids=DEAD)
+def test_a_device_that_says_it_has_failed_is_given_up_at_once(says: Exception) -> None:
+    scorer = CountingScorer(room=20, says=says)
+    with pytest.raises(
+        DeviceError, match=r"fails on every text: (CUDA|cuDNN) error.*nothing of the batch is committed"
+    ):
+        score(scorer, units_of(scorer, review("fine"), review("abcd" * 30)))
+
+
+CROWDED = {
+    "cuda": torch.AcceleratorError("CUDA error: out of memory"),
+    "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+}
+
+
+@pytest.mark.parametrize("says", CROWDED.values(), ids=CROWDED)
+def test_a_device_that_says_so_of_its_memory_has_not_failed(says: Exception) -> None:
+    scorer = CountingScorer(room=20, says=says)
+    done = score(scorer, units_of(scorer, *(review("abcd" * n) for n in range(1, 12))))
+    assert done.out_of_memory
+    assert not any(isinstance(result, Failure) for result in done.results)
+
+
+class Dead(NullScorer):
+    """Fails on every text, or gives numbers that are none, in the encoder or in one head."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+
+    def encode(self, prepared: Sequence[Prepared]) -> Floats:
+        if self.way == "raises":
+            raise RuntimeError("the stream is gone")
+        return super().encode(prepared) * (np.nan if self.way == "encoder" else 1)
+
+    def classify(self, head: str, encoded: Floats) -> Floats:
+        return super().classify(head, encoded) * (np.nan if self.way == head else 1)
+
+
+@pytest.mark.parametrize("count", [1, 9])
+@pytest.mark.parametrize("way", ["raises", "encoder", "category"])
+def test_a_model_that_fails_on_every_text_is_given_up_and_no_event_is_blamed(way: str, count: int) -> None:
+    scorer = Dead(way)
+    with pytest.raises(DeviceError, match="the model fails on every text"):
+        score(scorer, units_of(scorer, *(review(f"text {n}") for n in range(count))))
+
+
+def test_events_that_need_no_text_do_not_hide_that_every_text_fails() -> None:
+    scorer = Dead("encoder")
+    with pytest.raises(DeviceError):
+        score(scorer, units_of(scorer, click(item_id="i"), review("text")))
+
+
+def test_a_device_that_dies_in_the_middle_of_a_batch_blames_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer, encode, calls = NullScorer(), NullScorer().encode, [0]
+
+    def dying(prepared: Sequence[Prepared]) -> Floats:
+        calls[0] += 1
+        if calls[0] != 2:
+            raise RuntimeError("the stream is gone")
+        return encode(prepared)
+
+    units = units_of(scorer, *(review(f"text {n}") for n in range(9)))
+    monkeypatch.setattr(scorer, "encode", dying)
+    with pytest.raises(DeviceError, match="the stream is gone"):
+        score(scorer, units)
+
+
+def test_a_batch_of_nothing_but_poison_blames_its_events() -> None:
+    scorer = CountingScorer(raise_on=7)
+    done = score(scorer, units_of(scorer, *(review("abcd" * 7 + "\u200b" * n) for n in range(3))))
+    assert [type(result) for result in done.results] == [Failure] * 3
+
+
+def test_a_text_that_became_no_number_waits_for_nothing_even_where_its_event_is_scored() -> None:
+    scorer, cache = CountingScorer(nan_on=7), VectorCache("v", 1 << 20)
+    done = score(scorer, units_of(scorer, click(item_id="i", title="lamp", query="abcd" * 7), cache=cache))
+    assert isinstance(done.results[0], ClickResult)
+    Intake(LANES, scorer, cache).keep(done.encoded, done.spoilt)
+    assert (len(cache), cache.pending) == (1, 0)
 
 
 def astuple(result: Any) -> Any:

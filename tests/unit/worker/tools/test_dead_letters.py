@@ -62,8 +62,9 @@ def test_other_words_are_no_moments(text: str) -> None:
         parse_time_ms(text, NOW_MS)
 
 
-def test_an_id_is_a_position() -> None:
+def test_an_id_is_a_position_and_perhaps_a_sink() -> None:
     assert parse_id("shop.reviews/3/17") == letter().letter_id
+    assert parse_id("shop.reviews/3/17#ops") == letter(sink="ops").letter_id
     with pytest.raises(InputError, match="millrace dead list"):
         parse_id("shop.reviews")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_artifact import make_tiny_artifact
-from worker.config import Config, KafkaConfig, ModelConfig, NotifyConfig, RedisConfig, WebhookConfig
+from worker.config import AlertsConfig, Config, KafkaConfig, ModelConfig, NotifyConfig, RedisConfig, WebhookConfig
 from worker.tools import doctor
 
 NOWHERE = Config(
@@ -61,6 +61,38 @@ def test_a_library_of_the_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch
     assert "msgspec" in check.found
     assert "click" not in check.found
     assert "pytest" not in check.found
+
+
+def test_rules_that_name_a_sink_nobody_configured_are_found(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    body = "rules: [{name: surge, metric: negative_share, threshold: 3, sinks: [chat, chta]}]"
+    rules.write_text(body, encoding="utf-8")
+    sinks = {"chat": WebhookConfig(url="https://127.0.0.1:9/")}
+    config = Config(alerts=AlertsConfig(rules=str(rules)), notify=NotifyConfig(sinks=sinks))
+    (check,) = doctor._rules(config)
+    assert (check.well, check.found) == (False, "sinks that notify.sinks does not have: chta (rule surge)")
+    assert str(rules) in check.todo
+    rules.write_text(body.replace(", chta", ""), encoding="utf-8")
+    (check,) = doctor._rules(config)
+    assert check.well
+    (shipped,) = doctor._rules(Config())
+    assert shipped.well
+
+
+def test_security_settings_that_the_alerts_role_cannot_use_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_kafka", "_topics", "_durability", "_redis", "_model"):
+        monkeypatch.setattr(doctor, name, lambda *sections, **more: [])
+
+    def found(**options: str) -> doctor.Check:
+        dotted = {name.replace("_", "."): value for name, value in options.items()}
+        checks = doctor.examine(Config(kafka=KafkaConfig(options=dotted)))
+        return next(check for check in checks if check.name == "alerts")
+
+    assert found(security_protocol="SASL_SSL", sasl_username="u", sasl_password="p").well
+    certificate = found(security_protocol="SSL", ssl_certificate_location="/c.pem", ssl_key_location="/k.pem")
+    assert not certificate.well
+    assert "ssl.certificate.location, ssl.key.location" in certificate.found
+    assert "user with a password" in certificate.todo
 
 
 def test_a_sink_whose_secret_is_missing_is_found_without_sending(monkeypatch: pytest.MonkeyPatch) -> None:
