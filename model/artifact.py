@@ -105,7 +105,8 @@ class Artifact:
         return Artifact(folder, full, dict(tensors), tokenizer_json)
 
     def add(self, tensors: Tensors, section: str, content: Mapping[str, Any]) -> "Artifact":
-        """Add tensors and a manifest section (replacing ones of the same name) and save: new version, same space.
+        """Put tensors and a manifest section in the place of those of that name (tensors ``section.…``) and save: new
+        version, same space.
 
         Raises ArtifactError when a name would touch the encoder, the n-gram channel, the projection or a core section.
         """
@@ -115,7 +116,8 @@ class Artifact:
         if core:
             raise ArtifactError(f"tensor {core[0]!r} belongs to the artifact itself; choose another name")
         manifest = self.manifest | {section: dict(content)}
-        return Artifact.save(self.folder, manifest, self.tensors | tensors, self.tokenizer_json)
+        kept = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(f"{section}.")}
+        return Artifact.save(self.folder, manifest, kept | tensors, self.tokenizer_json)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

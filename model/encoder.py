@@ -2,7 +2,8 @@
 
 Packed: the tokens of all texts lie end to end, so no matrix product sees padding; only attention works by sequence, in
 groups of near-equal length or, in half precision on a GPU, by flash attention that knows where each text ends.
-Parameter names are Hugging Face's, so a checkpoint loads as it is.
+Padded: all of it works by those groups, so padding is bounded. Parameter names are Hugging Face's, so a checkpoint
+loads as it is.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.packing import Packed
+from model.packing import Group, Packed
 from model.varlen import varlen_for
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -187,7 +188,10 @@ class PackedEncoder(nn.Module):
 
 
 class PaddedEncoder(nn.Module):
-    """Any other Hugging Face encoder, from its configuration; same calling convention."""
+    """Any other Hugging Face encoder, from its configuration; same calling convention.
+
+    It runs once for each group of ``packed``, so no more is padded than ``model.packing.GROUP_WASTE_MAX`` allows.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -198,14 +202,16 @@ class PaddedEncoder(nn.Module):
         self.model = AutoModel.from_config(foreign)
 
     def forward(self, packed: Packed) -> Tensor:
-        n, longest = len(packed.lengths), int(packed.lengths.max())
-        ids = torch.zeros(n, longest, dtype=torch.int64, device=packed.tokens.device)
-        mask = torch.zeros_like(ids)
-        ids[packed.rows, packed.positions] = packed.tokens
-        mask[packed.rows, packed.positions] = 1
-        x = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-        pooled = x[:, 0] if self.config.pooling == "cls" else (x * mask[:, :, None]).sum(1) / packed.lengths[:, None]
-        return pooled[packed.restore]  # type: ignore[no-any-return]
+        return torch.cat([self._pooled(group, packed) for group in packed.groups])[packed.restore]
+
+    def _pooled(self, group: Group, packed: Packed) -> Tensor:
+        """Rows of a group's texts [g, hidden], float32."""
+        ids = group.grid(packed.tokens).view(group.texts, group.longest)
+        mask = torch.ones_like(ids) if group.mask is None else group.mask.view(ids.shape).long()
+        x = self.model(input_ids=ids * mask, attention_mask=mask).last_hidden_state.float()
+        if self.config.pooling == "cls":
+            return x[:, 0]  # type: ignore[no-any-return]
+        return (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)  # type: ignore[no-any-return]
 
 
 def build_encoder(config: EncoderConfig) -> PackedEncoder | PaddedEncoder:

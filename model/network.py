@@ -48,8 +48,9 @@ class Network(nn.Module):
         """Token ids laid out on the network's device as its encoder reads them in the precision of now."""
         weight = next(self.encoder.parameters())
         kind = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else weight.dtype
-        by_ends = isinstance(self.encoder, PackedEncoder) and self.encoder.attends_by_ends(weight.device, kind)
-        return pack(ids, weight.device, grouped=not by_ends)
+        if isinstance(self.encoder, PackedEncoder):
+            return pack(ids, weight.device, grouped=not self.encoder.attends_by_ends(weight.device, kind))
+        return pack(ids, weight.device, step=1)
 
     def encode_packed(self, packed: Packed, bag_values: Tensor | None) -> Tensor:
         """Encoded rows, float32 [n, hidden], of packed texts and their n-gram columns [n, columns], if it has them."""

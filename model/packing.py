@@ -64,9 +64,12 @@ class Packed:
     restore: Tensor
 
 
-def pack(ids: Sequence[Ints], device: torch.device | str = "cpu", *, grouped: bool = True) -> Packed:
+def pack(
+    ids: Sequence[Ints], device: torch.device | str = "cpu", *, grouped: bool = True, step: int = LENGTH_STEP
+) -> Packed:
     """Lay token ids end to end, sorted by length. Every text must hold at least one token. Without ``grouped`` there
-    are no groups: for attention that reads ``ends``."""
+    are no groups: for attention that reads ``ends``. ``step``: groups are as long as a multiple of it; 1 where all of
+    an encoder, not its attention alone, would compute what is added."""
     lengths = np.array([len(i) for i in ids], np.int64)
     order = np.argsort(-lengths, kind="stable")
     lengths = lengths[order]
@@ -78,8 +81,8 @@ def pack(ids: Sequence[Ints], device: torch.device | str = "cpu", *, grouped: bo
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
     groups = []
-    for first, last in _group(lengths) if grouped else []:
-        start, end, longest = int(starts[first]), int(ends[last - 1]), _stepped(int(lengths[first]))
+    for first, last in _group(lengths, step) if grouped else []:
+        start, end, longest = int(starts[first]), int(ends[last - 1]), _stepped(int(lengths[first]), step)
         group = Group(start, end, last - first, longest)
         if lengths[last - 1] < longest:
             steps = np.arange(longest)
@@ -104,18 +107,18 @@ def pack(ids: Sequence[Ints], device: torch.device | str = "cpu", *, grouped: bo
     )
 
 
-def _stepped(length: int) -> int:
-    return -(-length // LENGTH_STEP) * LENGTH_STEP
+def _stepped(length: int, step: int) -> int:
+    return -(-length // step) * step
 
 
-def _group(lengths: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+def _group(lengths: npt.NDArray[np.int64], step: int) -> list[tuple[int, int]]:
     """Runs [first, last) of descending lengths. Texts whose lengths step up to the same are together, others where
     their padding stays within GROUP_WASTE_MAX."""
     groups, first, total = [], 0, 0
     for i, length in enumerate(lengths.tolist()):
-        longest = _stepped(int(lengths[first]))
+        longest = _stepped(int(lengths[first]), step)
         padded = (i - first + 1) * longest
-        if _stepped(length) < longest and padded - (total + length) > GROUP_WASTE_MAX * padded:
+        if _stepped(length, step) < longest and padded - (total + length) > GROUP_WASTE_MAX * padded:
             groups.append((first, i))
             first, total = i, 0
         total += length

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
+from model.clicks.fields import Line
 from model.clicks.fit import fit
 from model.clicks.head import SCALES_S
+from model.clicks.rows import click_log, purchase_log
+from model.clicks.settings import ClickSettings
 from model.null import NullScorer
 from model.state import States
 
@@ -58,7 +62,20 @@ def action_rows(n=2000, seed=0):
     return rows
 
 
+def lines(rows):
+    """Rows as if they had been read from a file."""
+    return [Line(Path("log.jsonl"), number, row) for number, row in enumerate(rows, 1)]
+
+
+def fitted(clicks, actions=(), **settings):
+    """A head fitted on rows as a recipe's click section says."""
+    own = ClickSettings(file="log.jsonl", actions="actions.jsonl" if actions else "", **settings)
+    log = click_log(lines(clicks), own.window_s, own.purchase_window_s).encoded(NullScorer())
+    told = log if not np.isnan(log.bought).all() else None
+    return fit(log, purchase_log(lines(actions)) if actions else told, own)
+
+
 @cache
 def small_head():
     """Tensors of a head fitted once for all tests."""
-    return fit(NullScorer(), click_rows(), action_rows(), SCALES_S).tensors
+    return fitted(click_rows(), action_rows()).tensors

@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from model import metrics
 from model.assess import slices
-from model.data import Columns, Labelled, Row, check_label, columns_of, read_labelled, read_rows
+from model.data import Columns, Labelled, Row, check_label, columns_of, read_labelled
 from model.errors import DataError
 from model.scoring import Floats, Scorer, check_head
 
 OUTSIDE = "oos"
-STREAM_TASKS = ("click", "purchase")
+STREAM_TASKS = ("click", "purchase", "conversion")
 _BATCH = 1024
 _CURVE_POINTS = 41
 
@@ -52,23 +52,24 @@ def evaluate_files(
     *,
     columns: Columns | None = None,
     among: Sequence[str] | None = None,
+    delays_s: Sequence[float] = (),
 ) -> dict[str, Any]:
     """Figures of a task on files of rows; see ``evaluate_texts``.
 
     ``columns``: of text and label; what is not said is where the head's training data had it, see ``columns_of``.
-    ``click`` and ``purchase`` run the history files through first and are progressive. Raises DataError naming file and
-    line, or the task when the model has no such head.
+    ``click``, ``purchase`` and ``conversion`` run the history files through first and are progressive, for outcomes
+    known at once and after each of ``delays_s`` seconds. Raises DataError naming file and line, or the task when the
+    model has no such head.
     """
     if task in STREAM_TASKS:
-        from model.clicks import head as click  # lazy: it is no part of text evaluation
+        from model.clicks.evaluate import evaluate_log  # lazy: it is no part of text evaluation
+        from model.clicks.fields import read_lines
 
         if among is not None or columns not in (None, Columns()):
             raise DataError(f"labels and fields are given for tasks on texts; the events of {task} have their own")
-
-        data = [row for path in data_paths for _, row in read_rows(path)]
-        history = [row for path in history_paths for _, row in read_rows(path)]
-        figures: dict[str, Any] = click.evaluate(scorer, data, history) | {"task": task}
-        return figures
+        return evaluate_log(scorer, task, read_lines(data_paths), read_lines(history_paths), delays_s)
+    if delays_s:
+        raise DataError(f"--delay-s is for clicks, whose outcomes come later; {task} is a task on texts")
     found = read_task(scorer, task, data_paths, columns)
     return evaluate_texts(scorer, task, [f.text for f in found], [f.label for f in found], among=among)
 

@@ -125,7 +125,7 @@ def _task(scorer: Scorer, trial: TrialLike, root: Path, fields: Sequence[str]) -
     path = root / trial.file
     place = {"file": str(trial.file), "sha256": fingerprint(path)}
     if trial.task in STREAM_TASKS:
-        figures = evaluate_files(scorer, trial.task, [path])
+        figures = evaluate_files(scorer, trial.task, [path], columns=trial.columns)
         return {name: v.item() if hasattr(v, "item") else v for name, v in figures.items()} | place  # numpy's numbers
     found = read_task(scorer, trial.task, [path], trial.columns)
     texts, labels, rows = [f.text for f in found], [f.label for f in found], [f.row for f in found]

@@ -27,6 +27,8 @@ Floats = npt.NDArray[np.float32]
 LOW, HIGH = 0.1, 0.9
 """Quantiles of the training values below and from which a number counts as low and high."""
 KINDS: Final = ("numeric", "categorical")
+SAID: Final = ("name", "kind", "buckets", "neutral")
+"""What a recipe says of a feature; the rest comes from the training data."""
 BUCKETS_MAX: Final = 256
 FAR: Final = 1e6
 """Standardised values end here: a number too large for float32 is only far away."""
@@ -53,15 +55,30 @@ class ContextFeature:
     high: float = math.inf
 
     def __post_init__(self) -> None:
-        """Raises DataError for an unknown kind, a useless number of buckets, or a neutral value of another type."""
+        """Raises DataError for no name, an unknown kind, a useless number of buckets, or a neutral value of another
+        type."""
+        if not isinstance(self.name, str) or not self.name:
+            raise DataError(f"context feature {self.name!r}: the name is a key of the rows' context, text")
         where = f"context feature {self.name!r}"
         if self.kind not in KINDS:
             raise DataError(f"{where}: kind {self.kind!r}; known: {', '.join(KINDS)}")
-        if not 1 <= self.buckets <= BUCKETS_MAX:
+        if not isinstance(self.buckets, int) or not 1 <= self.buckets <= BUCKETS_MAX:
             raise DataError(f"{where}: {self.buckets} buckets, 1 to {BUCKETS_MAX} are allowed")
         wanted = (int, float) if self.kind == "numeric" else (str,)
         if self.neutral is not None and not isinstance(self.neutral, wanted):
             raise DataError(f"{where}: neutral value {self.neutral!r} is not of kind {self.kind}")
+
+    @classmethod
+    def of(cls, content: Any) -> ContextFeature:
+        """As a recipe names it. Raises DataError for what is no feature."""
+        if not isinstance(content, Mapping) or "name" not in content:
+            raise DataError(f"context feature {content!r}: write {{name: …}}, with {', '.join(SAID[1:])} where needed")
+        unknown = [key for key in content if key not in SAID]
+        if unknown:
+            raise DataError(
+                f"context feature {content['name']!r}: unknown key {unknown[0]!r}; known: {', '.join(SAID)}"
+            )
+        return cls(**content)
 
     @property
     def width(self) -> int:
@@ -84,6 +101,8 @@ class ContextFeature:
         """With centre, scale and ends of what the contexts hold. Raises DataError when none holds it."""
         values = [context.get(self.name) for context in contexts]
         if self.kind == "categorical":
+            if all(value is None for value in values):
+                raise DataError(f"context feature {self.name!r}: no training row has it")
             return self
         number = np.array([_number(value) for value in values], np.float64)
         number = number[~np.isnan(number)]

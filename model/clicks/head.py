@@ -11,9 +11,8 @@ own base rate is corrected by log r.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -31,12 +30,15 @@ from model.state import I64, States
 from schemas.folds import VECTOR_SIZE
 
 Array = npt.NDArray[np.float64]
-Row = Mapping[str, Any]
+Tensors = Callable[[str], npt.NDArray[Any]]
+"""A tensor of an artifact by its name; KeyError where there is none."""
 
 SCALES_S: Final = (60.0, 86400.0, 3 * 365 * 86400.0)
 """Time scales of a head fitted without saying otherwise; as ``profiles.scales_s``."""
 VERSION: Final = 2
 """Of the head's tensors. Version 1, without this number, took sums in which every impression weighed one."""
+PURCHASE_RATE: Final = 0.03
+"""Share of clicks that are bought in a common shop: where no log says more."""
 INPUT_LIMIT: Final = 5.0
 """Standardised inputs are cut here: a count far beyond training must not swing the score."""
 
@@ -71,9 +73,12 @@ class Perceptrons:
         return {f"{prefix}.{name}": getattr(self, name).astype(np.float32) for name in self.__slots__}
 
     @classmethod
-    def of(cls, scorer: Scorer, prefix: str) -> Perceptrons:
-        """From a scorer's tensors. Raises KeyError when it has none."""
-        return cls(*(scorer.tensor(f"{prefix}.{name}").astype(np.float64) for name in cls.__slots__))
+    def of(cls, tensor: Tensors, prefix: str) -> Perceptrons | None:
+        """From an artifact's tensors; None where it has none of that prefix."""
+        try:
+            return cls(*(tensor(f"{prefix}.{name}").astype(np.float64) for name in cls.__slots__))
+        except KeyError:
+            return None
 
 
 class ClickHead:
@@ -100,8 +105,7 @@ class ClickHead:
         """
         self._click, self._purchase = click, purchase
         self._purchase_rate = fitted_purchase_rate
-        unsampled = 1 / (1 + (1 - fitted_click_rate) / (fitted_click_rate * negative_rate))
-        self._click_rate = base_rate if base_rate is not None else unsampled
+        self._click_rate = base_rate if base_rate is not None else unsampled(fitted_click_rate, negative_rate)
         # Inputs are relative to the shop's rate, so the perceptrons answer as if at the fitted one.
         self._shift = odds(self._click_rate) - odds(fitted_click_rate)
         self._text = np.zeros(VECTOR_SIZE) if text is None else text
@@ -112,48 +116,61 @@ class ClickHead:
     def from_scorer(
         cls, scorer: Scorer, base_rate: float | None = None, scales_s: Sequence[float] | None = None
     ) -> ClickHead:
-        """The artifact's head; counts alone where it has none, or one of an older release.
+        """The artifact's head, see `from_tensors`. Raises ArtifactError."""
+        return cls.from_tensors(scorer.tensor, base_rate, scales_s)
+
+    @classmethod
+    def from_tensors(
+        cls, tensor: Tensors, base_rate: float | None = None, scales_s: Sequence[float] | None = None
+    ) -> ClickHead:
+        """The head of these tensors; counts alone where there is none, or one of an older release, and for purchases
+        where nothing was there to learn them from.
 
         Raises ArtifactError when the head was fitted for other time scales than ``scales_s`` (None: not checked).
         """
         try:
-            rates = scorer.tensor("click.rates").astype(np.float64)
+            rates = tensor("click.rates").astype(np.float64)
         except KeyError:
             return cls.counts_only(base_rate, scales_s or SCALES_S)
         try:
-            version = int(scorer.tensor("click.version")[0])
+            version = int(tensor("click.version")[0])
         except KeyError:
             version = 1
         if version != VERSION:
             _log.warning("click head of another release is not used, counts alone are; fit it again", version=version)
             return cls.counts_only(base_rate, scales_s or SCALES_S)
-        fitted_scales = scorer.tensor("click.scales_s").astype(np.float64)
+        fitted_scales = tensor("click.scales_s").astype(np.float64)
         if scales_s is not None and not np.array_equal(np.asarray(scales_s, np.float32), fitted_scales):
             raise ArtifactError(
                 f"the click head was fitted for time scales {fitted_scales.tolist()} s, profiles.scales_s is"
-                f" {list(scales_s)}; use the same, or fit it again:"
-                " python -m model.clicks.head --artifact DIR --data DIR"
+                f" {list(scales_s)}; use the same, or fit it again with click.scales_s in a recipe:"
+                " millrace train --recipe RECIPE --data DIR --onto ARTIFACT --out DIR"
             )
         return cls(
-            Perceptrons.of(scorer, "click.click"),
-            Perceptrons.of(scorer, "click.purchase"),
+            Perceptrons.of(tensor, "click.click"),
+            Perceptrons.of(tensor, "click.purchase"),
             fitted_click_rate=float(rates[0]),
             fitted_purchase_rate=float(rates[1]),
             negative_rate=float(rates[2]),
             scales_s=fitted_scales.tolist(),
             base_rate=base_rate,
-            text=scorer.tensor("click.text").astype(np.float64),
-            context=read_spec(scorer.tensor("click.context")),
+            text=tensor("click.text").astype(np.float64),
+            context=read_spec(tensor("click.context")),
         )
 
     @classmethod
     def counts_only(cls, base_rate: float | None = None, scales_s: Sequence[float] = SCALES_S) -> ClickHead:
         """Nothing learned: the relative log-odds of user and item at the longest scale, added to the base rate's.
 
-        The rates it begins from are a common shop's: 2 % of impressions clicked, 3 % of clicks bought.
+        The rates it begins from are a common shop's: 2 % of impressions clicked, `PURCHASE_RATE` of clicks bought.
         """
         return cls(
-            None, None, fitted_click_rate=0.02, fitted_purchase_rate=0.03, scales_s=scales_s, base_rate=base_rate
+            None,
+            None,
+            fitted_click_rate=0.02,
+            fitted_purchase_rate=PURCHASE_RATE,
+            scales_s=scales_s,
+            base_rate=base_rate,
         )
 
     def features(
@@ -187,15 +204,9 @@ class ClickHead:
         return _sigmoid(logits)
 
 
-def evaluate(scorer: Scorer, data_rows: Sequence[Row], history_rows: Sequence[Row] = ()) -> dict[str, Any]:
-    """Progressive figures over rows of the data sets' form: no label delay, events of one time never see each other.
-
-    Rows with ``clicked`` (user_id, item_id, title, ts) give task ``click``; rows with ``action`` and ``day`` give
-    ``purchase``, judged on the clicks whose seven days are over. Raises DataError.
-    """
-    from model.clicks.log import evaluate_log  # lazy: serving needs none of it
-
-    return evaluate_log(scorer, data_rows, history_rows)
+def unsampled(rate: float, negative_rate: float) -> float:
+    """Base rate of the whole log, of whose unclicked impressions the share ``negative_rate`` was kept."""
+    return rate * negative_rate / (rate * negative_rate + 1 - rate)
 
 
 def _added(parts: Parts, hits: str, trials: str, base_rate: float) -> Array:
@@ -209,23 +220,3 @@ def _added(parts: Parts, hits: str, trials: str, base_rate: float) -> Array:
 
 def _sigmoid(logits: Array) -> Floats:
     return (1.0 / (1.0 + np.exp(-np.clip(logits, -30, 30)))).astype(np.float32)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """``python -m model.clicks.head --artifact DIR --data DIR``: fit the head and add it to the artifact."""
-    import argparse
-
-    from model.clicks.fit import fit_into
-    from model.clicks.log import Delay
-
-    parser = argparse.ArgumentParser(prog="model.clicks.head", description="Fit the click head of an artifact.")
-    parser.add_argument("--artifact", type=Path, required=True, help="folder of the artifact; its head is replaced")
-    parser.add_argument("--data", type=Path, required=True, help="folder with clicks_ml1m and tmall_actions")
-    parser.add_argument("--scales-s", type=float, nargs="+", default=SCALES_S, help="as profiles.scales_s")
-    parser.add_argument("--delay-s", type=float, default=0.0, help="how long after an impression its click comes")
-    chosen = parser.parse_args(arguments)
-    fit_into(chosen.artifact, chosen.data, tuple(chosen.scales_s), Delay(int(1000 * chosen.delay_s)))
-
-
-if __name__ == "__main__":
-    main()

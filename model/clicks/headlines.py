@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from model.clicks.head import Row
+from model.clicks.fields import Line
 from model.errors import DataError
 from model.scoring import Scorer
 
@@ -26,13 +26,12 @@ HELD_OUT: Final = 0.2
 _TEXTS_MAX: Final = 256
 
 
-def headline_figures(scorer: Scorer, train_rows: Sequence[Row], valid_rows: Sequence[Row]) -> dict[str, Any]:
-    """Accuracy of pairs within a test of the valid rows (test_id, headline, impressions, clicks).
+def headline_figures(scorer: Scorer, train: HeadlineTests, valid: HeadlineTests) -> dict[str, Any]:
+    """Accuracy of pairs within a test of ``valid``, by a line fitted on ``train``.
 
     pairs [of one test, different headline and rate], pair_accuracy, and the same of the pairs whose rates differ by
-    more than two standard errors. Raises DataError for a row without one of the fields.
+    more than two standard errors.
     """
-    train, valid = _Tests(train_rows, TRAIN_MAX), _Tests(valid_rows)
     x, y, weight = train.centred(scorer)
     late = train.test >= np.quantile(train.test, 1 - HELD_OUT)
     at = dict(
@@ -43,25 +42,25 @@ def headline_figures(scorer: Scorer, train_rows: Sequence[Row], valid_rows: Sequ
     return {"fitted_on": len(x), **found}
 
 
-class _Tests:
+class HeadlineTests:
     """Headlines of A/B tests, tests numbered in order of appearance, alternatives of the same words added up."""
 
-    def __init__(self, rows: Sequence[Row], texts_max: int | None = None) -> None:
+    def __init__(self, lines: Sequence[Line], texts_max: int | None = None) -> None:
+        """From rows (test_id, headline, impressions, clicks), at most so many texts. Raises DataError naming file and
+        line for a row without one of the fields."""
         sums: dict[tuple[str, str], list[float]] = {}
-        for i, row in enumerate(rows):
+        for line in lines:
             try:
-                shown, clicks = float(row["impressions"]), float(row["clicks"])
-                key = str(row["test_id"]), str(row["headline"])
+                shown, clicks = float(line.row["impressions"]), float(line.row["clicks"])
+                key = str(line.row["test_id"]), str(line.row["headline"])
             except (KeyError, TypeError, ValueError) as error:
-                raise DataError(f"row {i + 1}: headline data need test_id, headline, impressions, clicks") from error
+                raise DataError(f"{line}: headline data need test_id, headline, impressions, clicks") from error
             entry = sums.setdefault(key, [0.0, 0.0])
             entry[0], entry[1] = entry[0] + shown, entry[1] + clicks
         numbers: dict[str, int] = {}
         kept = sorted((numbers.setdefault(test, len(numbers)), text, *counts) for (test, text), counts in sums.items())[
             :texts_max
         ]
-        if not kept:
-            raise DataError("no rows: nothing to evaluate")
         self.test: I64 = np.array([row[0] for row in kept], np.int64)
         self.texts = [str(row[1]) for row in kept]
         self.shown: F64 = np.array([row[2] for row in kept])

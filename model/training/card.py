@@ -29,7 +29,7 @@ def render(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
         + use
         + _data(recipe)
         + _figures(recipe, manifest)
-        + _click(manifest)
+        + _click(recipe, manifest)
         + _heads(manifest)
         + _limits(recipe, manifest)
     )
@@ -44,9 +44,11 @@ def _named(heads: Iterable[str]) -> str:
 
 
 def _intro(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
-    said = [recipe.card.intro or f"A multi-task text model, made from the recipe `{recipe.name}`."]
+    said = [recipe.card.intro or f"A multi-task text model, made with the recipe `{recipe.name}`."]
     if "onto" in manifest:
-        said.append(f"{_named(recipe.heads)} came onto `{manifest['onto']}`; all else is as in that artifact.")
+        told = "all else is as in that artifact, whose own card tells its data and limits"
+        own = _named([*recipe.heads, *(("click", "purchase") if recipe.click else ())])
+        said.append(f"{own} came onto `{manifest['onto']}`; {told}.")
     return f"# Model card: {manifest['version']}\n\n{_wrapped(' '.join(said))}\n\n"
 
 
@@ -70,7 +72,8 @@ def _parts(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
 
 def _training(recipe: Recipe, *, onto: bool) -> str:
     if onto:
-        return f"{_named(recipe.heads)}: a regression each on encoded rows; nothing else was trained"
+        heads = f"{_named(recipe.heads)}: a regression each on encoded rows; " if recipe.heads else ""
+        return heads + ("click and purchase on logs; " if recipe.click else "") + "nothing else was trained"
     if not recipe.teachers:
         return "one network"
     bodies = ", ".join(f"`{teacher.body or recipe.body}`" for teacher in recipe.teachers)
@@ -97,7 +100,8 @@ def _limits(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
             f"{recipe.scope_cost.lost_max:.1%} that would have been answered well."
         )
     limits.append("Answers about people or groups were not tested for bias. Do not use them to judge persons.")
-    limits.append(_temperatures(recipe, onto="onto" in manifest))
+    if recipe.heads:
+        limits.append(_temperatures(recipe, onto="onto" in manifest))
     return "\n".join(["", "## Limits", "", *(_wrapped(limit, "- ") for limit in limits), ""])
 
 
@@ -111,6 +115,8 @@ def _temperatures(recipe: Recipe, *, onto: bool) -> str:
 
 
 def _data(recipe: Recipe) -> str:
+    if not recipe.datasets:
+        return ""
     lines = ["", "## Data and Licences", "", "| data set | heads | source and licence |", "| --- | --- | --- |"]
     for dataset in recipe.datasets:
         heads = _named(dataset.labels) or "out of scope"
@@ -137,22 +143,38 @@ def _figures(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _click(manifest: Mapping[str, Any]) -> str:
+def _click(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
     """What the click and purchase heads reach, where the artifact has them."""
     if "click" not in manifest:
         return ""
+    if recipe.click is None:
+        return f"\n## Click and purchase\n\nAs in `{manifest['onto']}`: its card has the figures.\n"
+    section, settings = manifest["click"], recipe.click
     lines = ["", "## Click and purchase", "", "| head | measured on | " + " | ".join(_CLICK_FIGURES) + " |"]
     lines.append("| --- " * (len(_CLICK_FIGURES) + 2) + "|")
-    for head, on, key in (
-        ("click", "clicks_ml1m.valid, progressive at zero delay", "valid"),
-        ("purchase", "the last fifth of tmall_actions.train, state counts only, no text", "purchase_held_out"),
-    ):
-        found = manifest["click"].get(key, {})
-        lines.append(f"| {head} | {on} | " + " | ".join(str(found.get(name, "")) for name in _CLICK_FIGURES) + " |")
-    note = (
-        "Learned from films (MovieLens-1M) and an Alibaba contest log (2014), both for research use: their base rates"
+    log = settings.actions or settings.file
+    measured = [
+        ("click", f"{settings.valid}, progressive at zero delay", section.get("valid")),
+        *(("click", f"the same, {_told(found)}", found) for found in section.get("valid_delays", [])),
+        ("conversion", f"{settings.valid}, p(click) p(purchase) of all impressions", section.get("valid_conversion")),
+        ("purchase", f"the last fifth of {log}, state counts only, no text", section.get("purchase_held_out")),
+    ]
+    for head, on, found in measured:
+        if found:
+            cells = " | ".join(str(found.get(name, "")) for name in _CLICK_FIGURES)
+            lines.append(f"| {head} | {on} | {cells} |")
+    source = f"Learned from {settings.source}. " if settings.source else ""
+    fitted = (
+        f"Purchases: {section['purchase_note']}. Fitted for clicks known {section['delay_s']:g} s after their"
+        " impression; where the shop's are later, fit with its `delay_s`. The logs' base rates may not be the shop's:"
+        " set the shop's own in the configuration."
     )
-    return "\n".join([*lines, "", f"{note} are not a shop's; set the shop's own in the configuration.", ""])
+    return "\n".join([*lines, "", source + fitted, ""])
+
+
+def _told(found: Mapping[str, Any]) -> str:
+    how = "shown folded at once, the click later" if found["at_once"] else "one event when the outcome is known"
+    return f"outcomes {found['delay_s']:g} s late: {how}"
 
 
 def _heads(manifest: Mapping[str, Any]) -> str:

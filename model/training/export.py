@@ -24,7 +24,6 @@ from model.training.card import render
 from model.training.corpus import Corpus, space_texts
 from model.training.loss import NO_LABEL
 from model.training.recipe import Recipe
-from model.training.trials import add_figures
 
 _log = structlog.get_logger(__name__)
 
@@ -39,8 +38,8 @@ def export(
     data: Path,
     folder: Path,
 ) -> Path:
-    """Blend and calibrate on the held rows, fit the vector space, save, and record the figures on the recipe's valid
-    files. ``machines``: ``linear_weights`` of the network."""
+    """Blend and calibrate on the held rows, fit the vector space, and save. ``machines``: ``linear_weights`` of the
+    network."""
     if recipe.int8:
         round_encoder(network)
     held = np.flatnonzero(corpus.held)
@@ -66,7 +65,7 @@ def export(
         "metrics": [],
     }
     save_with_golden(folder, manifest, tensors, tokenizer_json)
-    return add_figures(recipe, data, folder)
+    return folder
 
 
 def encode(network: Network, prepared: list[Prepared], values: Floats | None = None) -> Floats:

@@ -37,7 +37,7 @@ class MadeFrom:
         datasets = [replace(dataset, source="") for dataset in recipe.datasets]
         space = recipe.space if recipe.vocabulary else []  # its texts have a say in which pieces are kept
         ours = replace(recipe, training=training, datasets=datasets, space=space)
-        content = asdict(replace(ours, name="", evaluation=[], card=Card(), click_scales_s=[]))
+        content = asdict(replace(ours, name="", evaluation=[], card=Card(), click=None))
         read = {dataset.file for dataset in datasets} | {texts.file for texts in space}
         parts: dict[str, Any] = {"order": ([*recipe.heads], [dataset.name for dataset in datasets])}
         parts |= {f"datasets.{dataset['name']}": dataset for dataset in content.pop("datasets")}

@@ -1,4 +1,4 @@
-"""New heads on an artifact as it is, from a recipe alone.
+"""New heads on an artifact as it is, from a recipe alone; its click head is fitted anew where the recipe has one.
 
 Encoder, n-gram channel, projection and the other heads stay untouched to the bit, so the vector space, every user's
 state and every other answer stay too. Each head of the recipe is a multinomial regression on encoded rows with the loss
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from model.artifact import Artifact
+from model.clicks.dataset import ClickData
+from model.clicks.install import fit_into
 from model.errors import DataError
 from model.experts import ExpertsConfig
 from model.golden import save_with_golden
@@ -38,18 +40,37 @@ _log = structlog.get_logger(__name__)
 
 
 def add_heads(recipe_path: Path, data: Path, artifact_folder: Path, out: Path) -> Path:
-    """Fit the recipe's heads on the artifact's encoded rows and save the larger artifact in ``out`` with their figures,
-    the data it came from and a model card; heads of the same name are replaced.
+    """Fit the recipe's heads, and its click head, on the artifact's encoded rows and save the larger artifact in
+    ``out`` with their figures, the data it came from and a model card; heads of the same name are replaced.
 
-    Of the recipe, heads, data sets, calibration and trials count; body and training are the artifact's. Raises
-    DataError for bad data, ArtifactError for a damaged artifact.
+    Of the recipe, heads, data sets, calibration, trials and the click section count; body and training are the
+    artifact's. Raises DataError for bad data, ArtifactError for a damaged artifact.
     """
-    recipe, artifact = load_recipe(recipe_path, onto=True), Artifact.load(artifact_folder)
+    recipe, artifact = load_recipe(recipe_path), Artifact.load(artifact_folder)
+    if not recipe.heads and not recipe.click:
+        raise DataError(f"{recipe_path}: neither `heads` nor `click`: there is nothing to put onto the artifact")
+    clicks = recipe.click and ClickData.read(recipe.click, data)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if recipe.heads:
+        _add_text_heads(recipe, data, artifact, out)
+    else:
+        check_trials(recipe, {}, data)
+        kept = artifact.manifest | {"onto": artifact.manifest["version"]}
+        Artifact.save(out, kept, artifact.tensors, artifact.tokenizer_json)
+    if recipe.click and clicks:
+        fit_into(out, recipe.click, clicks)
+    add_figures(recipe, data, out)
+    write_card(recipe, out)
+    return out
+
+
+def _add_text_heads(recipe: Recipe, data: Path, artifact: Artifact, out: Path) -> None:
+    """Fit the recipe's heads over texts and save them in ``out`` with all that the artifact has."""
     codec = TextCodec(artifact.tokenizer_json, TextSpec.from_dict(artifact.manifest["text"]))
     files = file_digests(replace(recipe, space=[]), data)
     corpus = build_corpus(recipe, read_corpus(recipe, data), codec)
     if not corpus.held.any() or corpus.held.all():
-        raise DataError(f"{recipe_path}: calibration_share leaves no rows on one side; give more rows")
+        raise DataError(f"recipe {recipe.name}: calibration_share leaves no rows on one side; give more rows")
     check_trials(recipe, corpus.heads, data)
     encoded = encode(network_from(artifact).eval(), corpus.prepared)
     tensors, entries = dict(artifact.tensors), dict(artifact.manifest["heads"])
@@ -57,16 +78,12 @@ def add_heads(recipe_path: Path, data: Path, artifact_folder: Path, out: Path) -
         weight, bias, rows, logits = _fit_head(corpus, head, encoded, recipe.seed)
         tensors |= {f"heads.{head}.weight": weight.astype(np.float16), f"heads.{head}.bias": bias.astype(np.float16)}
         entries[head] = _entry(recipe, corpus, head, rows, logits, encoded[corpus.held] @ weight.T + bias)
-    out.parent.mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in artifact.manifest.items() if name != "golden"}
     if "experts" in kept:  # a head that is fitted on the shared rows reads no others
         experts, tensors = ExpertsConfig.from_dict(kept["experts"]).without(corpus.heads, tensors)
         kept |= {"experts": experts.to_dict()}
     kept |= {"heads": entries, "data": kept.get("data", {}) | files, "onto": artifact.manifest["version"]}
     save_with_golden(out, kept, tensors, artifact.tokenizer_json)
-    add_figures(recipe, data, out)
-    write_card(recipe, out)
-    return out
 
 
 def _fit_head(

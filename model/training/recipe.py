@@ -5,13 +5,14 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from model.calibrate import ScopeCost
+from model.clicks.context import ContextFeature
+from model.clicks.settings import ClickSettings, check_click
 from model.data import Columns, as_label, check_number
 from model.errors import DataError
 from model.text import TextSpec
 from model.training.augmentation import Augmentation, BackTranslation, check_augmentation
+from model.training.recipe_file import entries_of, mapping, read_content
 from model.training.settings import Training, build_training
 from model.training.values import check_values
 
@@ -125,9 +126,9 @@ class Recipe:
     """Everything that makes an artifact, but the data."""
 
     name: str
-    body: str
-    heads: dict[str, Head]
-    datasets: list[Dataset]
+    body: str = ""  # only what is put onto an artifact can do without body, heads and data sets
+    heads: dict[str, Head] = field(default_factory=dict)
+    datasets: list[Dataset] = field(default_factory=list)
     seed: int = 0
     vocabulary: int = 0  # pieces of the body's vocabulary that are kept; 0 keeps all
     layers: list[int] = field(default_factory=list)  # layers of the body that are kept; empty: all
@@ -143,7 +144,7 @@ class Recipe:
     evaluation: list[Trial] = field(default_factory=list)
     search: dict[str, Any] = field(default_factory=dict)  # training settings that `tune` tries, model/training/tune.py
     card: Card = field(default_factory=Card)
-    click_scales_s: list[float] = field(default_factory=list)  # of the click head's states; empty: no click head
+    click: ClickSettings | None = None  # without: no click head, counts alone answer
 
     def columns(self, head: str) -> Columns:
         """Where the first data set of a head has text and label, and before its text what other data sets read with it:
@@ -161,55 +162,27 @@ class Recipe:
 T = TypeVar("T")
 
 
-def load_recipe(path: Path, *, onto: bool = False) -> Recipe:
+def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe. With ``base: FILE`` (beside it) it says only what differs from that recipe: sections
-    key by key, data sets by name. ``onto``: for heads on an artifact that is there, so that no body need be named.
-    Raises DataError naming file and key."""
-    content = _content(path)
+    key by key, data sets by name. Raises DataError naming file and key."""
+    content = read_content(path)
     where = str(path)
-    parts: dict[str, Any] = ({"body": ""} if onto else {}) | dict(content)
-    heads = _mapping(content.get("heads"), f"{where}: heads")
+    parts: dict[str, Any] = dict(content)
+    heads = mapping(content.get("heads") or {}, f"{where}: heads")
     parts["heads"] = {str(name): _head(head or {}, f"{where}: heads.{name}") for name, head in heads.items()}
-    parts["datasets"] = [_dataset(d, f"{where}: datasets") for d in _entries(content, "datasets", where)]
-    parts["evaluation"] = [_build(Trial, t, f"{where}: evaluation") for t in _entries(content, "evaluation", where)]
-    parts["space"] = [_build(SpaceTexts, s, f"{where}: space") for s in _entries(content, "space", where)]
+    parts["datasets"] = [_dataset(d, f"{where}: datasets") for d in entries_of(content, "datasets", where)]
+    parts["evaluation"] = [_build(Trial, t, f"{where}: evaluation") for t in entries_of(content, "evaluation", where)]
+    parts["space"] = [_build(SpaceTexts, s, f"{where}: space") for s in entries_of(content, "space", where)]
     for key, kind in (("text", TextSpec), ("bag", Bag), ("scope_cost", ScopeCost), ("card", Card)):
         parts[key] = _build(kind, content.get(key) or {}, f"{where}: {key}")
-    training = _mapping(content.get("training") or {}, f"{where}: training")
+    training = mapping(content.get("training") or {}, f"{where}: training")
     parts["training"] = build_training(training, f"{where}: training")
-    parts["teachers"] = [_teacher(t, training, f"{where}: teachers") for t in _entries(content, "teachers", where)]
+    if content.get("click") is not None:
+        parts["click"] = _click(content["click"], where)
+    parts["teachers"] = [_teacher(t, training, f"{where}: teachers") for t in entries_of(content, "teachers", where)]
     recipe = _build(Recipe, parts, where)
     _check(recipe, where)
     return recipe
-
-
-def _content(path: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: no readable recipe ({error})") from error
-    content = dict(_mapping(content, str(path)))
-    base = content.pop("base", None)
-    if base is None:
-        return content
-    below = dict(_content(Path(path).with_name(str(base))))
-    for key, value in content.items():
-        if key == "datasets":
-            below[key] = _changed(_entries(below, key, str(path)), _entries(content, key, str(path)), f"{path}: {key}")
-        elif isinstance(value, Mapping):
-            below[key] = {**_mapping(below.get(key) or {}, f"{path}: {key}"), **value}
-        else:
-            below[key] = value
-    return below
-
-
-def _changed(datasets: list[Any], changes: list[Any], where: str) -> list[Any]:
-    """The data sets of a base with the keys that ``changes`` names changed; new names come last."""
-    by_name = {str(_mapping(dataset, where).get("name")): dict(dataset) for dataset in datasets}
-    for change in changes:
-        name = str(_mapping(change, where).get("name"))
-        by_name[name] = by_name.get(name, {}) | change
-    return list(by_name.values())
 
 
 def _check(recipe: Recipe, where: str) -> None:
@@ -274,9 +247,21 @@ def _check_bag(recipe: Recipe, names: set[str], where: str) -> None:
 
 
 def _teacher(content: Any, training: Mapping[str, Any], where: str) -> Teacher:
-    parts = dict(_mapping(content, where))
-    changes = _mapping(parts.get("training") or {}, f"{where}: training")
+    parts = dict(mapping(content, where))
+    changes = mapping(parts.get("training") or {}, f"{where}: training")
     return _build(Teacher, parts | {"training": build_training({**training, **changes}, f"{where}: training")}, where)
+
+
+def _click(content: Any, where: str) -> ClickSettings:
+    section = f"{where}: click"
+    parts = dict(mapping(content, section))
+    try:
+        context = [ContextFeature.of(feature) for feature in entries_of(parts, "context", section)]
+    except DataError as error:
+        raise DataError(f"{section}: {error}") from error
+    click = _build(ClickSettings, parts | {"context": context}, section)
+    check_click(click, section)
+    return click
 
 
 def _check_teachers(recipe: Recipe, names: set[str], where: str) -> None:
@@ -291,18 +276,18 @@ def _check_teachers(recipe: Recipe, names: set[str], where: str) -> None:
 
 
 def _head(content: Any, where: str) -> Head:
-    parts = dict(_mapping(content, where))
+    parts = dict(mapping(content, where))
     if isinstance(labels := parts.get("labels"), list):
         parts["labels"] = [as_label(label) or label for label in labels]
     return _build(Head, parts, where)
 
 
 def _dataset(content: Any, where: str) -> Dataset:
-    parts = dict(_mapping(content, where))
+    parts = dict(mapping(content, where))
     where = f"{where}.{parts['name']}" if "name" in parts else where
     if parts.get("augment") is not None:
         where_augment = f"{where}: augment"
-        augment = dict(_mapping(parts["augment"], where_augment))
+        augment = dict(mapping(parts["augment"], where_augment))
         if augment.get("back_translation") is not None:
             where_back = f"{where_augment}.back_translation"
             augment["back_translation"] = _build(BackTranslation, augment["back_translation"], where_back)
@@ -312,7 +297,7 @@ def _dataset(content: Any, where: str) -> Dataset:
 
 def _build(kind: type[T], content: Any, where: str) -> T:
     """A section; a key without a value counts as not said."""
-    said = {key: value for key, value in _mapping(content, where).items() if value is not None}
+    said = {key: value for key, value in mapping(content, where).items() if value is not None}
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     unknown = [key for key in said if key not in known]
     if unknown:
@@ -324,16 +309,3 @@ def _build(kind: type[T], content: Any, where: str) -> T:
     section = kind(**said)
     check_values(section, f"{where}: " if kind is Recipe else f"{where}.")
     return section
-
-
-def _entries(content: Mapping[str, Any], key: str, where: str) -> list[Any]:
-    entries = content.get(key) or []
-    if not isinstance(entries, list):
-        raise DataError(f"{where}: {key}: a list is expected, not {type(entries).__name__}")
-    return entries
-
-
-def _mapping(content: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(content, Mapping):
-        raise DataError(f"{where}: keys with values are expected, not {type(content).__name__}")
-    return content

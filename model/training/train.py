@@ -1,7 +1,7 @@
 """Training an artifact: ``python -m model.training.train --recipe RECIPE --data DIR --out DIR --minutes M [--resume]``.
 
-Vocabulary, n-gram channel, plan, joint training, calibration, export, click head, model card: the long steps leave
-their result in ``--out``, so that a run that was stopped goes on from there with ``--resume``.
+Vocabulary, n-gram channel, plan, joint training, calibration, export, click head, figures, model card: the long steps
+leave their result in ``--out``, so that a run that was stopped goes on from there with ``--resume``.
 """
 
 import argparse
@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from model.clicks.fit import fit_into
+from model.clicks.dataset import ClickData
+from model.clicks.install import fit_into
 from model.errors import ModelError
 from model.network import Network
 from model.training.export import export, write_card
@@ -27,6 +28,7 @@ from model.training.plan import make_trainer
 from model.training.recipe import Recipe, load_recipe
 from model.training.teachers import taught_answers
 from model.training.trainer import Trainer
+from model.training.trials import add_figures
 from model.training.watch import Watch
 from model.training.workshop import Workshop, furnish, new_network
 
@@ -62,6 +64,7 @@ def train(
     if tensorboard:
         recipe = replace(recipe, training=replace(recipe.training, tensorboard=True))
     run = Run(recipe, out, console, resume)
+    clicks = recipe.click and ClickData.read(recipe.click, data)
     _prepare_out(out / CHECKPOINT, resume=resume, needed=not further)
     shop = furnish(recipe, data, out, console, resume=resume)
     folds = recipe.training.teacher_folds if recipe.teachers else 1
@@ -76,8 +79,9 @@ def train(
     folder = export(
         recipe, network.eval(), shop.corpus, machines, shop.codec, shop.tokenizer_json, data, out / "artifact"
     )
-    if recipe.click_scales_s:
-        fit_into(folder, data, tuple(recipe.click_scales_s))
+    if recipe.click and clicks:
+        fit_into(folder, recipe.click, clicks)
+    add_figures(recipe, data, folder)
     write_card(recipe, folder)
     console.log(f"artifact in {folder}")
     return folder

@@ -32,7 +32,7 @@ def check_trials(recipe: Recipe, heads: Mapping[str, Sequence[str]], data: Path)
             _texts(data / trial.without, columns)
 
 
-def add_figures(recipe: Recipe, data: Path, folder: Path) -> Path:
+def add_figures(recipe: Recipe, data: Path, folder: Path) -> None:
     """Record in the artifact what it reaches on the valid files that are there, with each file's fingerprint. Figures
     of tasks that are none of the recipe's stay. Raises DataError as ``evaluate_files``."""
     scorer, artifact = load_scorer(folder), Artifact.load(folder)
@@ -49,7 +49,6 @@ def add_figures(recipe: Recipe, data: Path, folder: Path) -> Path:
         if trial.without:
             figures.append(_unseen(scorer, recipe, trial, data) | files | {"rows": "texts not in train"})
     Artifact.save(folder, artifact.manifest | {"metrics": figures}, artifact.tensors, artifact.tokenizer_json)
-    return folder
 
 
 def _unseen(scorer: Scorer, recipe: Recipe, trial: Trial, data: Path) -> dict[str, Any]:

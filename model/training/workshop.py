@@ -48,6 +48,11 @@ class Workshop:
 def furnish(recipe: Recipe, data: Path, out: Path, console: Console, *, resume: bool = False) -> Workshop:
     """Read and check the data and the valid files, cut the body, number the texts, fit the n-gram channel (or read it
     back from ``out``). ``resume``: what lies there must be of this recipe and these data. Raises ModelError."""
+    if not recipe.body or not recipe.heads:
+        raise DataError(
+            f"recipe {recipe.name}: to train a network it must name `body` and `heads`; a click head alone is put onto"
+            " an artifact with --onto"
+        )
     files = file_digests(recipe, data)
     rows = read_corpus(recipe, data, console.log)
     encoder, codec, tokenizer_json = _body(recipe, data, rows)

@@ -2,10 +2,10 @@
 
     python -m tests.bench.bench_memory [--events 10000000] [--quick]
 
-The worker's process is fed as fast as it commits, never more than `AHEAD` events ahead, from templates with fresh
-numbers, so that most review and message texts are new and the vector cache is full and turning over long before the
-measuring begins, at a tenth of the events. Last line: one JSON object; ``growth`` compares the last tenth with the
-second, medians of resident memory.
+The worker's process is fed as fast as it commits, never more than `AHEAD` events ahead, from templates with the running
+number in each text, so that every text is new and the vector cache is full and turning over long before the measuring
+begins, at a tenth of the events. It fails when nothing is committed for two minutes. Last line: one JSON object;
+``growth`` compares the last tenth with the second, medians of resident memory.
 """
 
 from __future__ import annotations
@@ -17,12 +17,24 @@ import time
 
 from confluent_kafka import Producer
 
+from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE
 from tests.bench.bench_worker import events
-from tests.bench.rig import WorkerProcess, embedded_servers, picture
+from tests.bench.rig import Patience, WorkerProcess, embedded_servers, picture
 
 AHEAD = 8000
 TEMPLATES = 4000
-MARK = b"No. "
+NUMBERS = {EVENTS_CLICK: b" model %d", EVENTS_REVIEW: b" No. %d. ", EVENTS_SERVICE: b" %d, "}
+"""How the number of an event stands in its text."""
+
+
+def templates() -> list[tuple[str, str, bytes, bytes]]:
+    """Topic, key, and what of the value stands before and after the number. Raises ValueError where it has not just
+    one."""
+    found = []
+    for n, (topic, key, value) in enumerate(events(TEMPLATES, 1, unique=True)):
+        before, after = value.split(NUMBERS[topic] % n)
+        found.append((topic, key, before, after))
+    return found
 
 
 def main() -> None:
@@ -31,7 +43,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="300,000 events")
     args = parser.parse_args()
     total = 300_000 if args.quick else args.events
-    templates = [(topic, key, value) for topic, key, value in events(TEMPLATES, 1, unique=True)]
+    shapes, patience = templates(), Patience()
     samples: list[tuple[float, float]] = []
     # A small cache turns over early: what is asked is whether anything grows that should not.
     with embedded_servers(model={"artifact": "null", "vector_cache_mb": 16}) as config:
@@ -41,14 +53,11 @@ def main() -> None:
         while done < total:
             figures = worker.ask()
             done = figures["committed"]
+            patience.see(done)
             samples.append((done, figures["memory_mb"]["rss"]))
             for _ in range(int(min(done + AHEAD, total)) - sent):
-                topic, key, value = templates[sent % TEMPLATES]
-                # Each round over the templates brings texts of its own.
-                fresh = value.replace(b" model ", b" model %d-" % (sent // TEMPLATES)).replace(
-                    MARK, b"No. %d-" % (sent // TEMPLATES)
-                )
-                producer.produce(topic, fresh, key)
+                topic, key, head, tail = shapes[sent % TEMPLATES]
+                producer.produce(topic, head + NUMBERS[topic] % sent + tail, key)
                 sent += 1
             producer.poll(0.02)
             if time.monotonic() > told + 30:

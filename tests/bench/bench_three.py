@@ -4,8 +4,9 @@
 
 The same preloaded topics, once read by one worker, once by three workers of which each reads one stream and has the
 model to itself, as three separate models would. All have the same cores; the three get one thread each (with more they
-only take turns), the one gets them all. Interleaved repeats; a run ends when every event is committed. Memory is what
-the processes have of their own plus their part of what they share (PSS). Last line: one JSON object.
+only take turns), the one gets them all. Interleaved repeats; a run ends when every event is committed, and fails when
+none is for two minutes. Memory is what the processes have of their own plus their part of what they share (PSS). Last
+line: one JSON object.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from confluent_kafka import Producer
 
 from schemas.topics import INPUTS
 from tests.bench.bench_worker import events
-from tests.bench.rig import WorkerProcess, embedded_servers, picture
+from tests.bench.rig import Patience, WorkerProcess, embedded_servers, picture
 from worker.config import Config
 
 EMPTY = {name: f"empty.{name}" for name in INPUTS}
@@ -42,13 +43,15 @@ def configs(base: Config, three: bool, run: str) -> list[Config]:
 
 
 def measure(base: Config, three: bool, count: int, run: str) -> dict[str, float]:
-    """From the first tenth committed to the last event."""
+    """From the first tenth committed to the last event. Raises RuntimeError when nothing moves."""
+    patience = Patience()
     workers = [WorkerProcess(config) for config in configs(base, three, run)]
     try:
         start = begun = memory = done = 0.0
         while done < count:
             figures = [worker.ask() for worker in workers]
             done = sum(each["committed"] for each in figures)
+            patience.see(done)
             memory = max(memory, sum(each["memory_mb"]["pss"] for each in figures))
             if not start and all(each["committed"] > 0 for each in figures) and done >= 0.1 * count:
                 start, begun = time.monotonic(), done

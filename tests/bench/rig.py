@@ -21,13 +21,30 @@ from schemas.topics import INPUTS, TOPICS
 from worker.config import Config
 from worker.demo.embedded import EmbeddedBroker, EmbeddedRedis, embedded_config
 from worker.kafka.admin import admin_client
-from worker.scoring.batcher import Batch
+from worker.scoring.batcher import Batch, Unit
 from worker.scoring.device import ThreadedDevice
+from worker.scoring.intake import Intake
 from worker.scoring.score import BatchScorer, Scored
 
 START_TIMEOUT_S = 240.0
-STAGES = ("queue", "fetch", "encode", "heads")
+STALL_S = 120.0
+STAGES = ("tokenise", "queue", "fetch", "encode", "heads")
 OUT = Path(".millrace/bench")
+
+
+class Patience:
+    """Ends a wait in which nothing moves."""
+
+    def __init__(self, seconds: float = START_TIMEOUT_S) -> None:
+        """``seconds``: how long the first may take; later ones `STALL_S`."""
+        self._until, self._seen = time.monotonic() + seconds, 0.0
+
+    def see(self, done: float) -> None:
+        """So much is done now. Raises RuntimeError when that has been so for too long."""
+        if done != self._seen:
+            self._until, self._seen = time.monotonic() + STALL_S, done
+        elif time.monotonic() > self._until:
+            raise RuntimeError(f"nothing has moved for long: {done:.0f} done")
 
 
 class SleepingScorer(NullScorer):
@@ -43,10 +60,11 @@ class SleepingScorer(NullScorer):
 
 
 class ProbedDevice(ThreadedDevice):
-    """Sums, over events, how long each stage took."""
+    """Sums, over events, how long each stage took; and of batches, how long one took."""
 
     seconds = dict.fromkeys(STAGES, 0.0)
-    events = 0
+    events = batches = 0
+    batch_s = 0.0
 
     def __init__(self, scorer: BatchScorer, *more: Any) -> None:
         super().__init__(scorer, *more)
@@ -61,10 +79,12 @@ class ProbedDevice(ThreadedDevice):
         for scored in done:
             submitted, units = self._submitted.pop(0), scored.batch.units
             ProbedDevice.events += len(units)
+            ProbedDevice.batches += 1
+            ProbedDevice.batch_s += scored.total_s
             waited = sum(submitted - unit.arrived_s for unit in units)
             behind = time.monotonic() - submitted - scored.fetch_s - scored.total_s
             for stage, taken in zip(
-                STAGES,
+                STAGES[1:],
                 (
                     waited + len(units) * max(behind, 0.0),
                     len(units) * scored.fetch_s,
@@ -75,6 +95,18 @@ class ProbedDevice(ThreadedDevice):
             ):
                 ProbedDevice.seconds[stage] += taken
         return done
+
+
+class ProbedIntake(Intake):
+    """Tells apart from the queue how long events took to be decoded and tokenised: all of a poll wait for the last."""
+
+    def admit(self, *arguments: Any) -> tuple[list[Unit], list[Any]]:
+        start = time.monotonic()
+        units, letters = super().admit(*arguments)
+        taken = len(units) * (time.monotonic() - start)
+        ProbedDevice.seconds["tokenise"] += taken
+        ProbedDevice.seconds["queue"] -= taken
+        return units, letters
 
 
 def _work(config: dict[str, Any], sleeping: tuple[float, float] | None, pipe: Any) -> None:
@@ -90,6 +122,7 @@ def _work(config: dict[str, Any], sleeping: tuple[float, float] | None, pipe: An
 
     with ExitStack() as stack:
         stack.enter_context(patch("worker.scoring.pipeline.ThreadedDevice", ProbedDevice))
+        stack.enter_context(patch("worker.scoring.pipeline.Intake", ProbedIntake))
         if sleeping is not None:
             stack.enter_context(patch("worker.scoring.pipeline.load_model", lambda *_: SleepingScorer(*sleeping)))
         thread = threading.Thread(target=run)
@@ -118,6 +151,8 @@ def _figures(registry: CollectorRegistry, failures: list[str]) -> dict[str, Any]
         "memory_mb": memory,
         "stages": dict(ProbedDevice.seconds),
         "scored": ProbedDevice.events,
+        "batches": ProbedDevice.batches,
+        "batch_s": ProbedDevice.batch_s,
         "failures": failures,
     }
 

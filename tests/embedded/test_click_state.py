@@ -27,15 +27,18 @@ def small_log(seed: int = 0) -> Log:
     """Impressions of some users and items over three days, some of them in the same second."""
     rng = np.random.default_rng(seed)
     clicked = (rng.random(ROWS) < 0.4).astype(float)
+    purchased = clicked * (rng.random(ROWS) < 0.5)
     vectors = rng.standard_normal((ROWS, 64))
     return Log(
         users=rng.integers(0, 12, ROWS),
         items=rng.integers(0, 20, ROWS),
         time_ms=1_700_000_000_000 + 1000 * np.sort(rng.integers(0, 3 * 86400, ROWS) // 40 * 40),
         weights=np.stack([np.ones(ROWS), clicked], axis=1),
-        counts=np.stack([np.ones(ROWS), clicked, np.zeros(ROWS)], axis=1),
+        counts=np.stack([np.ones(ROWS), clicked, purchased], axis=1),
         vectors=(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16).astype(np.float32),
         label=clicked,
+        bought=np.where(clicked == 1, purchased, np.nan),
+        converted=purchased,
     )
 
 

@@ -218,7 +218,7 @@ class Oracle:
 
     def __init__(self, decode: Decode | None = None) -> None:
         self._decode = decode or Decoder(LANES).decode
-        self._cache = VectorCache("v", 1 << 20)
+        self._cache = VectorCache(1 << 20)
         self._intake = Intake(LANES, NullScorer(), self._cache)
         self.seen: Counter[str] = Counter()
 

@@ -232,19 +232,20 @@ def test_evaluate_takes_several_files_after_one_option(tmp_path: Path, monkeypat
     seen: list[Any] = []
 
     def evaluate_files(
-        scorer: object, task: str, data: tuple[Path, ...], history: tuple[Path, ...], **options: object
+        scorer: object, task: str, data: tuple[Path, ...], history: tuple[Path, ...], **options: Any
     ) -> dict[str, Any]:
-        seen.append((task, data, history))
+        seen.append((task, data, history, options["delays_s"]))
         return {"task": task, "n": 3, "auc": 0.75}
 
     monkeypatch.setattr("worker.tools.measure.evaluate_files", evaluate_files)
     monkeypatch.setattr("worker.tools.one_text.load", lambda model, artifact: SimpleNamespace(labels={}))
     result = run("evaluate", "--data", a, b, "--task", "click", "--history", c, "--data", d, "--json")
     assert result.exit_code == 0, result.output
-    assert seen == [("click", (files[0], files[1], files[3]), (files[2],))]
+    assert seen == [("click", (files[0], files[1], files[3]), (files[2],), (600, 3600))]
     assert result.stdout.count("\n") == 1
     assert json.loads(result.stdout) == {"task": "click", "n": 3, "auc": 0.75}
-    assert "0.7500" in run("evaluate", "--data", a, "--task", "click").stdout
+    assert "0.7500" in run("evaluate", "--data", a, "--task", "click", "--delay-s", "0").stdout
+    assert seen[1] == ("click", (files[0],), (), ())
 
 
 ROLE = """

@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from model.artifact import Artifact
+from tests.click_head import click_rows
 from tests.tiny_artifact import make_tiny_artifact
 from tests.toy_training import make_workshop
 from worker.cli.app import main
@@ -54,6 +55,19 @@ def test_evaluate_tells_slices_and_answers_among_the_labels_given(folder: Path) 
     assert "positive" in refused.stderr
 
 
+def test_evaluate_click_tells_what_late_outcomes_cost(folder: Path) -> None:
+    rows = [row | {"purchased": i % 2} for i, row in enumerate(click_rows(120))]
+    (folder / "clicks.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    common = ("evaluate", "--artifact", folder / "tiny", "--data", folder / "clicks.jsonl")
+    found = printed(*common, "--task", "click", "--delay-s", 30)
+    assert [(late["delay_s"], late["at_once"]) for late in found["delays"]] == [(30, True), (30, False)]
+    assert "shown at once" in run(*common, "--task", "click", "--delay-s", 30).stdout
+    assert printed(*common, "--task", "conversion")["n"] == 120
+    refused = run(*common, "--task", "sentiment", "--delay-s", 30)
+    assert refused.exit_code == 6
+    assert "--delay-s is for clicks" in refused.stderr
+
+
 def test_report_writes_a_page_without_outside_resources(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     trial = f"sentiment={folder / 'rows.jsonl'}"
@@ -86,6 +100,8 @@ def test_files_are_read_where_the_options_say(folder: Path, tmp_path: Path) -> N
     told = ("--field", "sentiment=subject", "--field", "sentiment=body", "--label-field", "sentiment=mood")
     (task,) = printed(*report, *told)["tasks"]
     assert task["log_loss"] == flat["log_loss"]
+    clicks = run("report", *asked, "--trial", f"click={folder / 'rows.jsonl'}", "--field", "click=subject")
+    assert "events of click have their own" in clicks.stderr
     for wrong in (("--field", "subject"), ("--label-field", "stars=mood"), ("--field", "sentiment=")):
         refused = run(*report, *wrong)
         assert refused.exit_code == 6

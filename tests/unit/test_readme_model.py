@@ -15,6 +15,7 @@ import yaml
 from click.testing import CliRunner
 
 from model.artifact import Artifact
+from tests.click_head import click_rows
 from tests.tiny_artifact import make_tiny_artifact
 from tests.toy_training import make_body
 from worker.cli.app import main
@@ -39,7 +40,7 @@ def blocks(readme: str) -> tuple[list[str], list[str]]:
     section = text.split(READMES[readme] + "\n")[1].split("\n### ")[0]
     recipes = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
     commands = re.findall(r"```\n(.*?)```", re.sub(r"```yaml\n.*?```", "", section, flags=re.DOTALL), re.DOTALL)
-    lines = next(block for block in commands if "millrace train" in block).splitlines()
+    lines = [line for block in commands if "millrace train" in block for line in block.splitlines()]
     return recipes, [shlex.join(words) for line in lines if (words := shlex.split(line, comments=True))]
 
 
@@ -56,6 +57,22 @@ def rows(kind: str, count: int) -> list[dict[str, Any]]:
     return made
 
 
+def clicks(count: int, start_s: int) -> list[dict[str, Any]]:
+    """Impressions of a shop that tells position, price and device, and what was bought."""
+    rng = random.Random(count)
+    return [
+        row
+        | {"ts": row["ts"] + start_s, "purchased": int(row["clicked"] and rng.random() < 0.5)}
+        | {"context": {"price": rng.random(), "device": rng.choice(["phone", "desk"]), "position": rng.randrange(9)}}
+        for row in click_rows(count)
+    ]
+
+
+def written(name: str, made: list[dict[str, Any]]) -> bytes:
+    content = "".join(json.dumps(row) + "\n" for row in made).encode()
+    return gzip.compress(content) if name.endswith(".gz") else content
+
+
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop")
@@ -67,13 +84,16 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("reviews.valid.jsonl.gz", rows("reviews", 42)),
         ("reviews.jsonl.gz", rows("reviews", 300)),
     ):
-        content = "".join(json.dumps(row) + "\n" for row in made).encode()
-        (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        (folder / name).write_bytes(written(name, made))
+    (folder / "logs").mkdir()
+    for name, made in (("clicks.jsonl.gz", clicks(400, 0)), ("today.jsonl", clicks(60, 1_000_000))):
+        (folder / "logs" / name).write_bytes(written(name, made))
     make_tiny_artifact(folder / "model" / "starter")
     body = make_body(folder / "body", positions=128)
-    mine, urgency = map(yaml.safe_load, blocks("README.md")[0])
+    mine, urgency, tonight = map(yaml.safe_load, blocks("README.md")[0])
     (folder / "mine.yaml").write_text(yaml.safe_dump(mine | {"body": str(body), "vocabulary": 100}), encoding="utf-8")
     (folder / "urgency.yaml").write_text(yaml.safe_dump(urgency), encoding="utf-8")
+    (folder / "tonight.yaml").write_text(yaml.safe_dump(tonight), encoding="utf-8")
     return folder
 
 
@@ -94,7 +114,8 @@ def test_the_commands_work_as_printed(shop: Path, monkeypatch: pytest.MonkeyPatc
         result = CliRunner().invoke(main, [name, *arguments, *bounds])
         assert result.exit_code == 0, (command, result.output, result.stderr)
         said[name] = result.stdout
-    assert "accuracy" in said["evaluate"]
+        if name == "evaluate":
+            assert ("auc" if "click" in command or "conversion" in command else "accuracy") in result.stdout, command
     assert set(said) == {"train", "tune", "evaluate", "report", "active", "label"}
 
     mine = Artifact.load(Path("runs/mine/artifact")).manifest

@@ -69,5 +69,5 @@ def test_a_document_names_metrics_and_labels_that_there_are(document: str) -> No
 def test_an_alert_says_what_is_wrong_and_where_to_read_on(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("page", "ticket")
     assert rule["annotations"]["summary"]
-    for entry in rule["annotations"].get("failures", "").split("; "):
+    for entry in rule["annotations"]["failures"].split("; "):
         assert f"**{entry}" in FAILURES

@@ -53,12 +53,13 @@ def train(
     """Train an artifact for all tasks of a recipe.
 
     Data files are checked whole before training begins. A run that was stopped, even by kill -9, goes on with
-    --resume to the result that it would have had; Ctrl-C loses nothing. With --onto only the recipe's heads are fitted,
-    in one go: of the recipe, heads, data sets, calibration and trials count.
+    --resume to the result that it would have had; Ctrl-C loses nothing. With --onto only the recipe's heads, and its
+    click head, are fitted, in one go: of the recipe, heads, data sets, calibration, trials and the click section count.
 
     \b
     millrace train --recipe model/training/starter.yaml --data ../data --out runs/one --minutes 90
     millrace train --recipe urgency.yaml --data . --onto model/starter --out runs/urgency
+    millrace train --recipe clicks.yaml --data logs --onto model/starter --out runs/tonight
     """
     from rich.console import Console
 
@@ -134,11 +135,18 @@ def tune(config: Config, recipe: Path, data: Path, out: Path, trials: int, token
 
 @click.command(cls=ManyFiles)
 @artifact_option
-@click.option("--task", required=True, help="A head, a family of heads (intent), click or purchase.")
+@click.option("--task", required=True, help="A head, a family of heads (intent), click, purchase or conversion.")
 @click.option("--data", type=FILE, multiple=True, required=True, metavar="FILE...", help="Labelled JSON Lines.")
 @click.option("--field", "texts", multiple=True, metavar="FIELD", help="Where the text is: as in training.")
 @click.option("--label-field", default="", metavar="FIELD", help="Where the label is: as in training.")
 @click.option("--history", type=FILE, multiple=True, metavar="FILE...", help="For click: run through first.")
+@click.option(
+    "--delay-s",
+    "delays_s",
+    type=click.FloatRange(min=0),
+    multiple=True,
+    help="For click: as if clicks were known so late, too; by default 600 and 3600, 0 for none.",
+)
 @click.option("--labels", metavar="A,B", help="Answer among these labels; by default those that the files have.")
 @click.option("--slice", "fields", multiple=True, metavar="FIELD", help="Figures by the values of a field, too.")
 @click.option("--detail", is_flag=True, help="Intervals, classes, confusion, calibration, and slices by language.")
@@ -152,12 +160,14 @@ def evaluate(
     texts: tuple[str, ...],
     label_field: str,
     history: tuple[Path, ...],
+    delays_s: tuple[float, ...],
     labels: str | None,
     fields: tuple[str, ...],
     detail: bool,
     json_: bool,
 ) -> None:
-    """Measure a model on labelled files. For click the figures are progressive, after the history.
+    """Measure a model on labelled files. For click, purchase and conversion (both, over all impressions) the figures
+    are progressive, after the history.
 
     Text and label are looked for where the head's training data had them; --field (again for each of several) and
     --label-field name other fields.
@@ -174,10 +184,17 @@ def evaluate(
     from worker.tools.measure import measure
     from worker.tools.one_text import load
 
+    if task == "click" and not delays_s:
+        from model.clicks.evaluate import DELAYS_S
+
+        delays_s = DELAYS_S
     among = tuple(part.strip() for part in labels.split(",")) if labels else ()
     columns = Columns(texts, label_field)
+    late = tuple(seconds for seconds in delays_s if seconds)
     scorer = load(config.model, artifact)
-    figures = measure(scorer, task, data, history, columns=columns, among=among, fields=fields, detail=detail)
+    figures = measure(
+        scorer, task, data, history, columns=columns, among=among, fields=fields, detail=detail, delays_s=late
+    )
     tables.show(figures, assessment_view, json_=json_)
 
 

@@ -1,11 +1,12 @@
 """Which events share the next encoder pass, and when it starts. Pure: time and data come in as arguments.
 
-Earliest deadline first over lanes, filled to a token budget. While deadlines can be met an event is overtaken only by
-those that arrive within the difference of two objectives. Where they cannot, earliest deadline first would make all
-lanes equally late; so a lane that is late goes behind the one with the tightest objective, and is not starved: a
-tenth of every batch is its own. Where more waits than fits, neighbours in length are preferred, after what is urgent
-and after every partition's oldest event, since output is released in order. A batch leaves no sooner than the device
-can use it, so that what is urgent may still join; why it left is recorded: full, deadline, idle, drain or backfill.
+Earliest deadline first over lanes, filled to a token budget, and to bounds of units and of rows for the heads. While
+deadlines can be met an event is overtaken only by those that arrive within the difference of two objectives. Where they
+cannot, earliest deadline first would make all lanes equally late; so a lane that is late goes behind the one with the
+tightest objective, and is not starved: a tenth of every batch is its own. Where more waits than fits, neighbours in
+length are preferred, after what is urgent and after every partition's oldest event, since output is released in order.
+A batch leaves no sooner than the device can use it, so that what is urgent may still join; why it left is recorded:
+full, deadline, idle, drain or backfill.
 
 Backfill is a lane without objective. It goes where nothing live waits, in batches half as large, and, so that it too
 is never starved, in one batch of `BACKFILL_EVERY` where live traffic fills them all.
@@ -14,7 +15,7 @@ is never starved, in one batch of `BACKFILL_EVERY` where live traffic fills them
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -37,7 +38,10 @@ EARLY_SHARE: Final = 0.25
 """A full or due batch leaves this share of its own time before the device is free: an estimate that much too long
 leaves no gap, and what is urgent waits for one batch and a quarter, not for two."""
 LATE_SHARE: Final = 0.1
-"""Of every batch, what a lane that is late gets before all others."""
+"""Of every batch, what a lane that is late gets before all others: of tokens, units or rows, whichever is out first."""
+ROWS_PER_UNIT: Final = 4
+"""A batch asks the heads for at most so many rows for each unit that it may hold. A list of candidates whose titles are
+known brings no tokens but 257 rows, each with a state from Redis: by tokens and units alone a batch could be 65,000."""
 BACKFILL_EVERY: Final = 10
 """Where live traffic leaves no gap, one batch of so many is backfill's."""
 MIN_BATCH_UNITS: Final = 8
@@ -66,6 +70,11 @@ class Unit(msgspec.Struct, eq=False, gc=False):
     @property
     def partition(self) -> Partition:
         return self.ticket.partition
+
+    @property
+    def rows(self) -> int:
+        """Rows that the heads are asked for: one, and one more for each candidate."""
+        return len(self.texts) - 1 or 1
 
     def due(self) -> int:
         """Tokens to encode if it went now: a text that it shares may have gone with another unit, or not yet."""
@@ -97,7 +106,7 @@ class Batcher:
     ) -> None:
         self._objectives = dict(objectives_s)
         self._max_tokens = self._ceiling = max_tokens
-        self._max_units = max_units
+        self._max_units, self._max_rows = max_units, ROWS_PER_UNIT * max_units
         self._ranked: list[Lane] = sorted(objectives_s, key=lambda lane: objectives_s[lane])
         self._tightest_s = objectives_s[self._ranked[0]]
         self._lanes: dict[str, deque[Unit]] = {lane: deque() for lane in (*objectives_s, BACKFILL)}
@@ -213,16 +222,20 @@ class Batcher:
     def _backfill(self, budget: int) -> Batch:
         self._passed_over = 0
         waiting, taken = self._lanes[BACKFILL], list[Unit]()
-        tokens = 0
-        while waiting and len(taken) < self._max_units and (tokens + waiting[0].due() <= budget or not taken):
-            taken.append(waiting.popleft())
-            self._count(taken[-1], -1)
-            tokens += taken[-1].charge()
+        tokens = rows = 0
+        while waiting and len(taken) < self._max_units:
+            unit = waiting[0]
+            if taken and (tokens + unit.due() > budget or rows + unit.rows > self._max_rows):
+                break
+            taken.append(self._pop(BACKFILL))
+            tokens += unit.charge()
+            rows += unit.rows
         return Batch(taken, tokens, "backfill")
 
     def _select(self, start_s: float, budget: int) -> tuple[list[Unit], int]:
         window, late = self._window(start_s, budget)
-        if late or sum([unit.due() for unit in window]) <= budget:
+        tokens, rows = sum([unit.due() for unit in window]), sum([unit.rows for unit in window])
+        if late or (tokens <= budget and rows <= self._max_rows):
             return self._fill(window, window, [], budget)
         urgent_until = start_s + 2 * self.cost.seconds(budget)
         first: list[Unit] = []
@@ -258,10 +271,14 @@ class Batcher:
         that no lane's large events keep another's out for ever. Nothing where no lane is late."""
         due: list[Unit] = []
         for lane in self._ranked[1:]:
-            waiting, tokens = self._lanes[lane], 0
-            while waiting and tokens < LATE_SHARE * budget and self._deadline(waiting[0]) < late_before:
-                due.append(self._pop(lane))
-                tokens += due[-1].tokens + 1
+            waiting, used, units, tokens, rows = self._lanes[lane], 0.0, 0, 0, 0
+            while waiting and used < LATE_SHARE and self._deadline(waiting[0]) < late_before:
+                unit = self._pop(lane)
+                due.append(unit)
+                units += 1
+                tokens += unit.due()
+                rows += unit.rows
+                used = max(tokens / budget, units / self._max_units, rows / self._max_rows)
         if due and self._lanes[self._ranked[0]]:
             due.append(self._pop(self._ranked[0]))
         return sorted(due, key=self._deadline)
@@ -273,7 +290,7 @@ class Batcher:
         deadline = self._deadline(self._lanes[lane][0])
         return deadline if deadline >= late_before or lane == self._ranked[0] else start_s + self._tightest_s
 
-    def _pop(self, lane: Lane) -> Unit:
+    def _pop(self, lane: str) -> Unit:
         unit = self._lanes[lane].popleft()
         self._count(unit, -1)
         return unit
@@ -281,9 +298,18 @@ class Batcher:
     def _fill(self, window: list[Unit], first: list[Unit], rest: list[Unit], budget: int) -> tuple[list[Unit], int]:
         """As many as fit, in order of preference; the others go back to the front of their lanes, in order."""
         taken: list[Unit] = []
-        tokens = self._take(first, taken, 0, budget)
-        if len(taken) == len(first):  # else what is left of the budget is not worth making the left-out wait longer
-            tokens = self._take(rest, taken, tokens, budget)
+        tokens = rows = 0
+        for units in (first, rest):
+            for unit in units:
+                if len(taken) == self._max_units:
+                    break
+                # A single unit larger than the budget, or than all rows, goes alone.
+                if not taken or (rows + unit.rows <= self._max_rows and tokens + unit.due() <= budget):
+                    tokens += unit.charge()
+                    rows += unit.rows
+                    taken.append(unit)
+            if len(taken) < len(first):  # what is left of the budget is not worth making the left-out wait longer
+                break
         if len(taken) < len(window):
             chosen = set(map(id, taken))
             for unit in reversed(window):
@@ -291,12 +317,3 @@ class Batcher:
                     self._lanes[unit.lane].appendleft(unit)
                     self._count(unit, 1)
         return taken, tokens
-
-    def _take(self, units: Iterable[Unit], taken: list[Unit], tokens: int, budget: int) -> int:
-        for unit in units:
-            if len(taken) == self._max_units:
-                break
-            if tokens + unit.due() <= budget or not taken:  # a single unit larger than the budget goes alone
-                tokens += unit.charge()
-                taken.append(unit)
-        return tokens

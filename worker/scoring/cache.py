@@ -40,10 +40,13 @@ class Slot(msgspec.Struct, eq=False, gc=False):
 
 
 class VectorCache:
-    """Slots by text, for one model version: another model is another cache."""
+    """Slots by text, for one model: another model is another cache.
 
-    def __init__(self, version: str, capacity_bytes: int) -> None:
-        self.version = version
+    The text is the key as it came: only misses are normalised, and to normalise every text first would cost each hit
+    more than the look-up does.
+    """
+
+    def __init__(self, capacity_bytes: int) -> None:
         self._capacity = capacity_bytes
         self._full: OrderedDict[str, Slot] = OrderedDict()
         self._pending: dict[str, Slot] = {}

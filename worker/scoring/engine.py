@@ -109,7 +109,7 @@ class Engine:
     def _wait_s(self) -> float:
         if self._more:
             return 0.0
-        at_work = self._device.in_flight or len(self._batcher) or self._ledger.oldest_s() is not None
+        at_work = self._device.in_flight or len(self._batcher) or self._vitals.oldest_arrived_s is not None
         return BUSY_WAIT_S if at_work else IDLE_WAIT_S
 
     def _read(self, wait_s: float) -> None:

@@ -111,7 +111,7 @@ def build(
     lanes = lanes_of(kafka)
     gpu = on_gpu(scorer)
     objectives_s = worker.objectives_s(on_gpu=gpu)
-    cache = VectorCache(scorer.version, config.model.vector_cache_mb << 20)
+    cache = VectorCache(config.model.vector_cache_mb << 20)
     return Engine(
         source,
         sink,

@@ -2,8 +2,8 @@
 
 An exception of the model, or a score that is not a number, costs one event and not its neighbours: the failing
 batch is halved until the culprit is alone. Memory that is full is no event's fault: the batch is encoded in halves
-and says so, and where not even one text or event fits, the device is given up. So it is where it has failed for good:
-what then fails on every event is no event's fault either.
+and says so, and where not even one text or event fits, the device is given up. So it is where it has failed for good,
+which is no event's fault either.
 """
 
 from __future__ import annotations
@@ -194,9 +194,8 @@ class BatchScorer:
         progress = _Progress()
         results = self._bisect(fetched, fetched.batch.units, progress)
         total_s = self._clock() - start
-        failures = sum(type(result) is Failure for result in results)
-        if failures and (failures == len(results) or not progress.encoded):
-            self._canary.check()
+        if any(type(result) is Failure for result in results):
+            self._canary.check()  # whatever failed, before its events are blamed: the device may have died on the way
         return Scored(
             fetched.batch,
             results,
@@ -332,12 +331,18 @@ class BatchScorer:
     def _probabilities(self, fetched: Fetched, rows: _ClickRows) -> tuple[Floats, Floats]:
         if not rows.owner:
             return _NO_FLOATS, _NO_FLOATS
-        users = States.from_records([fetched.users.get(u) if u else None for u in rows.users], self._scales_s)
-        items = States.from_records([fetched.items.get(i) if i else None for i in rows.items], self._scales_s)
+        users = self._states(fetched.users, rows.users)
+        items = self._states(fetched.items, rows.items)
         vectors = np.stack([_ZERO if s is None else cast("Floats", s.vector) for s in rows.slots])
         features = self._features(users, items, vectors, np.array(rows.times_ms, np.int64), rows.contexts)
         click = self._click_head.click(features)
         return click, click * self._click_head.purchase(features)
+
+    def _states(self, known: dict[str, State | None], ids: Sequence[str | None]) -> States:
+        """The state of each id, of n ids [n, ...]. Each is read out once: a list of candidates names its user often."""
+        place = {key: n for n, key in enumerate(dict.fromkeys(ids))}
+        states = States.from_records([known.get(key) if key else None for key in place], self._scales_s)
+        return states if len(place) == len(ids) else states.take([place[key] for key in ids])
 
 
 class _ClickRows:

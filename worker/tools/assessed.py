@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
-_NESTED: Final = {"intervals", "labels", "classes", "confusion", "reliability", "slices", "scope"}
+_NESTED: Final = {"intervals", "labels", "classes", "confusion", "reliability", "slices", "scope", "delays"}
 _CLASSES_MAX: Final = 15
 
 
@@ -26,6 +26,8 @@ def assessment_view(figures: Mapping[str, Any]) -> Group:
     if "classes" in figures:
         parts.append(_classes(figures["classes"]))
     parts += [_slices(cut) for cut in figures.get("slices", [])]
+    if "delays" in figures:
+        parts.append(_delays(figures["delays"]))
     return Group(*parts)
 
 
@@ -52,4 +54,14 @@ def _slices(cut: Mapping[str, Any]) -> Table:
             "below the whole" if part["flagged"] else "",
             style="red" if part["flagged"] else None,
         )
+    return table
+
+
+def _delays(delays: list[dict[str, Any]]) -> Table:
+    title = "clicks known later"
+    table = Table("late, s", "told", "AUC", "log loss", "ECE", "predicted/observed", title=title, title_justify="left")
+    for found in delays:
+        told = "shown at once, the click later" if found["at_once"] else "one event, later"
+        figures = (f"{found[name]:.4f}" for name in ("auc", "log_loss", "ece", "predicted_over_observed"))
+        table.add_row(f"{found['delay_s']:g}", told, *figures)
     return table

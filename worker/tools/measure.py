@@ -24,19 +24,23 @@ def measure(
     among: Sequence[str] = (),
     fields: Sequence[str] = (),
     detail: bool = False,
+    delays_s: Sequence[float] = (),
 ) -> dict[str, Any]:
     """Figures of ``task``: a head, ``click`` or ``purchase``, or a family (``intent``).
 
     Of a family, the one head is measured that knows all labels of the files. ``columns``: where these have text and
     label, if not where the head's training data had them. ``among``: guess among these labels, not those that occur.
     ``fields`` (slices by these) or ``detail``: with intervals, classes, confusion and slices, as ``assess_texts`` gives
-    them. Raises `InputError` when no head of a family fits, DataError otherwise.
+    them. ``delays_s``: for clicks, as if they were known so late, too. Raises `InputError` when no head of a family
+    fits, DataError otherwise.
     """
 
     def figures(head: str) -> dict[str, Any]:
         if fields or detail:
             return assess_files(scorer, head, data, columns=columns, among=among or None, fields=fields)
-        return _plain(evaluate_files(scorer, head, data, history, columns=columns, among=among or None))
+        return _plain(
+            evaluate_files(scorer, head, data, history, columns=columns, among=among or None, delays_s=delays_s)
+        )
 
     heads = heads_of(scorer, task)
     if heads in ([], [task]):

@@ -5,7 +5,8 @@ came during the one before it, so its time settles at T = a + b·τ·λ·T, or T
 scatter (Poisson): Var T = (b·τ)²·λ·T·2 / (1 - ρ²). An event waits for the rest of the batch in flight and then for its
 own, so its time to the score is at most about 2·T + 2.5·sd(T) in 99 of 100 cases, plus what reading, writing and
 committing take. The saturated rate follows from the batcher's token budget. `tests/unit/worker/tools/test_plan.py`
-holds this against the simulated worker, `make bench-scale` and `make bench-latency` against real processes.
+holds this against the simulated worker, `make bench-scale` and `make bench-latency` against real processes;
+`tests/embedded/test_memory.py` holds the memory against a real worker's.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ PARTITIONS_STEP: Final = 12
 WORKERS_MAX: Final = 10_000
 LOOP_S: Final = 0.006
 """Reading, handing over and writing: three turns of the loop at its shortest wait."""
-PROCESS_MB: Final = 160
+PROCESS_MB: Final = 85
 """A worker without model, cache and work: the interpreter, the libraries, the Kafka clients."""
-TORCH_MB: Final = 300
-"""What torch and the tokenizer add."""
-MODEL_FACTOR: Final = 1.5
-"""Weights in memory against the artifact's folder, with what one pass needs beside them."""
-BYTES_PER_LOAD: Final = 400
+TORCH_MB: Final = 470
+"""What torch adds when it is imported: 2.13 as it is built for CUDA. A build for CPU alone takes less."""
+WEIGHTS_FACTOR: Final = 2.0
+"""Resident memory of a loaded model against its weights as float32: on CPU the encoder's layers are there once more,
+laid out for serving, beside tokenizer, click head and what loading leaves behind."""
+PASS_MB: Final = 80
+"""Buffers of an encoder pass on two threads, and what libraries keep from the first one on."""
+WORK_BYTES_PER_LOAD: Final = 400
 """Memory of unfinished work for each token that it counts for: an event of 20 tokens takes about 8 KB on its way."""
 PREFETCH_MB: Final = 16
 
@@ -51,12 +55,13 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
-    """What the work costs: a batch, each of its tokens, each event outside of the device, and the model's folder."""
+    """What the work costs: a batch, each of its tokens, each event outside of the device; and the model's weights in
+    memory, as float32."""
 
     batch_ms: float
     token_us: float
     event_us: float = 60.0
-    model_mb: float = 0.0
+    weights_mb: float = 0.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,9 +124,9 @@ def p99_ms(demand: Demand, costs: Costs, config: Config, rate: float) -> float:
 
 
 def worker_memory_mb(costs: Costs, config: Config) -> int:
-    """Resident memory of one worker on CPU, queues full."""
-    model = TORCH_MB + MODEL_FACTOR * costs.model_mb if costs.model_mb else 0.0
-    work = config.worker.queue_tokens_high * BYTES_PER_LOAD / 2**20
+    """Resident memory of one worker on CPU, cache and queues full: within 15 % of a real one's."""
+    model = TORCH_MB + WEIGHTS_FACTOR * costs.weights_mb + PASS_MB if costs.weights_mb else 0.0
+    work = config.worker.queue_tokens_high * WORK_BYTES_PER_LOAD / 2**20
     return math.ceil(PROCESS_MB + model + config.model.vector_cache_mb + work + PREFETCH_MB)
 
 

@@ -7,7 +7,6 @@ from typing import Final
 
 import numpy as np
 
-from model.artifact import resolve
 from model.scoring import Scorer
 from worker.config import Config
 from worker.scoring.models import load_model, on_gpu
@@ -20,7 +19,13 @@ ROUNDS: Final = 3
 TEXT: Final = "The parcel came a day late, but the sound is warmer than I expected. 包装很仔细，质量也对得起这个价格"
 
 
-def measure(scorer: Scorer, model_mb: float) -> Costs:
+def weights_mb(scorer: Scorer) -> float:
+    """The weights of a model in memory: float32, however few bits the artifact's file keeps. 0 of the null model."""
+    network = getattr(scorer, "network", None)
+    return 0.0 if network is None else 4 * sum(value.numel() for value in network.state_dict().values()) / 2**20
+
+
+def measure(scorer: Scorer) -> Costs:
     """Encode a few batches and draw the line through their medians. Takes some seconds on two cores."""
     tokens, seconds = [], []
     for size in SIZES:
@@ -38,13 +43,11 @@ def measure(scorer: Scorer, model_mb: float) -> Costs:
     return Costs(
         batch_ms=round(max(float(start_s), 0.0) * 1e3, 3) + 1.0,  # the heads of all events, about a millisecond
         token_us=round(max(float(slope), 0.0) * 1e6, 3),
-        model_mb=model_mb,
+        weights_mb=weights_mb(scorer),
     )
 
 
 def costs_here(config: Config) -> tuple[Costs, bool]:
     """Costs of the configured model, and whether it runs on a GPU. Raises `ModelLoadError`."""
     scorer = load_model(config.model, load_routing())
-    folder = None if config.model.artifact == "null" else resolve(config.model.artifact)
-    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) if folder else 0
-    return measure(scorer, size / 2**20), on_gpu(scorer)
+    return measure(scorer), on_gpu(scorer)

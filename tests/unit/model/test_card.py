@@ -47,11 +47,16 @@ def test_the_starters_recipe_renders_the_tables_of_its_card(manifest: dict[str, 
     assert "make starter`" in card.render(load_recipe(RECIPES / "starter.yaml"), manifest)
 
 
+def test_heads_put_onto_an_artifact_leave_its_click_head_to_its_own_card(manifest: dict[str, Any]) -> None:
+    text = card.render(replace(make_recipe(), heads=HEADS), manifest | {"onto": "shop-1"})
+    assert section(text, "Click and purchase") == "\nAs in `shop-1`: its card has the figures.\n"
+
+
 def test_a_recipe_of_ones_own_has_nothing_of_the_starters(own: dict[str, Any]) -> None:
     recipe = replace(make_recipe(frozen_layers=2), heads=HEADS)
     text = card.render(recipe, own)
     assert not [word for word in STARTERS_OWN if word in text]
-    assert "made from the recipe `tiny`" in text
+    assert "made with the recipe `tiny`" in text
     assert "| n-gram channel | none |" in text
     assert "lower case" not in text
     assert "## Use" not in text
@@ -78,7 +83,7 @@ def test_heads_that_came_onto_an_artifact_are_told_apart(own: dict[str, Any]) ->
     text = card.render(
         replace(make_recipe(frozen_layers=2), heads={"mood": HEADS["mood"]}, body=""), own | {"onto": "old-7"}
     )
-    assert "`mood` came onto `old-7`; all else is as in that artifact." in text
+    assert "`mood` came onto `old-7`; all else is as in that artifact, whose own card" in " ".join(text.split())
     assert "as in `old-7`; 20000 pieces" in text
     assert "nothing else was trained" in text
     assert "first 2 layers" not in text

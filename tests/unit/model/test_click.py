@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from model.clicks.context import ContextFeature
+from model.clicks.evaluate import evaluate_log
 from model.clicks.features import BLOCK, GLOBALS, STRENGTHS, click_inputs, features, relative_odds, split
-from model.clicks.fit import fit, train
+from model.clicks.fit import train
 from model.clicks.head import SCALES_S, ClickHead, Perceptrons
-from model.clicks.log import evaluate_log
 from model.errors import ArtifactError
 from model.null import NullScorer
 from model.state import States
-from tests.click_head import Loaded, action_rows, click_rows, folded, small_head
+from tests.click_head import Loaded, action_rows, click_rows, fitted, folded, lines, small_head
 
 HOUR_MS = 3_600_000
 
@@ -120,16 +120,16 @@ def test_counts_alone_begin_at_the_base_rate_and_follow_the_counts(base_rate):
 
 def test_a_fitted_head_beats_counts_alone_and_is_calibrated():
     rows = click_rows(4500, seed=5)
-    history, data = rows[:3000], rows[3000:]
-    fitted = evaluate_log(Loaded(small_head()), data, history)
-    plain = evaluate_log(NullScorer(), data, history)
-    assert fitted["task"] == "click"
-    assert fitted["n"] == 1500
-    assert fitted["auc"] > plain["auc"] - 0.005
-    assert fitted["auc"] > 0.62
-    assert fitted["ece"] < 0.1
-    assert fitted["log_loss"] < plain["log_loss"]
-    bought = evaluate_log(Loaded(small_head()), action_rows(seed=3), [])
+    history, data = lines(rows[:3000]), lines(rows[3000:])
+    found = evaluate_log(Loaded(small_head()), "click", data, history)
+    plain = evaluate_log(NullScorer(), "click", data, history)
+    assert found["task"] == "click"
+    assert found["n"] == 1500
+    assert found["auc"] > plain["auc"] - 0.005
+    assert found["auc"] > 0.62
+    assert found["ece"] < 0.1
+    assert found["log_loss"] < plain["log_loss"]
+    bought = evaluate_log(Loaded(small_head()), "purchase", lines(action_rows(seed=3)))
     assert bought["task"] == "purchase"
     assert bought["auc"] > 0.7
 
@@ -178,7 +178,7 @@ def test_position_is_fitted_and_then_neutral():
         context = {"position": position, "device": ("phone", "desk")[i % 2]}
         rows.append({"user_id": i % 50, "item_id": i % 40, "ts": 60 * i, "clicked": clicked, "context": context})
     spec = (ContextFeature("position", neutral=0.0), ContextFeature("device", kind="categorical", buckets=4))
-    head = ClickHead.from_scorer(Loaded(fit(NullScorer(), rows, action_rows(), SCALES_S, context=spec).tensors))
+    head = ClickHead.from_scorer(Loaded(fitted(rows, action_rows(), context=spec).tensors))
     cold, zero = States.empty(2, SCALES_S), np.zeros((2, 64), np.float32)
     contexts = [{"position": 0.0}, {"position": 9.0}]
     top, bottom = head.click(head.features(cold, cold, zero, np.zeros(2, int), contexts))
@@ -194,7 +194,7 @@ def test_a_head_goes_through_an_artifacts_tensors_unchanged():
     tensors = small_head()
     assert all(name.startswith("click.") for name in tensors)
     assert all(tensor.dtype == np.float32 for tensor in tensors.values())
-    net = Perceptrons.of(Loaded(tensors), "click.click")
+    net = Perceptrons.of(tensors.__getitem__, "click.click")
     x = np.random.default_rng(0).standard_normal((5, len(net.mean)))
     hidden = np.maximum(((x - net.mean) / net.scale).clip(-5, 5) @ net.weight1 + net.bias1[:, None], 0)
     expected = [

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from model.clicks.figures import figures, ndcg
-from model.clicks.headlines import headline_figures
+from model.clicks.headlines import HeadlineTests, headline_figures
 from model.errors import DataError
 from model.null import NullScorer
+from tests.click_head import lines
 
 
 def test_figures_by_hand():
@@ -42,7 +43,7 @@ class Words(NullScorer):
         return np.array([[word in text for word in ("cat", "dog", "tax")] for text in prepared], np.float32)
 
 
-def headline_rows(tests, seed):
+def headline_tests(tests, seed):
     rng = np.random.default_rng(seed)
     rows = []
     for test in range(tests):
@@ -50,11 +51,11 @@ def headline_rows(tests, seed):
             clicks = int(rng.binomial(5000, rate))
             headline = f"a {word} of {test}"
             rows.append({"test_id": f"t{test}", "headline": headline, "impressions": 5000, "clicks": clicks})
-    return rows
+    return HeadlineTests(lines(rows))
 
 
 def test_the_headline_ranker_finds_the_words_that_decide():
-    found = headline_figures(Words(), headline_rows(60, 0), headline_rows(20, 1))
+    found = headline_figures(Words(), headline_tests(60, 0), headline_tests(20, 1))
     assert found["fitted_on"] == 180
     assert found["pairs"] == 60
     assert found["pair_accuracy"] > 0.95
@@ -62,5 +63,5 @@ def test_the_headline_ranker_finds_the_words_that_decide():
 
 
 def test_headline_rows_without_their_fields_are_refused():
-    with pytest.raises(DataError, match="row 1: headline data need"):
-        headline_figures(Words(), [{"headline": "x"}], headline_rows(2, 0))
+    with pytest.raises(DataError, match=r"log\.jsonl:1: headline data need"):
+        HeadlineTests(lines([{"headline": "x"}]))

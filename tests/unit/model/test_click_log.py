@@ -7,14 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.clicks.delay import Delay
 from model.clicks.features import features
-from model.clicks.fit import CONTEXT
 from model.clicks.head import SCALES_S, ClickHead
-from model.clicks.log import Delay, Log, click_log, evaluate_log, purchase_log, settled
+from model.clicks.log import Log, settled
+from model.clicks.rows import click_log, purchase_log
 from model.errors import DataError
 from model.null import NullScorer
 from model.state import States
-from tests.click_head import Loaded, click_rows, folded, small_head
+from schemas.events import ClickEvent
+from tests.click_head import Loaded, click_rows, folded, lines, small_head
+from worker.scoring.emit import click_weights
 
 HOUR_MS = 3_600_000
 
@@ -28,6 +31,8 @@ def random_log(n, rng):
         counts=rng.integers(0, 2, (n, 3)).astype(float),
         vectors=rng.standard_normal((n, 64)).astype(np.float32),
         label=np.zeros(n),
+        bought=np.full(n, np.nan),
+        converted=np.full(n, np.nan),
     )
 
 
@@ -50,28 +55,54 @@ def test_every_event_sees_exactly_what_was_before_its_moment(n, seed):
         np.testing.assert_allclose(found[row], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("purchase_ms", [None, HOUR_MS, 3 * HOUR_MS])
 @pytest.mark.parametrize("at_once", [True, False])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(n=st.integers(1, 30), seed=st.integers(0, 2**32 - 1))
-def test_late_outcomes_are_seen_late(at_once, n, seed):
+def test_late_outcomes_are_seen_late(at_once, purchase_ms, n, seed):
     rng = np.random.default_rng(seed)
     log = random_log(n, rng)
-    delay = Delay(2 * HOUR_MS, at_once)
+    delay = Delay(2 * HOUR_MS, at_once, purchase_ms)
     found = log.features(SCALES_S, np.ones(n, bool), delay=delay)
     for i in range(n):
         states = []
         for keys in (log.users, log.items):
             events = []
             for j in np.flatnonzero(keys == keys[i]):
-                w, c = log.weights[j], log.counts[j]
-                if at_once and log.time_ms[j] < log.time_ms[i]:
-                    events.append((0, log.time_ms[j], (w[0], 0), (c[0], 0, 0), log.vectors[j]))
-                if log.time_ms[j] + delay.ms < log.time_ms[i]:
-                    late = ((0, w[1]), (0, *c[1:])) if at_once else (w, c)
-                    events.append((0, log.time_ms[j], *late, log.vectors[j]))
+                (shown, liked), (_, clicked, bought) = log.weights[j], log.counts[j]
+                shown_count, age_ms = log.counts[j, 0], log.time_ms[i] - log.time_ms[j]
+                # As the worker folds them: the impression, its click, and the answer that tells its purchase.
+                told = [
+                    (0 if at_once else delay.ms, (shown, 0), (shown_count, 0, 0)),
+                    (delay.ms, (0, liked), (0, clicked, 0)),
+                    (delay.ms, (0, 0), (0, 0, bought)) if purchase_ms is None else
+                    (purchase_ms, (0, bought), (0, 0, bought)),
+                ]  # fmt: skip
+                events += [(0, log.time_ms[j], w, c, log.vectors[j]) for after, w, c in told if after < age_ms]
             states.append(folded(1, events))
         expected = features(*states, log.vectors[i : i + 1], log.time_ms[i : i + 1])[0]
         np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_told_when_is_what_the_worker_folds():
+    shown = {"event_id": "e", "event_time_ms": 5}
+    answers = {"impression_id": "i", "impression_time_ms": 5}
+    apart = [
+        ClickEvent(**shown),
+        ClickEvent(**shown, action="click", **answers),
+        ClickEvent(**shown, action="purchase", **answers),
+    ]
+    whole = [ClickEvent(**shown, clicked=True, purchased=True)]
+    late_click = [ClickEvent(**shown, clicked=True), apart[2]]
+    log = click_log(lines([CLICK | {"purchased": 1}]))
+    for delay, events in (
+        (Delay(1, purchase_ms=2), apart),
+        (Delay(), whole),
+        (Delay(1, at_once=False), whole),
+        (Delay(1, at_once=False, purchase_ms=2), late_click),
+    ):
+        folds = [np.concatenate([side[0] for side in log.told(*told)]) for _, told in delay.steps() if any(told)]
+        np.testing.assert_array_equal(folds, [click_weights(event)[0] for event in events])
 
 
 @pytest.mark.parametrize("delay", [Delay(), Delay(30_000), Delay(30_000, at_once=False)])
@@ -79,7 +110,7 @@ def test_settled_is_what_serving_says_one_event_at_a_time(delay):
     """The head asked about each event in turn, each folded with the probability that it was given."""
     head = ClickHead.from_scorer(Loaded(small_head()))
     n = 250
-    log = click_log(NullScorer(), click_rows(n, seed=2, span_s=2000))
+    log = click_log(lines(click_rows(n, seed=2, span_s=2000))).encoded(NullScorer())
     folds = [("all", delay.ms)] if not (delay.ms and delay.at_once) else [("shown", 0), ("rest", delay.ms)]
     agenda = [(int(time), 0, i, "ask") for i, time in enumerate(log.time_ms)]
     agenda += [(int(time) + later, 1, i, what) for i, time in enumerate(log.time_ms) for what, later in folds]
@@ -116,32 +147,78 @@ def test_a_purchase_label_is_the_same_item_within_seven_days():
         row(1, 4, 501, "buy"),
         row(1, 5, 504, "click"),  # its days are not over
     ]
-    label = purchase_log(rows).label
+    label = purchase_log(lines(rows)).bought
     assert label[[0, 2, 4, 6]].tolist() == [1, 0, 0, 1]
     assert np.isnan(label[[1, 3, 5, 7, 8]]).all()
     # Known before its days are over, were one told of the buys alone: that would be a leak of positives.
-    assert np.isnan(purchase_log([row(1, 1, 501, "click"), row(1, 1, 502, "buy")]).label).all()
+    assert np.isnan(purchase_log(lines([row(1, 1, 501, "click"), row(1, 1, 502, "buy")])).bought).all()
+
+
+CLICK = {"user_id": 1, "item_id": 1, "title": "x", "ts": 1, "clicked": 1}
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("change", "message"),
     [
-        ([], "no rows"),
-        ([{"item_id": 1, "title": "x", "ts": 1, "clicked": 1}], "row 1: field 'user_id' is missing"),
-        ([{"user_id": 1, "item_id": 1, "title": "x", "ts": "soon", "clicked": 1}], "field 'ts' is 'soon'"),
-        ([{"user_id": 1, "item_id": 1, "title": "x", "ts": 1}], "field 'clicked' is None"),
-        ([{"user_id": 1, "item_id": 1, "day": 1341, "action": "click"}], "day 1341 is no date"),
-        ([{"user_id": 1, "item_id": 1, "day": 501, "action": "stare"}], "action 'stare'"),
-        ([{"user_id": 1, "item_id": 1, "day": 501, "action": "buy"}], "no row has a known outcome"),
+        ({"user_id": None}, "field 'user_id' is missing"),
+        ({"item_id": 1.5}, "field 'item_id' is 1.5, a text or a whole number"),
+        ({"ts": "soon"}, "field 'ts' is 'soon', a number of seconds"),
+        ({"ts": 1.7e12}, "milliseconds"),
+        ({"ts": True}, "field 'ts' is True"),
+        ({"clicked": None}, "field 'clicked' is missing.*window_s"),
+        ({"clicked": 0.5}, "field 'clicked' is 0.5"),
+        ({"purchased": "yes"}, "field 'purchased' is 'yes'"),
+        ({"title": 7}, "field 'title' is 7"),
+        ({"context": [1]}, r"field 'context' is \[1\]"),
+        ({"context": {"price": None}}, "context 'price' is None"),
     ],
 )
-def test_malformed_rows_are_refused_by_name(rows, message):
-    with pytest.raises(DataError, match=message):
-        evaluate_log(NullScorer(), rows, [])
+def test_a_malformed_impression_is_refused_by_file_line_and_field(change, message):
+    with pytest.raises(DataError, match=rf"log\.jsonl:2: .*{message}"):
+        click_log(lines([CLICK, CLICK | change]))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"day": 1341, "action": "click"}, "day 1341 is no date"),
+        ({"day": "501", "action": "click"}, "neither 'ts' in seconds nor 'day'"),
+        ({"action": "click"}, "neither 'ts' in seconds nor 'day'"),
+        ({"day": 501, "action": "stare"}, "action 'stare' is unknown"),
+        ({"day": 501, "action": ["buy"]}, "action .* is unknown"),
+    ],
+)
+def test_a_malformed_action_is_refused_by_file_line_and_field(row, message):
+    good = {"user_id": 1, "item_id": 1, "day": 501, "action": "click"}
+    with pytest.raises(DataError, match=rf"log\.jsonl:2: .*{message}"):
+        purchase_log(lines([good, {"user_id": 1, "item_id": 1} | row]))
+    with pytest.raises(DataError, match=r"log\.jsonl:2: .*'ts'"):
+        purchase_log(lines([good | {"ts": 1}, good]))  # days and seconds do not mix
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_days_and_their_seconds_are_the_same_log(seed):
+    rng = np.random.default_rng(seed)
+    by_day, by_time = [], []
+    for _ in range(30):
+        day = int(rng.integers(1, 29))
+        row = {
+            "user_id": int(rng.integers(3)),
+            "item_id": int(rng.integers(3)),
+            "action": ("click", "buy")[rng.integers(2)],
+        }
+        by_day.append(row | {"day": 500 + day})
+        by_time.append(row | {"ts": 1_798_000_000 + 86_400 * day})  # across a New Year
+    days, seconds = purchase_log(lines(by_day)), purchase_log(lines(by_time))
+    np.testing.assert_array_equal(days.bought, seconds.bought)
+    every = np.ones(30, bool)
+    np.testing.assert_array_equal(days.features(SCALES_S, every), seconds.features(SCALES_S, every))
 
 
 def test_a_row_without_title_is_scored_without_text():
-    log = click_log(NullScorer(), [{"user_id": 1, "item_id": 1, "ts": 1.5, "clicked": 0, "title": None}])
+    rows = [{"user_id": 1, "item_id": 1, "ts": 1.5, "clicked": 0, "title": None}]
+    log = click_log(lines(rows)).encoded(NullScorer())
     assert not log.vectors.any()
     assert log.time_ms.tolist() == [1500]
 
@@ -153,14 +230,51 @@ def test_an_outcome_not_told_is_no_until_the_window_has_passed():
         {"user_id": 1, "item_id": 3, "ts": 95},
         {"user_id": 1, "item_id": 4, "ts": 100, "clicked": 0},
     ]
-    log = click_log(NullScorer(), rows, window_s=60)
+    log = click_log(lines(rows), window_s=60)
     np.testing.assert_array_equal(log.label, [0, 1, np.nan, 0])
     np.testing.assert_array_equal(log.counts[:, 1], [0, 1, 0, 0])
+
+
+def test_a_log_of_its_clicks_alone_has_no_positives_before_the_negatives_are_known():
+    rows = [
+        {"user_id": 1, "item_id": 1, "ts": 0},
+        {"user_id": 1, "item_id": 2, "ts": 10, "clicked": True},
+        {"user_id": 1, "item_id": 3, "ts": 95, "clicked": True},
+        {"user_id": 1, "item_id": 4, "ts": 100},
+    ]
+    log = click_log(lines(rows), window_s=60)
+    np.testing.assert_array_equal(log.label, [0, 1, np.nan, np.nan])
+    np.testing.assert_array_equal(log.counts[:, 1], [0, 1, 1, 0])  # the worker has folded that click
+
+
+def test_an_unclicked_impression_counts_for_those_that_were_not_kept():
+    log = click_log(lines([CLICK, CLICK | {"clicked": 0}]))
+    whole = log.standing_for(0.1, np.ones(2, bool))
+    np.testing.assert_allclose(whole.counts, [[1, 1, 0], [10, 0, 0]])
+    np.testing.assert_allclose(whole.weights, [[1, 1], [10, 0]])
+    np.testing.assert_array_equal(log.standing_for(0.1, np.zeros(2, bool)).counts, log.counts)
+
+
+def test_what_was_bought_of_the_impressions():
+    week = 7 * 86_400
+    told = [(0, 0, None), (0, 1, None), (1, 1, 1), (2, 1, 0), (week, 1, None), (week, 0, 0), (2 * week - 1, 1, 1)]
+    rows = [
+        {"user_id": 1, "item_id": i, "ts": ts, "clicked": clicked, "purchased": purchased}
+        for i, (ts, clicked, purchased) in enumerate(told)
+    ]
+    log = click_log(lines(rows))
+    np.testing.assert_array_equal(log.bought, [np.nan, 0, 1, 0, np.nan, np.nan, 1])
+    np.testing.assert_array_equal(log.converted, [0, 0, 1, 0, np.nan, np.nan, np.nan])
+    np.testing.assert_array_equal(log.counts[:, 2], [0, 0, 1, 0, 0, 0, 1])
+    silent = click_log(lines([{**row, "purchased": None} for row in rows]))
+    assert np.isnan(silent.bought).all()
+    assert np.isnan(silent.converted).all()
+    full = click_log(lines([{**row, "purchased": row["purchased"] or 0} for row in rows]))
+    np.testing.assert_array_equal(full.converted, [0, 0, 1, 0, 0, 0, 1])  # every row tells: nothing waits for a window
 
 
 def test_the_year_of_a_title_becomes_context():
     rows = [{"user_id": 1, "item_id": 1, "ts": 1, "clicked": 0, "title": "Casablanca (1942)"} | own for own in
             ({}, {"context": {"year": 1950.0, "price": 2.0}}, {"title": "Casablanca"})]  # fmt: skip
-    contexts = click_log(NullScorer(), rows).contexts
+    contexts = click_log(lines(rows)).contexts
     assert contexts == [{"year": 1942.0}, {"year": 1950.0, "price": 2.0}, {}]
-    assert [feature.name for feature in CONTEXT] == ["year"]

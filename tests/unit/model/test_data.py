@@ -88,6 +88,7 @@ bag: {keep: 100}
 scope_cost: {share: 0.2}
 space: [{file: mails.jsonl, text: [subject], rows: 10}]
 evaluation: [{task: urgency, file: valid.jsonl, text: [subject], label: prio}]
+click: {file: clicks.jsonl, scales_s: [60, 3600], context: [{name: price}]}
 """
 
 
@@ -110,13 +111,12 @@ def load(folder: Path, content: str) -> Recipe:
     ("content", "reason"),
     [
         ("- a", "keys with values"),
-        ("name: x", "keys with values"),
         ("{name: x, body: b, heads: {h: {}}, datasets: [{name: d, file: f, colour: red}]}", "unknown key 'colour'"),
         ("{name: x, body: b, heads: {h: {}}, datasets: [{name: d}]}", "either file or templates"),
         ("{name: x, body: b, heads: {h: {}}, datasets: [{name: d, file: f, labels: {g: y}}]}", "head 'g'"),
         ("{name: x, body: b, heads: {h: {}}, datasets: [], bag: {targets: [[d, h]]}}", "bag.targets"),
         ("{name: x, body: b, heads: {h: {}}, datasets: [], text: {gram_buckets: 100}}", "power of two"),
-        ("{name: x, heads: {h: {}}, datasets: []}", "body"),
+        ("{body: b, heads: {h: {}}, datasets: []}", "key 'name' is missing"),
         ("a: [", "no readable recipe"),
         (
             "{name: x, body: b, heads: {h: {}, g: {}}, datasets: [{name: d, file: f, labels: {h: y}}]}",
@@ -146,7 +146,7 @@ def load(folder: Path, content: str) -> Recipe:
         (changed("calibration_share", value="0.1"), "recipe.yaml: calibration_share: '0.1' is not a number"),
         (changed("calibration_share", value=1), "calibration_share: 1 must be above 0 and below 1"),
         (changed("evaluation", 0, "text", value="subject"), "evaluation.text: 'subject' is not a list"),
-        (changed("body", value=None), "key 'body' is missing"),
+        (changed("name", value=None), "key 'name' is missing"),
     ],
 )
 def test_a_bad_recipe_names_the_key(tmp_path: Path, content: str, reason: str) -> None:
@@ -162,7 +162,7 @@ def test_labels_that_are_whole_numbers_are_the_labels_of_the_rows(tmp_path: Path
 
 
 PLACES = [
-    *((key,) for key in ("name", "body", "seed", "layers", "int8", "calibration_share", "search", "click_scales_s")),
+    *((key,) for key in ("name", "body", "seed", "layers", "int8", "calibration_share", "search", "click")),
     *(
         (key,)
         for key in ("heads", "datasets", "text", "bag", "scope_cost", "space", "evaluation", "training", "teachers")
@@ -174,6 +174,9 @@ PLACES = [
     *(("space", 0, key) for key in ("text", "rows")),
     *(("bag", key) for key in ("keep", "targets")),
     *(("text", key) for key in ("max_tokens", "gram_orders", "gram_buckets")),
+    *(("click", key) for key in ("file", "actions", "headlines", "scales_s", "context", "window_s", "negative_rate")),
+    *(("click", key) for key in ("purchase_window_s", "delay_s", "purchase_delay_s")),
+    *(("click", "context", 0, key) for key in ("name", "kind", "buckets", "neutral")),
 ]
 LEAVES = st.none() | st.booleans() | st.integers(-3, 300) | st.floats() | st.sampled_from(["mood", "6", "1e-4", ""])
 VALUES = st.recursive(

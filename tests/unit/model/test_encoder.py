@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
     AutoModel,
@@ -71,6 +71,18 @@ def test_equals_the_library(name: str) -> None:
     with torch.inference_mode():
         ours = encoder(pack(ids))
     torch.testing.assert_close(ours, hugging_face(model, ids), atol=1e-5, rtol=0)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40))
+def test_a_padded_encoder_sees_each_token_once_and_little_padding(lengths: list[int]) -> None:
+    encoder, seen = convert(AutoModel.from_config(CONFIGS["distilbert"])).eval(), []
+    encoder.model.register_forward_pre_hook(lambda _, __, named: seen.append(named["attention_mask"]), with_kwargs=True)
+    with torch.inference_mode():
+        encoder(pack(random_ids(120, tuple(lengths)), step=1))
+    assert sorted(n for mask in seen for n in mask.sum(1).tolist()) == sorted(lengths)
+    for mask in seen:
+        assert 1 - mask.float().mean() <= GROUP_WASTE_MAX
 
 
 def test_cls_pooling_equals_the_library() -> None:

@@ -9,6 +9,7 @@ import yaml
 from rich.console import Console
 
 from model.artifact import WEIGHTS
+from model.clicks.settings import ClickSettings
 from model.errors import ModelError
 from model.training import train as training
 from model.training.made_from import MadeFrom, file_digests
@@ -42,6 +43,7 @@ def test_each_change_is_found_by_its_name_and_what_is_only_told_is_none() -> Non
     }
     licensed = [replace(recipe.datasets[0], source="CC0")]
     told = replace(recipe, datasets=licensed, card=Card(intro="Ours."), evaluation=[Trial("mood", "valid.jsonl")])
+    told = replace(told, click=ClickSettings("clicks.jsonl"))  # fitted afterwards
     assert MadeFrom.of(told, FILES) == before
     assert changed(before, MadeFrom.of(recipe, FILES | {"rows.jsonl": "c"})) == {"rows.jsonl"}
 

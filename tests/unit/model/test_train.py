@@ -135,6 +135,19 @@ def test_a_recipe_may_say_only_what_differs_from_another(workshop: Path) -> None
     (workshop / "lost.yaml").write_text("base: none.yaml\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"none\.yaml"):
         load_recipe(workshop / "lost.yaml")
+    (workshop / "lost.yaml").write_text("base: round.yaml\n", encoding="utf-8")
+    (workshop / "round.yaml").write_text("base: lost.yaml\n", encoding="utf-8")
+    with pytest.raises(DataError, match="based on itself"):
+        load_recipe(workshop / "lost.yaml")
+
+
+@pytest.mark.parametrize(
+    "bare", ["{name: x, body: b}", "{name: x, heads: {h: {}}, datasets: [{name: d, file: f, labels: {h: y}}]}"]
+)
+def test_a_recipe_without_body_or_heads_trains_nothing(workshop: Path, tmp_path: Path, bare: str) -> None:
+    (workshop / "bare.yaml").write_text(bare, encoding="utf-8")
+    with pytest.raises(DataError, match="must name `body` and `heads`"):
+        run(workshop, tmp_path, recipe="bare.yaml")
 
 
 def test_texts_longer_than_the_body_reads_are_refused(workshop: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from model.state import States
 from schemas.folds import FormatError
 from schemas.redis_keys import fence_key, state_key
 from schemas.shards import shard_of
-from schemas.states import Fence, State, decode_fence, encode_fence, encode_state
+from schemas.states import Fence, State, decode_fence, decode_state, encode_fence, encode_state
 from worker.config import Config, KafkaConfig, RedisConfig
 from worker.errors import ConfigError, FenceMovedError, StoreError, StoreRefusedError
 from worker.redis.state_reader import StateReader
@@ -256,7 +256,7 @@ def test_no_redis_is_unavailable():
     counts = Counts()
     reader = StateReader(configured("redis://127.0.0.1:1/0"), SPACE, counts)
     assert reader.read(["a"], ["i", "j"]) == ([None], [None, None], "unavailable")
-    assert counts == {"unavailable": 3}
+    assert counts == {"known": 0, "unavailable": 3}
     reader.close()
 
 
@@ -308,6 +308,61 @@ def test_one_dead_connection_is_retried_at_once(store, server, config):
     assert reader.read(["a"], [])[2] == "known"
     server.client_kill_filter(_type="normal", skipme=True)
     assert reader.read(["a"], [])[0] != [None]
+    reader.close()
+
+
+def test_all_is_asked_at_once_and_what_came_in_time_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("worker.redis.state_reader.MAX_KEYS_PER_CALL", 2)
+    monkeypatch.setattr("worker.redis.state_reader.shard_of", lambda key, shards: 0)
+    path, counts, known = str(tmp_path / "slow"), Counts(), states("user", ["a", "b"])
+    with socket.socket(socket.AF_UNIX) as slow:
+        slow.bind(path)
+        slow.listen()
+        first = _resp([fence(3), encode_state(known[0])])
+        thread = threading.Thread(target=_answer_late, args=(slow, 2, first, first + _resp([encode_state(known[1])])))
+        thread.start()
+        reader = StateReader(configured(f"unix://{path}", timeout_ms=200), SPACE, counts)
+        start = time.monotonic()
+        users, items, source = reader.read(["a", "b"], [])
+        assert time.monotonic() - start < 0.4
+        assert ([s and s.key for s in users], items, source) == (["a", None], [], "unavailable")
+        assert counts == {"known": 1, "unavailable": 1}
+        reader._incarnations.clear()
+        assert [s and s.key for s in reader.read(["a", "b"], [])[0]] == ["a", "b"], "on a connection of its own"
+        reader.close()
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def _answer_late(slow: socket.socket, calls: int, *answers: bytes) -> None:
+    """To each connection's first question, of so many calls, one answer once all of it is there; then silence."""
+    for answer in answers:
+        connection, _address = slow.accept()
+        with connection:
+            asked = b""
+            while asked.count(b"MGET") < calls or asked.count(b"\r\n") < asked.count(b"$") * 2 + calls:
+                asked += connection.recv(65536)
+            connection.sendall(answer)
+            connection.recv(1)  # until the other side hangs up
+
+
+def _resp(values: list[bytes]) -> bytes:
+    return b"*%d\r\n" % len(values) + b"".join(b"$%d\r\n%s\r\n" % (len(value), value) for value in values)
+
+
+def test_what_the_worker_takes_to_read_the_answer_is_no_silence_of_redis(store, config, monkeypatch):
+    keys, now = [f"u{i}" for i in range(1500)], [0.0]
+    fill(store, keys, [])
+
+    def slow(value: bytes) -> State:
+        now[0] += 1.0
+        return decode_state(value)
+
+    monkeypatch.setattr("worker.redis.state_reader.decode_state", slow)
+    reader = StateReader(config, SPACE, clock=lambda: now[0])
+    for _ in range(4):
+        users, _, source = reader.read(keys, [])
+        assert (source, users.count(None)) == ("known", 0)
     reader.close()
 
 

@@ -14,7 +14,7 @@ def fill(cache: VectorCache, text: str) -> None:
 
 
 def test_a_text_in_flight_has_one_slot() -> None:
-    cache = VectorCache("v", 10_000)
+    cache = VectorCache(10_000)
     first, new = cache.slot("a")
     again, known = cache.slot("a")
     assert (new, known) == (True, False)
@@ -23,7 +23,7 @@ def test_a_text_in_flight_has_one_slot() -> None:
 
 
 def test_an_encoded_text_is_kept() -> None:
-    cache = VectorCache("v", 10_000)
+    cache = VectorCache(10_000)
     fill(cache, "a")
     slot, new = cache.slot("a")
     assert not new
@@ -32,14 +32,14 @@ def test_an_encoded_text_is_kept() -> None:
 
 
 def test_a_discarded_text_is_new_again() -> None:
-    cache = VectorCache("v", 10_000)
+    cache = VectorCache(10_000)
     slot, _ = cache.slot("a")
     cache.discard([slot])
     assert cache.slot("a")[1]
 
 
 def test_discard_leaves_encoded_texts_alone() -> None:
-    cache = VectorCache("v", 10_000)
+    cache = VectorCache(10_000)
     fill(cache, "a")
     slot, _ = cache.slot("a")
     cache.discard([slot])
@@ -48,7 +48,7 @@ def test_discard_leaves_encoded_texts_alone() -> None:
 
 def test_the_least_recently_used_leaves_first() -> None:
     each = SLOT_OVERHEAD_BYTES + 2 + 48
-    cache = VectorCache("v", 2 * each)
+    cache = VectorCache(2 * each)
     fill(cache, "a")
     fill(cache, "b")
     cache.slot("a")
@@ -57,14 +57,14 @@ def test_the_least_recently_used_leaves_first() -> None:
 
 
 def test_a_text_larger_than_the_cache_is_not_kept() -> None:
-    cache = VectorCache("v", 1000)
+    cache = VectorCache(1000)
     fill(cache, "x" * 10_000)
     assert (len(cache), cache.nbytes) == (0, 0)
 
 
 @given(st.lists(st.text(min_size=1, max_size=30), max_size=60), st.integers(0, 3000))
 def test_bytes_stay_within_the_bound_and_add_up(texts: list[str], capacity: int) -> None:
-    cache = VectorCache("v", capacity)
+    cache = VectorCache(capacity)
     for text in texts:
         if cache.slot(text)[1]:
             fill(cache, text)

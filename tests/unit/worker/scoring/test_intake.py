@@ -21,7 +21,7 @@ NOW_MS = 1_700_000_000_000
 def admit(
     *events: dict[str, Any] | bytes, topic: str = "events.review"
 ) -> tuple[Any, Any, OffsetLedger[Any], VectorCache]:
-    cache = VectorCache("v", 1 << 20)
+    cache = VectorCache(1 << 20)
     ledger: OffsetLedger[Any] = OffsetLedger()
     ledger.assign([(topic, 0)])
     values = [
@@ -69,7 +69,7 @@ def test_load_counts_tokens_or_bytes_whichever_is_more() -> None:
 def test_records_of_partitions_not_held_are_left_alone() -> None:
     ledger: OffsetLedger[Any] = OffsetLedger()
     record = Record("events.review", 0, 0, 0, None, b"{}")
-    intake = Intake(LANES, NullScorer(), VectorCache("v", 1000))
+    intake = Intake(LANES, NullScorer(), VectorCache(1000))
     assert intake.admit([record], ledger, 0.0, NOW_MS) == ([], [])
 
 
@@ -100,7 +100,7 @@ def test_backfill_waits_in_a_lane_of_its_own_and_is_what_its_topic_carries() -> 
     ledger.assign((topic, 0) for topic in topics)
     value = json.dumps({"event_id": "e", "event_time_ms": 1, "text": "good"}).encode()
     records = [Record(topic, 0, 0, 0, None, value) for topic in topics]
-    intake = Intake(topics, NullScorer(), VectorCache("v", 1000), backfill={"reviews.2024": "events.review"})
+    intake = Intake(topics, NullScorer(), VectorCache(1000), backfill={"reviews.2024": "events.review"})
     units, _ = intake.admit(records, ledger, 0.0, NOW_MS)
     assert [(unit.lane, unit.ticket.lane) for unit in units] == [("review", "review"), ("review", BACKFILL)]
     assert units[0].texts == units[1].texts, "the text is encoded once"
@@ -114,7 +114,7 @@ def forgetting(*records: Record) -> tuple[list[Any], list[Any], int, int]:
     ledger: OffsetLedger[Any] = OffsetLedger()
     ledger.assign([("events.review", 0)])
     counted: list[None] = []
-    intake = Intake(LANES, NullScorer(), VectorCache("v", 1 << 20), erasures, lambda: counted.append(None))
+    intake = Intake(LANES, NullScorer(), VectorCache(1 << 20), erasures, lambda: counted.append(None))
     units, letters = intake.admit(records, ledger, 0.0, NOW_MS)
     released = ledger.release()
     return [u.ticket.offset for u in units], [t.offset for t, _ in letters], len(counted), len(released)

@@ -101,7 +101,7 @@ def units_of(scorer: NullScorer, *events: Any, cache: VectorCache | None = None)
     ledger.assign((topic, 0) for topic in LANES)
     names = {ClickEvent: "events.click", ReviewEvent: "events.review", ServiceEvent: "events.service"}
     records = [Record(names[type(e)], 0, n, 0, None, msgspec.json.encode(e)) for n, e in enumerate(events)]
-    intake = Intake(LANES, scorer, VectorCache("v", 1 << 20) if cache is None else cache)
+    intake = Intake(LANES, scorer, VectorCache(1 << 20) if cache is None else cache)
     units, letters = intake.admit(records, ledger, 0.0, NOW_MS)
     assert letters == []
     return units
@@ -170,8 +170,19 @@ def test_a_sentiment_head_without_neutral_never_says_it() -> None:
     assert result.sentiment == [0.6, 0.0, 0.4]
 
 
+def test_every_candidate_meets_the_states_of_its_own_event() -> None:
+    recorder, known = Recorder(), Known("u1", "i1", "i3")
+    ranked = [Candidate(item_id=f"i{n % 3}") for n in range(6)]
+    events = [click(user_id=user, candidates=ranked) for user in ("u0", "u1", None)] + [click(item_id="i3")]
+    score(NullScorer(), units_of(NullScorer(), *events), known, recorder)
+    ((users, items, *_),) = recorder.calls
+    assert users.present.tolist() == [False] * 6 + [True] * 6 + [False] * 7
+    assert items.present.tolist() == [False, True, False] * 6 + [True]
+    assert users.sums[:, 0, 0, 0].tolist() == [0.0] * 6 + [1.0] * 6 + [0.0] * 7
+
+
 def test_each_text_is_encoded_once() -> None:
-    scorer, cache = CountingScorer(), VectorCache("v", 1 << 20)
+    scorer, cache = CountingScorer(), VectorCache(1 << 20)
     events = [click(item_id="i", title="lamp"), click(item_id="i", title="lamp"), review("lamp"), review("good")]
     done = score(scorer, units_of(scorer, *events, cache=cache))
     assert scorer.encoded == 2
@@ -183,7 +194,7 @@ def test_each_text_is_encoded_once() -> None:
 
 
 def test_a_text_in_flight_in_another_batch_is_not_encoded_again() -> None:
-    scorer, cache = CountingScorer(), VectorCache("v", 1 << 20)
+    scorer, cache = CountingScorer(), VectorCache(1 << 20)
     first = units_of(scorer, review("good"), cache=cache)
     second = units_of(scorer, review("good"), cache=cache)
     score(scorer, first)
@@ -434,6 +445,21 @@ def test_events_that_need_no_text_do_not_hide_that_every_text_fails() -> None:
         score(scorer, units_of(scorer, click(item_id="i"), review("text")))
 
 
+def test_a_device_that_dies_in_the_middle_of_a_batch_blames_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer, encode, calls = NullScorer(), NullScorer().encode, [0]
+
+    def dying(prepared: Sequence[Prepared]) -> Floats:
+        calls[0] += 1
+        if calls[0] != 2:
+            raise RuntimeError("the stream is gone")
+        return encode(prepared)
+
+    units = units_of(scorer, *(review(f"text {n}") for n in range(9)))
+    monkeypatch.setattr(scorer, "encode", dying)
+    with pytest.raises(DeviceError, match="the stream is gone"):
+        score(scorer, units)
+
+
 def test_a_batch_of_nothing_but_poison_blames_its_events() -> None:
     scorer = CountingScorer(raise_on=7)
     done = score(scorer, units_of(scorer, *(review("abcd" * 7 + "\u200b" * n) for n in range(3))))
@@ -441,7 +467,7 @@ def test_a_batch_of_nothing_but_poison_blames_its_events() -> None:
 
 
 def test_a_text_that_became_no_number_waits_for_nothing_even_where_its_event_is_scored() -> None:
-    scorer, cache = CountingScorer(nan_on=7), VectorCache("v", 1 << 20)
+    scorer, cache = CountingScorer(nan_on=7), VectorCache(1 << 20)
     done = score(scorer, units_of(scorer, click(item_id="i", title="lamp", query="abcd" * 7), cache=cache))
     assert isinstance(done.results[0], ClickResult)
     Intake(LANES, scorer, cache).keep(done.encoded, done.spoilt)

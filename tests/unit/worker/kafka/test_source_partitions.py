@@ -118,16 +118,23 @@ def test_a_pause_ends_before_its_partition_goes(way: str) -> None:
     assert source.pause() == 1, "it is paused again only when somebody asks for it"
 
 
-def test_a_rewind_ends_pauses_and_of_nothing_does_nothing() -> None:
+def test_a_rewind_ends_pauses() -> None:
     source, client = made()
     turn(source, client, lambda: client.assigns(ONE, TWO))
     source.pause()
     client.calls.clear()
     source.rewind([ONE])
     assert client.calls == [("committed", [ONE]), ("resume", [ONE]), ("unassign", [ONE]), ("assign", [ONE])]
+
+
+@pytest.mark.parametrize("protocol", ["cooperative", "eager"])
+def test_a_rewind_of_nothing_that_is_held_does_nothing(protocol: str) -> None:
+    source, client = made(protocol)
+    turn(source, client, lambda: client.assigns(ONE))
     client.calls.clear()
-    source.rewind([("events.click", 7)])
-    assert client.calls == []
+    source.rewind([])
+    source.rewind([TWO])
+    assert client.calls == [], "the eager client takes everything away at once"
 
 
 def test_a_commit_that_is_refused_at_once_is_answered_by_the_next_poll() -> None:

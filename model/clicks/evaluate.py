@@ -1,0 +1,89 @@
+"""Progressive figures of the click head: every event judged by what was known before its moment.
+
+``click`` over impressions, ``purchase`` over clicks (of impressions that say ``purchased``, or of shop actions), and
+``conversion`` over all impressions: p(click) p(purchase | click) against what was clicked and bought.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from model.clicks.delay import NO_DELAY, Delay
+from model.clicks.fields import Line
+from model.clicks.figures import figures
+from model.clicks.head import ClickHead
+from model.clicks.log import Log, settled
+from model.clicks.rows import click_log, purchase_log
+from model.errors import DataError
+from model.scoring import Scorer
+from model.state import F64
+
+TASKS: Final = ("click", "purchase", "conversion")
+DELAYS_S: Final = (600.0, 3600.0)
+"""Seconds after which outcomes are known in the figures beside those at once."""
+_NEEDED: Final = {
+    "click": "say in `clicked` whether an impression was clicked",
+    "purchase": "say in `purchased` whether a clicked impression was bought, or give shop actions of more than a week",
+    "conversion": "say in `purchased` whether an impression was bought",
+}
+
+
+def evaluate_log(
+    scorer: Scorer, task: str, data: Sequence[Line], history: Sequence[Line] = (), delays_s: Sequence[float] = ()
+) -> dict[str, Any]:
+    """Figures of one of `TASKS` over the data's rows, with the states that the history leaves; outcomes are known at
+    once, events of one time never see each other. ``delays``: the same for outcomes known so much later, see
+    `delayed_figures`. Raises DataError."""
+    head, lines = ClickHead.from_scorer(scorer), [*history, *data]
+    actions = bool(lines) and "action" in lines[0].row
+    if actions and task != "purchase":
+        raise DataError(
+            f"{lines[0]}: a shop action; {task} is measured on impressions, which say whether they were clicked"
+        )
+    if actions and delays_s:
+        raise DataError(f"{lines[0]}: a shop action is known when it happens; delays are of impressions")
+    log = purchase_log(lines) if actions else click_log(lines).encoded(scorer)
+    new = np.arange(len(lines)) >= len(history)
+    found = {"task": task, **task_figures(log, head, task, new)}
+    if delays_s:
+        found["delays"] = delayed_figures(log, head, task, new, delays_s)
+    return found
+
+
+def delayed_figures(
+    log: Log, head: ClickHead, task: str, new: npt.NDArray[np.bool_], delays_s: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Figures for outcomes that are known so many seconds after their impression: ``at_once``, where the worker folds
+    the impression when it is shown and its answer later, and not, where one event tells both when it is known."""
+    return [
+        {
+            "delay_s": seconds,
+            "at_once": at_once,
+            **task_figures(log, head, task, new, Delay(int(1000 * seconds), at_once)),
+        }
+        for seconds in delays_s
+        for at_once in (True, False)
+    ]
+
+
+def task_figures(
+    log: Log, head: ClickHead, task: str, new: npt.NDArray[np.bool_], delay: Delay = NO_DELAY
+) -> dict[str, float]:
+    """Figures over the ``new`` events [n] whose outcome is known. Raises DataError when there is none."""
+    truth = {"click": log.label, "purchase": log.bought, "conversion": log.converted}[task]
+    judged = new & ~np.isnan(truth)
+    if not judged.any():
+        raise DataError(f"no row has a known outcome for {task}: {_NEEDED[task]}")
+    return figures(_answers(log, head, task, judged, delay), truth[judged], log.users[judged])
+
+
+def _answers(log: Log, head: ClickHead, task: str, judged: npt.NDArray[np.bool_], delay: Delay) -> F64:
+    """What the head says of the judged events, [number of them]."""
+    one = np.ones(int(judged.sum()))
+    click = one if task == "purchase" else settled(log, head, delay)[judged]
+    bought = one if task == "click" else head.purchase(log.features(head.scales_s, judged, delay=delay))
+    return np.asarray(click * bought, np.float64)
