@@ -94,5 +94,6 @@ def _linear_report(corpus: Corpus, fit: LinearFit, targets: list[BagTarget]) -> 
         scores = fit.values[target.rows][:, fit.first_column[target.head] :][:, : target.columns]
         guess = (scores[:, 0] > 0).astype(int) if target.count == 2 else scores.argmax(1)
         right, held = guess == target.classes, corpus.held[target.rows]
-        parts.append(f"{target.head} {right[~held].mean():.3f}/{right[held].mean():.3f}")
+        shares = [f"{own.mean():.3f}" if len(own) else "no rows" for own in (right[~held], right[held])]
+        parts.append(f"{target.head} {'/'.join(shares)}")
     return ", ".join(parts)

@@ -107,6 +107,13 @@ def _held(prepared: Sequence[Prepared], share: float) -> npt.NDArray[np.bool_]:
     return np.array([zlib.crc32(p.ids.tobytes()) % 10007 < limit for p in prepared], bool)
 
 
+def evenly(rows: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """At most ``count`` of the rows, evenly spread, so that every data set is among them."""
+    if len(rows) <= count:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
+
+
 def space_texts(specs: Sequence[SpaceTexts], folder: Path) -> list[str]:
     """Distinct texts for the vector space, evenly spread over each file. Raises DataError."""
     chosen: list[str] = []

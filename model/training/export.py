@@ -21,10 +21,11 @@ from model.space import fit_space
 from model.text import TextCodec
 from model.torch_scorer import round_encoder, tensors_from
 from model.training.card import render
-from model.training.corpus import Corpus, space_texts
+from model.training.corpus import Corpus, evenly, space_texts
 from model.training.loss import NO_LABEL
 from model.training.recipe import Recipe
 
+SPACE_ROWS_MIN = 1000  # of a recipe without texts for the vector space: with fewer held rows, training rows join in
 _log = structlog.get_logger(__name__)
 
 
@@ -50,7 +51,12 @@ def export(
         head: head_entry(recipe, corpus, head, held, _logits(network, head, encoded), first_half(len(held)))
         for head in corpus.heads
     }
-    rows = encode(network, codec.prepare(space_texts(recipe.space, data))) if recipe.space else encoded
+    rows = encoded
+    if recipe.space:
+        rows = encode(network, codec.prepare(space_texts(recipe.space, data)))
+    elif len(held) < SPACE_ROWS_MIN:
+        chosen = evenly(np.arange(len(corpus.prepared)), SPACE_ROWS_MIN)
+        rows = encode(network, [corpus.prepared[i] for i in chosen])
     mean, projection = fit_space(rows, network.encoder.config.hidden)
     tensors = tensors_from(network, int8=recipe.int8) | {"space.mean": mean, "space.projection": projection}
     manifest: dict[str, Any] = {

@@ -13,6 +13,7 @@ from typing import Any
 from model.data import fingerprint
 from model.errors import ModelError
 from model.training.recipe import Card, Recipe
+from model.training.templates import templates
 
 _NAMED_MAX = 8  # parts that an error names
 
@@ -41,6 +42,8 @@ class MadeFrom:
         read = {dataset.file for dataset in datasets} | {texts.file for texts in space}
         parts: dict[str, Any] = {"order": ([*recipe.heads], [dataset.name for dataset in datasets])}
         parts |= {f"datasets.{dataset['name']}": dataset for dataset in content.pop("datasets")}
+        if any(dataset.templates for dataset in datasets):
+            parts["templates.yaml"] = templates()
         for key, value in content.items():
             parts |= {f"{key}.{name}": own for name, own in value.items()} if isinstance(value, dict) else {key: value}
         digests = {name: hashlib.sha256(repr(value).encode()).hexdigest()[:16] for name, value in parts.items()}

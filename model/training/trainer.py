@@ -20,10 +20,10 @@ from model.network import Network
 from model.scoring import Floats
 from model.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from model.training.conflict import gradient_cosines, last_matrices
-from model.training.corpus import Corpus
+from model.training.corpus import Corpus, evenly
 from model.training.loss import SharedPenalty, combine
 from model.training.made_from import MadeFrom
-from model.training.objective import Answers, Counts, Objective, Rows
+from model.training.objective import Answers, Counts, Objective
 from model.training.optimiser import freeze, make_optimiser, set_rates
 from model.training.recipe import Recipe
 from model.training.watch import Report
@@ -59,7 +59,7 @@ class Trainer:
         freeze(network, self._settings.frozen_layers)
         self._penalty = SharedPenalty(network.encoder, self._settings.penalty, self._settings.penalty_weight)
         self._watched = last_matrices(network) if self._settings.tensorboard else []
-        self._held = _sample(np.flatnonzero(corpus.held), self._settings.held_rows)
+        self._held = evenly(np.flatnonzero(corpus.held), self._settings.held_rows)
         self._optimiser = make_optimiser(network, self._settings)
         self._weights = self._make_weights()
 
@@ -171,10 +171,3 @@ class Trainer:
 
     def _progress(self) -> Progress:
         return Progress(self.step, len(self.steps), MadeFrom.of(self._recipe, self.corpus.files).parts)
-
-
-def _sample(rows: Rows, count: int) -> Rows:
-    """At most ``count`` of the rows, evenly spread, so that every data set is among them."""
-    if len(rows) <= count:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.errors import DataError, DivergedError, ModelError
+from model.training.corpus import evenly
 from model.training.made_from import MadeFrom, file_digests
 from model.training.objective import Objective
 from model.training.plan import draw_batches, half_is_faster
@@ -102,9 +103,7 @@ def held_losses(recipe: Recipe, shop: Workshop, tokens: float, console: Console)
     trainer = Trainer(network, shop.corpus, shop.values, recipe, batches, half=half)
     for _ in trainer.run(len(trainer.steps)):
         pass
-    rows = np.flatnonzero(shop.corpus.held)
-    if len(rows) > _ROWS_MAX:
-        rows = rows[np.linspace(0, len(rows) - 1, _ROWS_MAX).astype(np.int64)]
+    rows = evenly(np.flatnonzero(shop.corpus.held), _ROWS_MAX)
     objective = Objective(network.eval(), shop.corpus, shop.values, recipe, half=half)
     losses = objective.held_losses(rows)
     if not all(map(math.isfinite, losses.values())):

@@ -13,7 +13,7 @@ from model.clicks.settings import ClickSettings
 from model.errors import ModelError
 from model.training import train as training
 from model.training.made_from import MadeFrom, file_digests
-from model.training.recipe import Card, SpaceTexts, Trial, load_recipe
+from model.training.recipe import Card, Dataset, SpaceTexts, Trial, load_recipe
 from tests.tiny_training import make_recipe
 from tests.toy_training import make_workshop, run, write_recipe
 
@@ -53,6 +53,15 @@ def test_texts_of_the_vector_space_count_where_they_have_a_say_in_the_vocabulary
     assert MadeFrom.of(spread, FILES) == MadeFrom.of(spread, FILES | {"texts.jsonl": "c"})
     cut = replace(spread, vocabulary=100)
     assert changed(MadeFrom.of(cut, FILES), MadeFrom.of(cut, FILES | {"texts.jsonl": "c"})) == {"texts.jsonl"}
+
+
+def test_templates_count_where_rows_are_made_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = make_recipe()
+    made = replace(plain, datasets=[Dataset("made", templates="shop")])
+    before = [MadeFrom.of(recipe, {}) for recipe in (plain, made)]
+    monkeypatch.setattr("model.training.made_from.templates", lambda: {"shop": {}})
+    assert MadeFrom.of(plain, {}) == before[0]
+    assert changed(MadeFrom.of(made, {}), before[1]) == {"templates.yaml"}
 
 
 def with_other_labels(folder: Path) -> None:

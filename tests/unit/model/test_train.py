@@ -48,6 +48,22 @@ def test_a_separable_toy_is_learned(workshop: Path, tmp_path: Path) -> None:
         run(workshop, tmp_path)
 
 
+def test_a_few_rows_make_an_artifact_that_is_not_sure_of_itself(tmp_path: Path) -> None:
+    few = make_workshop(tmp_path)
+    for name in ("mood", "shop"):
+        rows = (few / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        (few / f"{name}.jsonl").write_text("\n".join(rows[:20]), encoding="utf-8")
+    content = yaml.safe_load((few / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe = content | {"calibration_share": 0.06, "space": []}
+    (few / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    artifact = Artifact.load(run(few, tmp_path / "out", tokens=2000))
+    heads = artifact.manifest["heads"]
+    assert all(head["calibration_rows"] < 6 for head in heads.values())
+    assert all(0.45 < head["temperature"] < 2.2 for head in heads.values())
+    directions = (artifact.tensors["space.projection"] != 0).any(0).sum()
+    assert directions > sum(head["calibration_rows"] for head in heads.values())  # training rows span the space too
+
+
 def test_a_damaged_checkpoint_is_refused(workshop: Path, tmp_path: Path) -> None:
     run(workshop, tmp_path)
     checkpoint = tmp_path / "checkpoint.safetensors"
