@@ -24,8 +24,9 @@ from worker.scoring.cost import CostModel
 from worker.scoring.decode import LANES
 from worker.scoring.device import DEPTH
 from worker.scoring.pipeline import build
+from worker.scoring.results import Scored
 from worker.scoring.routing import load_routing
-from worker.scoring.score import BatchScorer, NoStates, Scored
+from worker.scoring.score import BatchScorer, NoStates
 
 NOW_MS = 1_700_000_000_000
 TEXT = {"click": "title", "review": "text", "service": "text"}

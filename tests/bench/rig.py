@@ -24,7 +24,8 @@ from worker.kafka.admin import admin_client
 from worker.scoring.batcher import Batch, Unit
 from worker.scoring.device import ThreadedDevice
 from worker.scoring.intake import Intake
-from worker.scoring.score import BatchScorer, Scored
+from worker.scoring.results import Scored
+from worker.scoring.score import BatchScorer
 
 START_TIMEOUT_S = 240.0
 STALL_S = 120.0

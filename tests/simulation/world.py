@@ -33,8 +33,9 @@ from worker.kafka.transaction import TransactionalSink
 from worker.metrics import WorkerMetrics
 from worker.scoring.device import InlineDevice
 from worker.scoring.pipeline import build
+from worker.scoring.results import Scored
 from worker.scoring.routing import load_routing
-from worker.scoring.score import BatchScorer, NoStates, Scored
+from worker.scoring.score import BatchScorer, NoStates
 
 TOPICS = ("events.click", "events.review", "events.service")
 PARTITIONS = 2

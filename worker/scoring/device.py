@@ -16,7 +16,8 @@ from typing import Any, Final, Protocol
 
 from worker.errors import DeviceError
 from worker.scoring.batcher import Batch
-from worker.scoring.score import BatchScorer, Fetched, Scored
+from worker.scoring.results import Fetched, Scored
+from worker.scoring.score import BatchScorer
 
 DEPTH: Final = 2
 """Batches in flight: one on the encoder, one made ready. More would only add to latency."""

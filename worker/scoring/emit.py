@@ -32,8 +32,8 @@ from worker.privacy.fingerprint import author_of, fingerprints
 from worker.privacy.masking import excerpt
 from worker.scoring.aspects import Aspects, load_aspects
 from worker.scoring.batcher import Unit
+from worker.scoring.results import ClickResult, Failure, Result, ReviewResult, ServiceResult
 from worker.scoring.routing import Routing
-from worker.scoring.score import ClickResult, Failure, Result, ReviewResult, ServiceResult
 from worker.scoring.sentiment import SENTIMENTS
 
 CATEGORY_CONFIDENCE_MIN: Final = 0.8

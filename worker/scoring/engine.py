@@ -25,7 +25,7 @@ from worker.scoring.device import Device
 from worker.scoring.emit import Emitter, FoldBuffer, Outcome
 from worker.scoring.intake import Intake
 from worker.scoring.regulator import Regulator
-from worker.scoring.score import Failure, Scored
+from worker.scoring.results import Failure, Scored
 from worker.scoring.vitals import Vitals
 
 IDLE_WAIT_S: Final = 0.05

@@ -14,11 +14,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, cast
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from model.clicks.context import title_context
 from model.scoring import Floats, Prepared, Scorer
 from model.state import States
 from schemas.events import ClickEvent
@@ -29,7 +27,9 @@ from worker.errors import DeviceError
 from worker.scoring.batcher import Batch, Unit
 from worker.scoring.cache import Slot
 from worker.scoring.canary import Canary, device_error, device_failed
+from worker.scoring.click_rows import ClickRows
 from worker.scoring.memory import free_memory, out_of_memory
+from worker.scoring.results import ClickResult, Failure, Fetched, Result, ReviewResult, Scored, ServiceResult
 from worker.scoring.sentiment import SENTIMENTS, sentiment_places
 
 TOP_INTENTS: Final = 4
@@ -62,69 +62,6 @@ class NoStates:
         self, user_ids: Sequence[str], item_ids: Sequence[str]
     ) -> tuple[list[State | None], list[State | None], StateSource]:
         return [None] * len(user_ids), [None] * len(item_ids), "unavailable"
-
-
-class ClickResult(msgspec.Struct, gc=False):
-    """``vector``: float16 [64] of the title (of the query for a search), None where there is no text."""
-
-    p_click: float | None
-    p_purchase: float | None
-    state: StateSource
-    state_time_ms: int | None
-    candidates: list[RankedCandidate]
-    vector: F16 | None
-
-
-class ReviewResult(msgspec.Struct, gc=False):
-    """Probabilities in the order of SENTIMENTS, the likeliest category, and the text's vector."""
-
-    sentiment: list[float]
-    category: str
-    category_confidence: float
-    vector: F16
-
-
-class ServiceResult(msgspec.Struct, gc=False):
-    """Likeliest intents, best first, of the first head that knows the message; ``out_of_scope`` where none does."""
-
-    intents: list[tuple[str, float]]
-    out_of_scope: bool
-
-
-class Failure(msgspec.Struct, gc=False):
-    """The model could not score this event."""
-
-    detail: str
-
-
-Result = ClickResult | ReviewResult | ServiceResult | Failure
-
-
-class Fetched(msgspec.Struct, eq=False):
-    """A batch with the states it needs: users and items by id; None where Redis does not know them."""
-
-    batch: Batch
-    users: dict[str, State | None]
-    items: dict[str, State | None]
-    source: StateSource
-    fetch_s: float = 0.0
-
-
-class Scored(msgspec.Struct, eq=False):
-    """Results in the order of the batch's units, and slots newly encoded; those ``spoilt`` are so to no numbers.
-
-    Seconds: ``encode_s`` in the encoder, ``total_s`` with the heads, ``fetch_s`` for the states before.
-    ``out_of_memory``: it did not fit in one pass.
-    """
-
-    batch: Batch
-    results: list[Result]
-    encoded: list[Slot]
-    encode_s: float
-    total_s: float
-    fetch_s: float = 0.0
-    out_of_memory: bool = False
-    spoilt: list[Slot] = []
 
 
 class _Progress:
@@ -303,7 +240,7 @@ class BatchScorer:
         return [first or other for first, other in zip(results, fallback, strict=True)]
 
     def _clicks(self, fetched: Fetched, units: list[Unit]) -> list[Result]:
-        rows = _ClickRows()
+        rows = ClickRows()
         for n, unit in enumerate(units):
             rows.add(n, unit)
         p_click, p_purchase = self._probabilities(fetched, rows)
@@ -328,7 +265,7 @@ class BatchScorer:
                 result.candidates.sort(key=lambda candidate: -candidate.p_click)
         return [Failure(_NOT_A_NUMBER) if n in bad else result for n, result in enumerate(results)]
 
-    def _probabilities(self, fetched: Fetched, rows: _ClickRows) -> tuple[Floats, Floats]:
+    def _probabilities(self, fetched: Fetched, rows: ClickRows) -> tuple[Floats, Floats]:
         if not rows.owner:
             return _NO_FLOATS, _NO_FLOATS
         users = self._states(fetched.users, rows.users)
@@ -343,39 +280,6 @@ class BatchScorer:
         place = {key: n for n, key in enumerate(dict.fromkeys(ids))}
         states = States.from_records([known.get(key) if key else None for key in place], self._scales_s)
         return states if len(place) == len(ids) else states.take([place[key] for key in ids])
-
-
-class _ClickRows:
-    """What the click head is asked about: the item of each event, and each of its candidates."""
-
-    def __init__(self) -> None:
-        self.owner: list[int] = []
-        self.candidate: list[str | None] = []
-        self.users: list[str | None] = []
-        self.items: list[str | None] = []
-        self.slots: list[Slot | None] = []
-        self.times_ms: list[int] = []
-        self.contexts: list[dict[str, float | str]] = []
-
-    def add(self, n: int, unit: Unit) -> None:
-        event = cast("ClickEvent", unit.event)
-        if event.item_id is not None or unit.texts[0] is not None:
-            self._row(n, event, None, event.item_id, unit.texts[0], event.context)
-        for candidate, slot in zip(event.candidates, unit.texts[2:], strict=True):
-            # What the event says of the moment (device, hour) holds for each candidate; its own context goes first.
-            self._row(n, event, candidate.item_id, candidate.item_id, slot, {**event.context, **candidate.context})
-
-    def _row(
-        self, n: int, event: ClickEvent, candidate: str | None, item: str | None, slot: Slot | None, context: Any
-    ) -> None:
-        self.owner.append(n)
-        self.candidate.append(candidate)
-        self.users.append(event.user_id)
-        self.items.append(item)
-        self.slots.append(slot)
-        self.times_ms.append(event.event_time_ms)
-        # What the title says in so many words; what the event says itself goes before it.
-        self.contexts.append(context if slot is None else title_context(slot.text) | context)
 
 
 _NOT_A_NUMBER: Final = "a score is not a number"

@@ -14,7 +14,7 @@ from worker.demo.embedded import EmbeddedBroker
 from worker.errors import DeviceError
 from worker.scoring.batcher import Batch
 from worker.scoring.device import DEPTH, ThreadedDevice
-from worker.scoring.score import Fetched, Scored
+from worker.scoring.results import Fetched, Scored
 
 WAIT_S = 10.0
 

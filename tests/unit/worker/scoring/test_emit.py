@@ -19,8 +19,8 @@ from worker.kafka.records import OutMessage, Record
 from worker.scoring.batcher import Unit
 from worker.scoring.decode import Lane
 from worker.scoring.emit import Emitter, Fold, FoldBuffer, Outcome, click_weights
+from worker.scoring.results import ClickResult, Failure, Result, ReviewResult, ServiceResult
 from worker.scoring.routing import load_routing
-from worker.scoring.score import ClickResult, Failure, Result, ReviewResult, ServiceResult
 
 NOW_MS = 1_700_000_000_000
 VECTOR = np.full(64, 0.125, np.float16)

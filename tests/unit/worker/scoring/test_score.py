@@ -21,7 +21,8 @@ from worker.kafka.records import Record
 from worker.scoring.batcher import Batch, Unit
 from worker.scoring.cache import VectorCache
 from worker.scoring.intake import Intake
-from worker.scoring.score import BatchScorer, ClickResult, Failure, NoStates, ReviewResult, Scored, ServiceResult
+from worker.scoring.results import ClickResult, Failure, ReviewResult, Scored, ServiceResult
+from worker.scoring.score import BatchScorer, NoStates
 
 SCALES_S = (3600.0, 86400.0)
 LANES: dict[str, Lane] = {"events.click": "click", "events.review": "review", "events.service": "service"}
