@@ -40,6 +40,7 @@ def send(sink: WebhookConfig | MailConfig, env: dict[str, str] | None = None, ti
             return await one.send(NOTICE)
         finally:
             await one.close()
+            await asyncio.sleep(0)  # a transport that was closed lets go of its socket in the loop's next turn
 
     return asyncio.run(go())
 
