@@ -235,7 +235,10 @@ class Batcher:
     def _select(self, start_s: float, budget: int) -> tuple[list[Unit], int]:
         window, late = self._window(start_s, budget)
         tokens, rows = sum([unit.due() for unit in window]), sum([unit.rows for unit in window])
-        if late or (tokens <= budget and rows <= self._max_rows):
+        fits = tokens <= budget and rows <= self._max_rows
+        if fits and len(window) <= self._max_units:
+            return window, sum([unit.charge() for unit in window])
+        if late or fits:
             return self._fill(window, window, [], budget)
         urgent_until = start_s + 2 * self.cost.seconds(budget)
         first: list[Unit] = []
