@@ -2,11 +2,12 @@
 
 Same weights and same answers as ``PackedEncoder``, which is what is trained. What is element-wise works in place. With
 products in bfloat16 (`model.products`) only what they read and write is of that kind; the sum that runs through the
-layers and its norms stay float32. Attention is then two products and a softmax, 14 us of one core a token where the
-library's attention takes 20 in float32 and 35 in bfloat16, twelve layers of 384; in float32 the library's is as fast.
+layers, its norms and attention stay float32 (attention takes twice as long in bfloat16).
 
-Tried and lost: GELU inside oneDNN's bfloat16 product (8 us more than without, 4 beside it); with AVX2, oneDNN's float32
-products with the activation fused (21.8 to 24.0 us a token against 17.5 to 19.4).
+Tried and lost: attention as two bfloat16 products around a softmax (14 us of one core a token against 25, twelve layers
+of 384, but oneDNN builds and keeps a kernel of a megabyte for each number of texts and each length); GELU in
+oneDNN's bfloat16 product (8 us more than without, 4 beside it); with AVX2, oneDNN's float32 products with activation
+fused (21.8 to 24.0 us a token against 17.5 to 19.4).
 """
 
 import math
@@ -19,7 +20,7 @@ from torch.nn import functional
 
 from model.encoder import EncoderConfig, PackedEncoder
 from model.packing import Packed
-from model.products import Dense, fastest
+from model.products import Dense, fastest, rows_for
 
 IN_PLACE: dict[str, Callable[[Tensor], object]] = {
     "gelu": lambda x: torch.ops.aten.gelu_(x),
@@ -32,6 +33,9 @@ IN_PLACE: dict[str, Callable[[Tensor], object]] = {
 
 class Workspace:
     """Buffers for up to ``tokens`` tokens, of one thread. It grows with what it is asked for and never shrinks.
+
+    They have more rows than there are tokens, so that products come in few sizes (`model.products.rows_for`). What the
+    rows at the end hold means nothing, but they hold numbers.
 
     ``x`` runs through the layers, ``read`` is what products read of it, ``total`` what a norm reads: float32, but for
     what products read and write (``dtype``), and one and the same where that is float32 too.
@@ -47,11 +51,11 @@ class Workspace:
         self._buffers: dict[str, Tensor] = {}
 
     def take(self, tokens: int) -> dict[str, Tensor]:
-        """The first ``tokens`` rows of each buffer."""
-        if not self._buffers or len(self._buffers["x"]) < tokens:
-            rows = -(-tokens // 256) * 256
-            self._buffers = {name: torch.empty(rows, width, dtype=kind) for name, (width, kind) in self._kinds.items()}
-        taken = {name: buffer[:tokens] for name, buffer in self._buffers.items()}
+        """The first rows of each buffer, as many as ``tokens`` need."""
+        rows = rows_for(tokens)
+        if not self._buffers or len(self._buffers["x"]) < rows:
+            self._buffers = {name: torch.zeros(rows, width, dtype=kind) for name, (width, kind) in self._kinds.items()}
+        taken = {name: buffer[:rows] for name, buffer in self._buffers.items()}
         return {"read": taken["x"], "total": taken["y"]} | taken
 
 
@@ -81,15 +85,10 @@ class _Layer:
     def _attend(self, qkv: Tensor, packed: Packed, masks: list[Tensor | None], out: Tensor) -> None:
         size = self._hidden // self._heads
         for group, mask in zip(packed.groups, masks, strict=True):
-            grid = group.grid(qkv).view(group.texts, group.longest, 3, self._heads, size).permute(2, 0, 3, 1, 4)
-            if mask is None or mask.dtype == torch.float32:
-                q, k, v = grid.unbind()  # [g, heads, L, d]
-                attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-            else:
-                q, k, v = grid.contiguous().view(3, -1, group.longest, size).unbind()  # [g * heads, L, d]
-                share = torch.softmax(torch.baddbmm(mask, q, k.transpose(1, 2), alpha=size**-0.5), -1)
-                attended = torch.bmm(share, v).view(group.texts, self._heads, group.longest, size)
-            attended, part = attended.transpose(1, 2), out[group.start : group.end]
+            grid = group.grid(qkv).float().view(group.texts, group.longest, 3, self._heads, size).permute(2, 0, 3, 1, 4)
+            q, k, v = grid.unbind()  # [g, heads, L, d]
+            attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+            part = out[group.start : group.end]
             if group.real is None:
                 part.view(attended.shape).copy_(attended)
             else:
@@ -128,34 +127,28 @@ class InferenceEncoder:
         with torch.inference_mode():
             work = workspace.take(len(packed.tokens))
             self._embed(packed, work)
-            masks = [self._additive(g.mask) for g in packed.groups]
+            masks = [None if g.mask is None else _additive(g.mask) for g in packed.groups]
             for layer in self._layers:
                 layer(work, packed, masks)
-            return self._pool(work["x"], packed)
+            return self._pool(work["x"][: len(packed.tokens)], packed)
 
     def _embed(self, packed: Packed, work: dict[str, Tensor]) -> None:
-        table, x, y = self._embeddings, work["x"], work["total"]
+        table, tokens = self._embeddings, len(packed.tokens)
+        x, y = work["x"][:tokens], work["total"][:tokens]
         torch.index_select(table.word_embeddings.weight, 0, packed.tokens, out=x)
         torch.index_select(table.position_embeddings.weight, 0, packed.positions + self.config.position_offset, out=y)
         y.add_(table.token_type_embeddings.weight[0]).add_(x)
-        normalise(y, table.LayerNorm, x, work)
-        if work["read"] is not x:
-            work["read"].copy_(x)
-
-    def _additive(self, mask: Tensor | None) -> Tensor | None:
-        """A bool mask [g, 1, 1, L] as what attention adds to the scores: done once a batch, not in every layer.
-
-        For attention by products, of one more size: [g * heads, 1, L], or [1, 1, 1] where nothing is masked.
-        """
-        if self.dtype == torch.float32:
-            return None if mask is None else torch.zeros(mask.shape).masked_fill_(~mask, -math.inf)
-        if mask is None:
-            return torch.zeros(1, 1, 1, dtype=self.dtype)
-        added = torch.zeros(mask.shape, dtype=self.dtype).masked_fill_(~mask, -math.inf)
-        return added.expand(-1, self.config.heads, -1, -1).reshape(-1, 1, mask.shape[-1])
+        normalise(y, table.LayerNorm, x, {name: work[name][:tokens] for name in ("mean", "rstd")})
+        if work["read"] is not work["x"]:
+            work["read"][:tokens].copy_(x)
 
     def _pool(self, x: Tensor, packed: Packed) -> Tensor:
         if self.config.pooling == "cls":
             return x[packed.starts][packed.restore]
         total = torch.zeros(len(packed.starts), x.shape[1]).index_add_(0, packed.rows, x)
         return total.div_(packed.lengths[:, None])[packed.restore]
+
+
+def _additive(mask: Tensor) -> Tensor:
+    """A bool mask as what is added to the scores: done once a batch, or attention does it in every layer."""
+    return torch.zeros(mask.shape).masked_fill_(~mask, -math.inf)

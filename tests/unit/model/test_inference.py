@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel, BertConfig, RobertaConfig, XLMRobertaConfig
 
-from model.cpu_encoder import CpuEncoder
+from model.cpu_encoder import CHUNK_TOKENS_MAX, CpuEncoder
 from model.encoder import PackedEncoder
 from model.inference import InferenceEncoder, Workspace
 from model.packing import even_chunks, pack
-from model.products import Dense, Product, Reordered, fast_precision, fastest
+from model.products import Dense, Product, Reordered, fast_precision, fastest, rows_for
 from model.training.foreign import convert, encoder_config
 
 SHAPE = {
@@ -103,6 +103,12 @@ def test_the_precision_is_the_processors_and_the_product_the_faster_one() -> Non
     before = torch.get_num_threads()
     assert fastest(64, 128) in (Dense, Reordered)
     assert torch.get_num_threads() == before
+
+
+def test_products_come_in_few_sizes_and_little_is_added() -> None:
+    sizes = {tokens: rows_for(tokens) for tokens in range(1, 2 * CHUNK_TOKENS_MAX)}
+    assert all(0 <= rows - tokens < max(16, 0.25 * tokens) for tokens, rows in sizes.items())
+    assert len(set(sizes.values())) < 50  # oneDNN keeps a kernel for each, of half a megabyte
 
 
 def test_equals_the_library_at_every_length(pair: tuple[Any, PackedEncoder]) -> None:
