@@ -212,12 +212,13 @@ def picture(result: dict[str, Any], path: Path) -> None:
 
     figure, (clock, cpu) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     names = list(result["rounds"])
+    shown = [name.replace("_", "\n") for name in names]
     runs = [[result["tokens"] / side[0] for side in result["rounds"][name]] for name in names]
-    clock.boxplot(runs, tick_labels=names, whis=(0, 100))
+    clock.boxplot(runs, tick_labels=shown, whis=(0, 100))
     clock.set_ylim(0)
     clock.set_ylabel("tokens per second")
     clock.set_title(f"by the clock: {result['fraction_of_limit']:.2f} of the limit")
-    cpu.bar(names, [result["cpu_us_per_token"][name] for name in names], color="tab:gray")
+    cpu.bar(shown, [result["cpu_us_per_token"][name] for name in names], color="tab:gray")
     cpu.set_ylabel("microseconds of CPU a token")
     cpu.set_title(f"by CPU time: {result['fraction_of_limit_cpu']:.2f} of the limit")
     figure.savefig(path, dpi=120)

@@ -235,9 +235,10 @@ def picture(result: dict[str, Any], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(KINDS), figsize=(11, 3.8), layout="constrained")
     for axis, kind in zip(axes, KINDS, strict=True):
         seen = result["events_per_second"][kind]
-        middle = [seen[name]["median"] for name in seen]
-        errors = [[abs(seen[name]["median"] - seen[name]["spread"][side]) for name in seen] for side in (0, 1)]
-        axis.barh(list(seen), middle, xerr=errors, color=["tab:blue", *["tab:gray"] * (len(seen) - 1)], capsize=3)
+        names = sorted(seen, key=("ours", *PEERS).index)
+        middle = [seen[name]["median"] for name in names]
+        errors = [[abs(seen[name]["median"] - seen[name]["spread"][side]) for name in names] for side in (0, 1)]
+        axis.barh(names, middle, xerr=errors, color=["tab:blue", *["tab:gray"] * (len(names) - 1)], capsize=3)
         axis.invert_yaxis()
         axis.set_xlabel("events per second")
         axis.set_title(f"{kind} texts")
