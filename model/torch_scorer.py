@@ -62,11 +62,6 @@ class TorchScorer:
         }
 
     @property
-    def precision(self) -> str:
-        """What the encoder's products are computed in, such as ``bfloat16``."""
-        return str(torch.float32 if self._served is None else self._served.dtype).removeprefix("torch.")
-
-    @property
     def codec(self) -> TextCodec:
         return self._codec
 

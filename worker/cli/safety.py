@@ -33,6 +33,12 @@ def _filters(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
+def _choice(function: Callable[..., None]) -> Callable[..., None]:
+    """Which letters something is done to: by id, by filter, or all."""
+    all_ = click.option("--all", "all_", is_flag=True, help="All letters, where neither ids nor filters are given.")
+    return click.argument("ids", metavar="[ID]...", nargs=-1)(_filters(all_(function)))
+
+
 def _wanted(config: Config, ids: tuple[str, ...], options: dict[str, Any]) -> Filter:
     from schemas.dead import Reason, Stage
     from worker.errors import InputError
@@ -140,9 +146,7 @@ def show(config: Config, letter_id: str, value: bool, raw: bool, json_: bool) ->
 
 
 @dead.command()
-@click.argument("ids", metavar="[ID]...", nargs=-1)
-@_filters
-@click.option("--all", "all_", is_flag=True, help="All letters, where neither ids nor filters are given.")
+@_choice
 @click.option("--limit", type=click.IntRange(min=1), help="Replay the oldest so many.")
 @click.option("--to", metavar="TOPIC", help="Send them there; by default each to its source topic and partition.")
 @click.option("--yes", is_flag=True, help="Do it, also for more than one letter.")
@@ -195,9 +199,7 @@ def _replay(job: DeadReplay, wanted: Filter, limit: int | None, *, yes: bool, dr
 
 
 @dead.command()
-@click.argument("ids", metavar="[ID]...", nargs=-1)
-@_filters
-@click.option("--all", "all_", is_flag=True, help="All letters, where neither ids nor filters are given.")
+@_choice
 @click.option("--limit", type=click.IntRange(min=1), help="Drop the oldest so many.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Tell what would be dropped.")
