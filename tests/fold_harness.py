@@ -45,7 +45,8 @@ class FoldWriter:
         self.keys = keys
         self.next_offset = dict.fromkeys(((s, p) for s in SOURCES for p in range(PARTITIONS)), 0)
         self.folds: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        self.producer = Producer(producer_config(config.kafka, linger_ms=1))
+        self.refused: list[object] = []
+        self.producer = Producer(producer_config(config.kafka, linger_ms=1, on_delivery=self._told))
 
     def events(self, n: int) -> list[dict[str, Any]]:
         """The next ``n`` folds, not yet written."""
@@ -80,11 +81,16 @@ class FoldWriter:
             for (kind, shard), rows in groups.items():
                 self.write_raw(kind, shard, encode_block(_block(kind, shard, rows, space)))
         assert self.producer.flush(30) == 0
+        assert not self.refused  # flush counts what was given up as gone too
 
     def write_raw(self, kind: str, shard: int, value: bytes) -> None:
         """Put bytes into a folds partition."""
         self.producer.produce(self.config.kafka.topic(FOLDS[kind]), value, partition=shard)
         self.producer.poll(0)
+
+    def _told(self, error: object, _: object) -> None:
+        if error is not None:
+            self.refused.append(error)
 
     def expected(self) -> dict[tuple[str, str], tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
         """Time, sums, weights, counts of every (kind, key), by the definition."""
@@ -223,10 +229,11 @@ def assert_exact(states: dict[tuple[str, str], State], writer: FoldWriter) -> No
     assert set(states) == set(expected)
     for name, (latest, sums, weights, counts) in expected.items():
         state = states[name]
-        assert state.time_ms == latest
-        np.testing.assert_allclose(state.sums, sums, rtol=1e-5, atol=1e-5, err_msg=str(name))
-        np.testing.assert_allclose(state.weights, weights, rtol=1e-5, atol=1e-5, err_msg=str(name))
-        np.testing.assert_allclose(state.counts, counts, rtol=1e-5, atol=1e-5, err_msg=str(name))
+        where = f"{name}, folded up to {state.fold_offset}, {len(writer.folds[name])} folds written"
+        assert state.time_ms == latest, where
+        np.testing.assert_allclose(state.sums, sums, rtol=1e-5, atol=1e-5, err_msg=where)
+        np.testing.assert_allclose(state.weights, weights, rtol=1e-5, atol=1e-5, err_msg=where)
+        np.testing.assert_allclose(state.counts, counts, rtol=1e-5, atol=1e-5, err_msg=where)
 
 
 class Running:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import email
 import email.policy
+import selectors
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,23 @@ NOTICE = notice(made(evidence=EVIDENCE))
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+def run(attempt: Coroutine[Any, Any, Verdict]) -> Verdict:
+    """The verdict, once every socket of the attempt is closed: to end TLS takes turns of the loop, and an answer."""
+    selector = selectors.DefaultSelector()
+
+    async def go() -> Verdict:
+        own = len(selector.get_map())
+        verdict = await attempt
+        async with asyncio.timeout(TIMEOUT_MS / 1000):
+            while len(selector.get_map()) > own:
+                await asyncio.sleep(0)
+        await asyncio.sleep(0)  # a transport closes its socket in the turn after it was taken from the selector
+        return verdict
+
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        return runner.run(go())
+
+
 def send(sink: WebhookConfig | MailConfig, env: dict[str, str] | None = None, timeout_ms: int = TIMEOUT_MS) -> Verdict:
     """The verdict of one attempt."""
 
@@ -40,9 +58,8 @@ def send(sink: WebhookConfig | MailConfig, env: dict[str, str] | None = None, ti
             return await one.send(NOTICE)
         finally:
             await one.close()
-            await asyncio.sleep(0)  # a transport that was closed lets go of its socket in the loop's next turn
 
-    return asyncio.run(go())
+    return run(go())
 
 
 def exchange(
@@ -63,7 +80,7 @@ def exchange(
             finally:
                 await one.close()
 
-    return asyncio.run(go())
+    return run(go())
 
 
 @asynccontextmanager
@@ -224,7 +241,7 @@ def test_plain_http_where_tls_is_expected_is_a_tls_failure() -> None:
             finally:
                 await one.close()
 
-    found = asyncio.run(go())
+    found = run(go())
     assert (found.outcome, found.detail[:4]) == ("retry", "TLS:")
 
 
