@@ -67,7 +67,7 @@ def test_round_trip_keeps_every_tensor(tiny: Path, tmp_path: Path) -> None:
     assert verify(tmp_path / "copy") < 1e-3
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from([WEIGHTS, TOKENIZER, MANIFEST]), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7)
 )

@@ -36,7 +36,7 @@ def random_log(n, rng):
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_every_event_sees_exactly_what_was_before_its_moment(n, seed):
     rng = np.random.default_rng(seed)
@@ -57,7 +57,7 @@ def test_every_event_sees_exactly_what_was_before_its_moment(n, seed):
 
 @pytest.mark.parametrize("purchase_ms", [None, HOUR_MS, 3 * HOUR_MS])
 @pytest.mark.parametrize("at_once", [True, False])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(n=st.integers(1, 30), seed=st.integers(0, 2**32 - 1))
 def test_late_outcomes_are_seen_late(at_once, purchase_ms, n, seed):
     rng = np.random.default_rng(seed)
@@ -196,7 +196,7 @@ def test_a_malformed_action_is_refused_by_file_line_and_field(row, message):
         purchase_log(lines([good | {"ts": 1}, good]))  # days and seconds do not mix
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_days_and_their_seconds_are_the_same_log(seed):
     rng = np.random.default_rng(seed)

@@ -73,7 +73,7 @@ def test_equals_the_library(name: str) -> None:
     torch.testing.assert_close(ours, hugging_face(model, ids), atol=1e-5, rtol=0)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40))
 def test_a_padded_encoder_sees_each_token_once_and_little_padding(lengths: list[int]) -> None:
     encoder, seen = convert(AutoModel.from_config(CONFIGS["distilbert"])).eval(), []

@@ -65,7 +65,7 @@ def library_rows(model: Any, ids: list[Any]) -> torch.Tensor:
     return (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(lengths=LENGTHS)
 def test_equals_the_library_on_texts_of_any_length(pair: tuple[Any, PackedEncoder], lengths: list[int]) -> None:
     model, encoder = pair
@@ -85,7 +85,7 @@ def test_equals_the_library_with_either_product(
     torch.testing.assert_close(served, library_rows(model, ids), atol=1e-5, rtol=0)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(lengths=LENGTHS)
 def test_products_in_bfloat16_are_near_at_every_length(pair: tuple[Any, PackedEncoder], lengths: list[int]) -> None:
     model, encoder = pair
@@ -128,7 +128,7 @@ def test_first_token_pooling_equals_the_module() -> None:
     torch.testing.assert_close(served, expected, atol=1e-6, rtol=0)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(lengths=LENGTHS, threads=st.integers(1, 3), tokens_max=st.integers(1, 200))
 def test_rows_do_not_depend_on_threads_or_sub_batches(lengths: list[int], threads: int, tokens_max: int) -> None:
     torch.manual_seed(0)

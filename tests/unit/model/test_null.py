@@ -10,7 +10,7 @@ from model.null import MAX_TOKENS, NullScorer
 scorer = NullScorer()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.text(max_size=400), min_size=1, max_size=8))
 def test_rows_are_finite_and_do_not_depend_on_the_batch(texts: list[str]) -> None:
     prepared = scorer.prepare(texts)

@@ -195,7 +195,7 @@ def test_ticks_are_within_the_range_and_few(low: float, span: float) -> None:
     assert all(low - span * 1e-6 <= tick <= high + span * 1e-6 for tick in ticks)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 33), st.data())
 def test_charts_are_well_formed_for_any_names_and_counts(size: int, data: st.DataObject) -> None:
     names = data.draw(st.lists(st.text("ab<&\"'屏", min_size=1, max_size=30), min_size=size, max_size=size))

@@ -66,7 +66,7 @@ def event_lists(draw):
     return events
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(events=event_lists(), order=st.randoms(use_true_random=False), cuts=st.lists(st.integers(0, 30), max_size=4))
 def test_any_order_and_any_batching_give_the_definition(events, order, cuts):
     expected = reference(events, SCALES_S)
@@ -104,7 +104,7 @@ def test_event_at_the_epoch_is_not_absent():
     assert states.time_ms[0] == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(events=event_lists(), when=st.integers(0, 30 * YEAR_MS))
 def test_at_is_decay_alone_and_leaves_the_original(events, when):
     states = States.empty(6, SCALES_S)

@@ -30,7 +30,7 @@ KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40
 I64 = st.integers(0, 2**62)
 # NaN never equals itself; states and folds hold none.
 FLOATS = {width: st.floats(-1e4, 1e4, width=width, allow_nan=False) for width in (16, 32)}
-SHORT = settings(max_examples=60, deadline=None)
+SHORT = settings(max_examples=60)
 
 
 def frozen(name: str) -> bytes:

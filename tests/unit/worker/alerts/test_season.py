@@ -84,7 +84,7 @@ def test_the_long_run_share_forgets_the_odd_day() -> None:
     assert Season().share(FIRST) is None
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1), days=st.integers(1, 20))
 def test_bytes_give_the_same_season_back(seed: int, days: int) -> None:
     rng, season = random.Random(seed), Season()

@@ -25,7 +25,7 @@ SHARE_RULE = next(rule for rule in RULES.surge if rule.metric == "negative_share
 PERFECT = ErrorRates()
 START_MINUTE = START_MS // MINUTE_MS
 # Chance decides whether a steady stream looks like a surge for once; the same chance on every run.
-quick = settings(max_examples=25, deadline=None, derandomize=True)
+quick = settings(max_examples=25, derandomize=True)
 
 shares = st.floats(0.0, 1.0)
 seeds = st.integers(0, 2**32 - 1)
@@ -116,7 +116,7 @@ def test_order_within_the_ring_does_not_matter(seed: int, share: float) -> None:
     assert in_order.judge(now_ms, 0) == mixed.judge(now_ms, 0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(cuts=st.lists(st.integers(0, 60 * 5 * 3), max_size=4), again=st.integers(0, 40))
 def test_stopping_anywhere_changes_nothing(cuts: list[int], again: int) -> None:
     opinions = stream(60, 5, burst_on_lamp)

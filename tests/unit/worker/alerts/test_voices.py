@@ -108,7 +108,7 @@ def test_without_text_and_author_everything_counts() -> None:
     assert all(voices.counts("", "", 0) for _ in range(100))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(texts=st.lists(st.integers(0, 2**64 - 1), min_size=REMEMBERED, max_size=3 * REMEMBERED), step=st.integers(0, 5))
 def test_what_is_remembered_is_bounded(texts: list[int], step: int) -> None:
     voices = Voices()

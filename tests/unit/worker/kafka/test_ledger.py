@@ -180,5 +180,5 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.ledger.load == sum(ticket.load for ticket in unreleased)
 
 
-LedgerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+LedgerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestLedger = LedgerMachine.TestCase

@@ -103,7 +103,7 @@ def histories(draw):
     return rows, blocks
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(histories(), st.integers(1, 80))
 def test_every_source_position_is_folded_once(history, rows_max):
     rows, blocks = history
@@ -121,7 +121,7 @@ def test_every_source_position_is_folded_once(history, rows_max):
     assert fence.marks == marks
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(histories(), st.data())
 def test_a_restored_shard_may_hold_states_newer_than_its_fence(history, data):
     """Features hold some states of a later publication than the last fence record: folded on, nothing twice."""
@@ -138,7 +138,7 @@ def test_a_restored_shard_may_hold_states_newer_than_its_fence(history, data):
     assert_same(restored, rows)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(histories(), st.integers(0, 10_000_000))
 def test_a_forgotten_person_is_folded_only_from_the_cut_off_on(history, cutoff_ms):
     rows, blocks = history

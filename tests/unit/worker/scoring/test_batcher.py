@@ -227,7 +227,7 @@ arrivals = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(arrivals, st.integers(80, 400), st.integers(1, 40))
 def test_nothing_is_lost_nothing_exceeds_the_budget_and_the_most_urgent_and_oldest_go_first(
     plan: list[tuple[str, int, int, float, bool, int]], max_tokens: int, max_units: int
@@ -319,7 +319,7 @@ def stream(rng: random.Random, cost: CostModel, utilisation: float, count: int =
     return units
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.floats(0.1, 0.6), st.booleans())
 def test_deadlines_are_honoured_when_the_load_is_feasible_backfill_or_not(
     seed: int, utilisation: float, backfilled: bool
@@ -361,7 +361,7 @@ def flood(rng: random.Random, cost: CostModel, texts: str, end: float) -> list[U
     return units
 
 
-@settings(max_examples=40, deadline=None, phases=[Phase.generate])
+@settings(max_examples=40, phases=[Phase.generate])
 @given(st.integers(0, 10_000), st.sampled_from(["new", "known", "shared"]), st.sampled_from([0.1, 1.0, 10.0]))
 def test_no_lane_starves_where_clicks_alone_are_more_than_can_be_done(seed: int, texts: str, misfit: float) -> None:
     """Of the units that are scored once all lanes are late, whatever the batcher believes of the device at first."""
@@ -374,7 +374,7 @@ def test_no_lane_starves_where_clicks_alone_are_more_than_can_be_done(seed: int,
         assert least < scored.count(lane) / len(scored) < most, lane
 
 
-@settings(max_examples=20, deadline=None, phases=[Phase.generate])
+@settings(max_examples=20, phases=[Phase.generate])
 @given(st.integers(0, 10_000))
 def test_texts_larger_than_a_batch_bring_no_lane_to_a_stand(seed: int) -> None:
     cost = CostModel(0.001, 1e-4)

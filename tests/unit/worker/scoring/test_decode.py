@@ -131,14 +131,14 @@ fields = st.sampled_from([*ClickEvent.__struct_fields__, *ReviewEvent.__struct_f
 near_events = st.dictionaries(fields, json_values).map(lambda tree: json.dumps(tree).encode())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.sampled_from(list(LANES)), st.one_of(st.binary(max_size=200), near_events, st.none()))
 def test_any_bytes_give_an_event_or_a_letter(topic: str, value: bytes | None) -> None:
     result = decode(value, topic)
     assert isinstance(result, ClickEvent | ReviewEvent | ServiceEvent | DeadLetter)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_damaged_event_gives_an_event_or_a_letter(data: st.DataObject) -> None:
     good = bytearray(click(title="红色吉他", candidates=[{"item_id": "a"}], context={"p": 1.5}))
