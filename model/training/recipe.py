@@ -77,7 +77,8 @@ class Trial:
     """A valid file and the task it is measured on; a file that is not there is passed over. ``text``, ``label``: its
     fields; left out, those that the head was trained on. With ``without``, there are figures for the rows whose text
     that (training) file does not have, too. ``floor``: a figure to compare with. ``shipped``: the file is not among the
-    data but in this package."""
+    data but in this package. ``history``: files of what came before: run through first for clicks, and for texts
+    what tells which users are new (left out: the files that the head was trained on)."""
 
     task: str
     file: str
@@ -86,6 +87,7 @@ class Trial:
     shipped: bool = False
     without: str = ""
     floor: str = ""
+    history: list[str] = field(default_factory=list)
 
     def path(self, data: Path) -> Path:
         """Where the file is, for a folder of data."""
@@ -153,6 +155,11 @@ class Recipe:
         *_, last = own[0].text
         before = [name for dataset in own if dataset.text[-1] == last for name in dataset.text[:-1]]
         return Columns((*dict.fromkeys(before), last), own[0].labels[head])
+
+    def history_of(self, trial: Trial, data: Path) -> list[Path]:
+        """Files of what came before a trial's rows, for a folder of data."""
+        trained = [dataset.file for dataset in self.datasets if trial.task in dataset.labels and dataset.file]
+        return [data / name for name in trial.history or trained]
 
     def columns_of(self, trial: Trial) -> Columns:
         """Where a trial's file has text and label: as it says, else as the data sets of its head."""

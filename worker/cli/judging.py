@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @click.option("--data", type=FILE, multiple=True, required=True, metavar="FILE...", help="Labelled JSON Lines.")
 @click.option("--field", "texts", multiple=True, metavar="FIELD", help="Where the text is: as in training.")
 @click.option("--label-field", default="", metavar="FIELD", help="Where the label is: as in training.")
-@click.option("--history", type=FILE, multiple=True, metavar="FILE...", help="For click: run through first.")
+@click.option(
+    "--history", type=FILE, multiple=True, metavar="FILE...", help="What came before; for click: run through first."
+)
 @click.option(
     "--delay-s",
     "delays_s",
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 )
 @click.option("--labels", metavar="A,B", help="Answer among these labels; by default those that the files have.")
 @click.option("--slice", "fields", multiple=True, metavar="FIELD", help="Figures by the values of a field, too.")
-@click.option("--detail", is_flag=True, help="Intervals, classes, confusion, calibration, and slices by language.")
+@click.option(
+    "--detail", is_flag=True, help="Intervals, classes, confusion, calibration; slices by language, length, user."
+)
 @json_option
 @common
 def evaluate(
@@ -83,6 +87,7 @@ def evaluate(
 @click.option("--trial", "pairs", multiple=True, metavar="TASK=FILE", help="A task and a labelled file; repeatable.")
 @click.option("--field", "texts", multiple=True, metavar="TASK=FIELD", help="Where a task's texts are: as in training.")
 @click.option("--label-field", "labels", multiple=True, metavar="TASK=FIELD", help="Where its labels are.")
+@click.option("--history", "histories", multiple=True, metavar="TASK=FILE", help="What came before; as for evaluate.")
 @click.option("--slice", "fields", multiple=True, metavar="FIELD", help="Figures by the values of a field, too.")
 @click.option("--sharing", type=FILE, help="What bench-shared wrote: shared against single models.")
 @click.option("--curves", type=FILE, help="metrics.jsonl of the training run.")
@@ -101,6 +106,7 @@ def report(
     pairs: tuple[str, ...],
     texts: tuple[str, ...],
     labels: tuple[str, ...],
+    histories: tuple[str, ...],
     fields: tuple[str, ...],
     sharing: Path | None,
     curves: Path | None,
@@ -118,7 +124,7 @@ def report(
     from model.assess.report import write_report
     from worker.tools.trials import read_trials
 
-    trials = read_trials(pairs, texts, labels)
+    trials = read_trials(pairs, texts, labels, histories)
     device = config.model.device
     folder = resolve(artifact or config.model.artifact)
     content = write_report(folder, trials, out, sharing=sharing, curves=curves, fields=fields, device=device)
