@@ -57,7 +57,7 @@ def furnish(recipe: Recipe, data: Path, out: Path, console: Console, *, resume: 
     rows = read_corpus(recipe, data, console.log)
     encoder, codec, tokenizer_json = _body(recipe, data, rows)
     corpus = replace(build_corpus(recipe, rows, codec, out / "augmented"), files=files)
-    check_trials(recipe, corpus.heads, data)
+    check_trials(recipe, corpus.heads, data, console.log)
     console.log(f"{len(corpus.prepared)} rows, {sum(p.tokens for p in corpus.prepared)} tokens, {len(rows)} data sets")
     bag, values, first_column = linear_channel(recipe, corpus, out, console, resume=resume)
     return Workshop(encoder, codec, tokenizer_json, corpus, bag, values, first_column)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 recipe_option = click.option("--recipe", type=FILE, required=True, help="Heads, data sets and settings, one YAML file.")
 data_option = click.option("--data", type=FOLDER, required=True, help="Folder of the data files that the recipe names.")
+report_option = click.option(
+    "--report/--no-report", default=True, show_default=True, help="End with report.html and report.json in --out."
+)
 
 
 @click.command()
@@ -29,6 +32,7 @@ data_option = click.option("--data", type=FOLDER, required=True, help="Folder of
 )
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard events to tb in --out.")
+@report_option
 @click.option("--onto", type=FOLDER, help="Add the recipe's heads to this artifact and leave the rest as it is.")
 @common
 def train(
@@ -41,6 +45,7 @@ def train(
     device: str | None,
     resume: bool,
     tensorboard: bool,
+    report: bool,
     onto: Path | None,
 ) -> None:
     """Train an artifact for all tasks of a recipe.
@@ -48,6 +53,8 @@ def train(
     Data files are checked whole before training begins. A run that was stopped, even by kill -9, goes on with
     --resume to the result that it would have had; Ctrl-C loses nothing. With --onto only the recipe's heads, and its
     click head, are fitted, in one go: of the recipe, heads, data sets, calibration, trials and the click section count.
+
+    The artifact is measured on the recipe's valid files: in short in its manifest, in full in the report.
 
     \b
     millrace train --recipe model/training/starter.yaml --data ../data --out runs/one --minutes 90
@@ -70,17 +77,19 @@ def train(
 
         if minutes is not None or resume or tensorboard:
             raise InputError("--minutes, --resume and --tensorboard do nothing with --onto; leave them out")
-        click.echo(f"artifact in {add_heads(recipe, data, onto, out / 'artifact')}")
+        add_heads(recipe, data, onto, out / "artifact", tell=click.echo, report=report)
         return
-    run(recipe, data, out, minutes=minutes or 60.0, resume=resume, console=Console(), tensorboard=tensorboard)
+    asked = {"resume": resume, "tensorboard": tensorboard, "report": report}
+    run(recipe, data, out, minutes=minutes or 60.0, console=Console(), **asked)
 
 
 @click.command()
 @recipe_option
 @data_option
 @click.option("--out", type=FOLDER, required=True, help="Folder of the training run.")
+@report_option
 @common
-def export(config: Config, recipe: Path, data: Path, out: Path) -> None:
+def export(config: Config, recipe: Path, data: Path, out: Path, report: bool) -> None:
     """Write the artifact of a training run as its last checkpoint has it, finished or not.
 
     \b
@@ -90,7 +99,7 @@ def export(config: Config, recipe: Path, data: Path, out: Path) -> None:
 
     from model.training.train import train as run
 
-    run(recipe, data, out, minutes=0, resume=True, console=Console(), further=False)
+    run(recipe, data, out, minutes=0, resume=True, console=Console(), further=False, report=report)
 
 
 @click.command()
