@@ -22,6 +22,7 @@ from model.torch_scorer import SCALE
 _POINTS_MAX = 200  # of a training curve; more are averaged in runs
 _CLOCKS = {"step", "time", "seconds", "epoch", "tokens"}  # what a run logs and nobody wants to see as a curve
 _LOSSES = ("loss", "losses", "held")  # of a task, shown together
+_VALID = "valid"
 
 
 class TrialLike(Protocol):
@@ -100,8 +101,9 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
     """A run's figures by step, from JSON Lines of a ``step`` and numbers, nested or not (see model/training/watch.py).
 
     ``{"step": 10, "losses": {"topic": 1.2}, "held": {"topic": 1.4}}`` gives the panel ``topic`` with both lines; so
-    does ``losses/topic``. What is no loss has a panel of its own. Each panel: name, whether it shows losses, lines of
-    name and points [step, value], at most 200 a line. Raises DataError.
+    does ``losses/topic``. ``{"valid": {"topic": {"accuracy": 0.7}}}`` is a line of the panel ``topic, valid rows``;
+    anything else has a panel of its own. Each panel: name, whether it is of losses or valid rows and so shown first,
+    lines of name and points [step, value], at most 200 a line. Raises DataError.
     """
     panels: dict[tuple[str, bool], dict[str, list[tuple[float, float]]]] = {}
     for number, row in read_rows(path):
@@ -109,19 +111,29 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
         if not is_number(step):
             raise DataError(f"{path}:{number}: no number `step`; a run's metrics.jsonl is expected")
         for name, value in _numbers(row):
-            group, _, task = name.partition("/")
-            panel, line = ((task or "loss"), group) if group in _LOSSES else (name.replace("/", ": "), name)
-            panels.setdefault((panel, group in _LOSSES), {}).setdefault(line, []).append((float(step), value))
+            panel, line, first = _placed(name)
+            panels.setdefault((panel, first), {}).setdefault(line, []).append((float(step), value))
     if not panels:
         raise DataError(f"{path}: no figures; a run's metrics.jsonl is expected")
     return [
         {
             "name": panel,
-            "losses": is_loss,
+            "first": first,
             "lines": [{"name": name, "points": _thinned(points)} for name, points in lines.items()],
         }
-        for (panel, is_loss), lines in panels.items()
+        for (panel, first), lines in panels.items()
     ]
+
+
+def _placed(name: str) -> tuple[str, str, bool]:
+    """A figure's panel and line, and whether it is of those shown first."""
+    group, _, task = name.partition("/")
+    if group in _LOSSES:
+        return task or "loss", group, True
+    if group == _VALID and "/" in task:
+        task, _, figure = task.rpartition("/")
+        return f"{task}, valid rows", figure.replace("_", " "), True
+    return name.replace("/", ": "), name, False
 
 
 def _task(scorer: Scorer, trial: TrialLike, root: Path, fields: Sequence[str]) -> dict[str, Any]:

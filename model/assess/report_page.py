@@ -154,10 +154,10 @@ def _click(click: Mapping[str, Any] | None) -> str:
 
 
 def _curves(panels: Sequence[Mapping[str, Any]] | None) -> str:
-    """Losses by task, the rest (rates, weights, norms) on request."""
+    """Losses and figures on valid rows by task, the rest (rates, weights, norms) on request."""
     if not panels:
         return ""
-    parts = [[_panel(panel) for panel in panels if panel["losses"] is kind] for kind in (True, False)]
+    parts = [[_panel(panel) for panel in panels if panel["first"] is kind] for kind in (True, False)]
     losses, rest = (f'<div class="many">{"".join(charts)}</div>' if charts else "" for charts in parts)
     more = f"<details><summary>{len(parts[1])} other curves</summary>{rest}</details>" if rest else ""
     return f'<h2 id="curves">Training</h2>{losses}{more}'

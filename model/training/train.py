@@ -102,6 +102,7 @@ def _learned(
         minutes=minutes,
         console=run.console,
         answers=answers,
+        valid=shop.valid,
         resume=run.resume,
     )
     if resuming:

@@ -20,6 +20,7 @@ from model.golden import verify
 from model.scoring import load_scorer
 from model.training import train as training
 from model.training.recipe import load_recipe
+from model.training.watch import METRICS
 from tests.toy_training import make_body, make_workshop, run, sentence, write_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -70,6 +71,26 @@ def test_training_ends_with_a_report_of_the_figures_that_the_artifact_has(worksh
     html = page.read_text(encoding="utf-8")
     assert "Confusion" in html
     assert "sentiment by step" in html
+
+
+def test_watching_valid_rows_changes_no_byte_of_the_artifact(workshop: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load((workshop / "recipe.yaml").read_text(encoding="utf-8"))
+    watched = {"tensorboard": True, "valid_every": 7, "valid_rows": 20, "conflict_every": 3, "held_every": 5}
+    content["training"] |= watched
+    content["evaluation"].append({"task": "sentiment", "file": "again.jsonl"})
+    (workshop / "again.jsonl").write_bytes((workshop / "mood.jsonl").read_bytes() + b'\n{"text": "good"}')
+    (workshop / "watched.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    plain = run(workshop, tmp_path / "plain")
+    folder = run(workshop, tmp_path / "watched", recipe="watched.yaml", report=True)
+    assert (folder / WEIGHTS).read_bytes() == (plain / WEIGHTS).read_bytes()
+    lines = [json.loads(line) for line in (tmp_path / "watched" / METRICS).read_text().splitlines()]
+    asked = [line for line in lines if "valid" in line]
+    assert [line["step"] for line in asked] == [*range(7, len(lines), 7), len(lines)]
+    assert asked[-1]["valid"].keys() == {"sentiment on mood", "sentiment on again"}
+    assert asked[-1]["valid"]["sentiment on mood"]["accuracy"] > 0.9
+    panels = json.loads((tmp_path / "watched" / "report.json").read_text(encoding="utf-8"))["curves"]
+    (panel,) = [panel for panel in panels if panel["name"] == "sentiment on mood, valid rows"]
+    assert [line["name"] for line in panel["lines"]] == ["accuracy", "macro f1"]
 
 
 def test_valid_rows_of_users_seen_in_training_are_told_from_those_of_new_ones(tmp_path: Path) -> None:
