@@ -145,20 +145,32 @@ def check_number(label: str, head: str, place: str) -> None:
 
 
 def read_labelled(paths: Sequence[Path], columns: Columns) -> list[Labelled]:
-    """The rows of files that have text and label in ``columns``. Raises DataError, also where there is none."""
-    found = [
-        Labelled(
-            f"{path}:{number}",
-            text_of(row, columns.text, path, number),
-            label_of(row, columns.label, path, number),
-            row,
-        )
-        for path in paths
-        for number, row in read_rows(path)
-    ]
+    """The rows of files that have text and label in ``columns``. Raises DataError as ``read_split``."""
+    return read_split(paths, columns)[0]
+
+
+def read_split(paths: Sequence[Path], columns: Columns) -> tuple[list[Labelled], int]:
+    """The rows of files that have text and label in ``columns``, and how many more there are whose label is absent or
+    null: of those nothing else is read. Raises DataError, also for a file whose rows have no label at all."""
+    found: list[Labelled] = []
+    unlabelled = 0
+    for path in paths:
+        before, without = len(found), 0
+        for number, row in read_rows(path):
+            if row.get(columns.label) is None:
+                without += 1
+                continue
+            text, label = text_of(row, columns.text, path, number), label_of(row, columns.label, path, number)
+            found.append(Labelled(f"{path}:{number}", text, label, row))
+        if without and len(found) == before:
+            raise DataError(
+                f"{path}: label field {columns.label!r} is missing or null in every row; give a file that has labels,"
+                " or say in which field they are"
+            )
+        unlabelled += without
     if not found:
         raise DataError(f"{', '.join(map(str, paths)) or 'no file'}: no rows; give at least one non-empty file")
-    return found
+    return found, unlabelled
 
 
 def fingerprint(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Figures of merit, pure: arrays in, numbers out."""
 
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Interval = tuple[float, float]
 RESAMPLES = 1000
+FLAG_ROWS_MIN = 50  # a smaller part is never flagged: its interval says too little
 _RESAMPLES_AT_ONCE = 100  # bounds memory: a confusion matrix of 150 classes may have thousands of cells
 
 
@@ -103,3 +105,61 @@ def bootstrap(matrix: Array, *, resamples: int = RESAMPLES, seed: int = 0, level
         "macro_f1": np.quantile(np.concatenate(f1s), ends),
     }
     return {name: (float(low), float(high)) for name, (low, high) in found.items()}
+
+
+def wilson(hits: Array, n: Array, level: float = 0.95) -> Array:
+    """Wilson's score interval (1927) of shares hits / n, int [k] each: float64 [k, 2]. It stays within 0 and 1, has a
+    width where all or none are hits, and is 0 to 1 where n is 0."""
+    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    hits, n = np.asarray(hits, np.float64), np.asarray(n, np.float64)
+    some = np.maximum(n, 1)
+    share = hits / some
+    middle = (share + z2 / (2 * some)) / (1 + z2 / some)
+    half = np.sqrt(z2 * (share * (1 - share) + z2 / (4 * some)) / some) / (1 + z2 / some)
+    low, high = np.where(hits > 0, middle - half, 0.0), np.where(hits < n, middle + half, 1.0)
+    return np.stack([low, np.where(n > 0, high, 1.0)], axis=1)
+
+
+def class_intervals(matrix: Array, level: float = 0.95) -> dict[str, Array]:
+    """Wilson intervals, float64 [C, 2] each, of ``per_class``'s precision, recall and f1 of a confusion matrix [C, C].
+
+    Recall is a share of the class's rows, precision one of its guesses. F1 is 2 J / (1 + J), J the share of hits among
+    the rows that are the class or guessed to be, so its interval is J's, put through the same (arXiv 2309.14621, the
+    Wilson indirect method). Each takes the number of rows that it is a share of as given.
+    """
+    right, support, guessed = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    either = wilson(right, support + guessed - right, level)
+    return {
+        "precision": wilson(right, guessed, level),
+        "recall": wilson(right, support, level),
+        "f1": 2 * either / (1 + either),
+    }
+
+
+def auc_interval(scores: Array, truth: Array, level: float = 0.95) -> Interval:
+    """Interval of ``auc`` for scores [n] and truth [n] in {0, 1}: the variance of DeLong, DeLong and Clarke-Pearson
+    (1988) on the scale of the log odds, so that it stays within 0 and 1. It is 0 to 1 where it tells nothing: fewer
+    than two of a kind, or none out of order. Rows count as independent; those of one user are not quite."""
+    positive = truth.astype(bool)
+    n1, n0 = int(positive.sum()), int((~positive).sum())
+    whole = auc(scores, truth)
+    if min(n1, n0) < 2 or not 0 < whole < 1:
+        return 0.0, 1.0
+    above = _below(scores[~positive], scores[positive]) / n0  # per positive: share of negatives that it beats
+    beaten = 1 - _below(scores[positive], scores[~positive]) / n1
+    spread = float(np.sqrt(above.var(ddof=1) / n1 + beaten.var(ddof=1) / n0)) / (whole * (1 - whole))
+    middle, reach = np.log(whole / (1 - whole)), NormalDist().inv_cdf((1 + level) / 2) * spread
+    low, high = (float(1 / (1 + np.exp(-end))) for end in (middle - reach, middle + reach))
+    return low, high
+
+
+def _below(others: Array, scores: Array) -> Array:
+    """How many of ``others`` [m] lie below each score [n], equal ones counted half: float64 [n]."""
+    ordered = np.sort(others)
+    return (np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")) / 2
+
+
+def lies_below(n: int, interval: Interval, whole: float) -> bool:
+    """Whether a part of n rows is flagged: its figure's interval lies wholly below the whole's figure, on
+    FLAG_ROWS_MIN rows or more."""
+    return n >= FLAG_ROWS_MIN and interval[1] < whole

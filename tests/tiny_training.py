@@ -15,6 +15,7 @@ from model.training.loss import NO_LABEL
 from model.training.recipe import Dataset, Head, Recipe
 from model.training.settings import Training
 from model.training.trainer import Trainer
+from model.training.valid import ValidRows
 
 HEADS = {"mood": ["bad", "good", "neutral"], "intent.shop": ["cancel", "track"], "stars": ["1", "2", "3"]}
 CONFIG = EncoderConfig("packed", vocab_size=40, hidden=16, layers=2, heads=2, intermediate=32, positions=12)
@@ -56,6 +57,24 @@ def make_recipe(**settings: Any) -> Recipe:
     return Recipe("tiny", "none", heads, [Dataset("rows", file="rows.jsonl", groups="language")], training=training)
 
 
+def make_valid(corpus: Corpus) -> list[ValidRows]:
+    """Eight rows of each head: the corpus's first ones, whatever their own labels."""
+    rng = np.random.default_rng(1)
+    return [
+        ValidRows(
+            name=head,
+            head=head,
+            texts=corpus.texts[:8],
+            prepared=corpus.prepared[:8],
+            truth=rng.integers(2, size=8),
+            among=np.arange(2),
+            levels=np.array([float(label) for label in labels] if head == "stars" else []),
+        )
+        for head, labels in HEADS.items()
+    ]
+
+
 def make_trainer(batches: list[list[int]], network: Network | None = None, **settings: Any) -> Trainer:
-    steps = [np.array(batch) for batch in batches]
-    return Trainer(network or make_network(), make_corpus(), None, make_recipe(**settings), steps, half=False)
+    steps, corpus = [np.array(batch) for batch in batches], make_corpus()
+    recipe, valid = make_recipe(**settings), make_valid(corpus)
+    return Trainer(network or make_network(), corpus, None, recipe, steps, half=False, valid=valid)

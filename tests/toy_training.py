@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from unittest import mock
 
 import torch
@@ -85,9 +85,21 @@ def write_recipe(
     return path
 
 
-def run(workshop: Path, out: Path, *, resume: bool = False, recipe: str = "recipe.yaml", tokens: int = 9000) -> Path:
-    """Train as if so many tokens fitted into a minute, teachers' among them: the same steps on any machine."""
+def run(
+    workshop: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    recipe: str = "recipe.yaml",
+    tokens: int = 9000,
+    report: bool = False,
+    tell: IO[str] | None = None,
+) -> Path:
+    """Train as if so many tokens fitted into a minute, teachers' among them: the same steps on any machine. ``tell``:
+    where the run's log goes."""
+    console = Console(file=tell, width=400, quiet=tell is None)
     rate = tokens / (60 * plan.RESERVE)
     with mock.patch.object(Trainer, "measure", return_value=rate), mock.patch.object(plan, "half_is_faster") as faster:
         faster.return_value = False
-        return training.train(workshop / recipe, workshop, out, minutes=1, resume=resume, console=Console(quiet=True))
+        asked = {"resume": resume, "report": report}
+        return training.train(workshop / recipe, workshop, out, minutes=1, console=console, **asked)

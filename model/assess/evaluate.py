@@ -1,7 +1,6 @@
 """Evaluation of an artifact on labelled files. Figures are honest: nothing here chooses anything.
 
-``evaluate_*`` give a task's figures as a flat mapping; ``assess_*`` add intervals, classes, confusion, reliability and
-slices.
+``evaluate_*`` give a task's figures as a flat mapping; model/assess/detail.py adds intervals, classes and slices.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,15 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from model import metrics
-from model.assess import slices
-from model.data import Columns, Labelled, Row, check_label, columns_of, read_labelled
+from model.data import Columns, Labelled, check_label, columns_of, read_split
 from model.errors import DataError
 from model.scoring import Floats, Scorer, check_head
 
 OUTSIDE = "oos"
 STREAM_TASKS = ("click", "purchase", "conversion")
 _BATCH = 1024
-_CURVE_POINTS = 41
 
 Truth = npt.NDArray[np.int64]
 
@@ -58,49 +55,60 @@ def evaluate_files(
 
     ``columns``: of text and label; what is not said is where the head's training data had it, see ``columns_of``.
     ``click``, ``purchase`` and ``conversion`` run the history files through first and are progressive, for outcomes
-    known at once and after each of ``delays_s`` seconds. Raises DataError naming file and line, or the task when the
-    model has no such head.
+    known at once and after each of ``delays_s`` seconds. ``unlabelled``, where there are some: rows left out because
+    their label is absent or null. Raises DataError naming file and line, or the task when the model has no such head.
     """
     if task in STREAM_TASKS:
-        from model.clicks.evaluate import evaluate_log  # lazy: it is no part of text evaluation
-        from model.clicks.fields import read_lines
-
-        if among is not None or columns not in (None, Columns()):
-            raise DataError(f"labels and fields are given for tasks on texts; the events of {task} have their own")
-        return evaluate_log(scorer, task, read_lines(data_paths), read_lines(history_paths), delays_s)
-    if delays_s:
-        raise DataError(f"--delay-s is for clicks, whose outcomes come later; {task} is a task on texts")
-    found = read_task(scorer, task, data_paths, columns)
-    return evaluate_texts(scorer, task, [f.text for f in found], [f.label for f in found], among=among)
+        return evaluate_events(scorer, task, data_paths, history_paths, columns, among, delays_s)
+    check_no_delays(task, delays_s)
+    found, unlabelled = read_task(scorer, task, data_paths, columns)
+    figures = evaluate_texts(scorer, task, [f.text for f in found], [f.label for f in found], among=among)
+    return figures | told_unlabelled(unlabelled)
 
 
-def assess_files(
+def evaluate_events(
     scorer: Scorer,
     task: str,
     data_paths: Sequence[Path],
+    history_paths: Sequence[Path],
+    columns: Columns | None,
+    among: Sequence[str] | None,
+    delays_s: Sequence[float],
     *,
-    columns: Columns | None = None,
-    among: Sequence[str] | None = None,
-    fields: Sequence[str] = (),
+    detail: bool = False,
 ) -> dict[str, Any]:
-    """As ``assess_texts`` for files of a text task, read as by ``evaluate_files``; ``fields`` of their rows may be
-    sliced by, those that no row has are refused. Raises DataError."""
-    if task in STREAM_TASKS:
-        raise DataError(f"{task} has flat figures only: intervals, labels and slices are for tasks on texts")
-    found = read_task(scorer, task, data_paths, columns)
-    texts, labels, rows = [f.text for f in found], [f.label for f in found], [f.row for f in found]
-    return assess_texts(scorer, task, texts, labels, rows, among=among, fields=fields)
+    """Figures of one of the ``STREAM_TASKS``, see ``model.clicks.evaluate``. Raises DataError, also for ``columns`` and
+    labels to choose ``among``: events have their own."""
+    from model.clicks.evaluate import evaluate_log  # lazy: it is no part of text evaluation
+    from model.clicks.fields import read_lines
+
+    if among is not None or columns not in (None, Columns()):
+        raise DataError(f"labels and fields are given for tasks on texts; the events of {task} have their own")
+    return evaluate_log(scorer, task, read_lines(data_paths), read_lines(history_paths), delays_s, detail=detail)
 
 
-def read_task(scorer: Scorer, task: str, paths: Sequence[Path], columns: Columns | None = None) -> list[Labelled]:
-    """The labelled rows of a text task's files. Raises DataError naming file and line, also for a label that the head
-    does not know, or the task when the model has no such head."""
+def check_no_delays(task: str, delays_s: Sequence[float]) -> None:
+    """Raises DataError where a task on texts is asked for late outcomes."""
+    if delays_s:
+        raise DataError(f"--delay-s is for clicks, whose outcomes come later; {task} is a task on texts")
+
+
+def read_task(
+    scorer: Scorer, task: str, paths: Sequence[Path], columns: Columns | None = None
+) -> tuple[list[Labelled], int]:
+    """The labelled rows of a text task's files, and how many more have no label. Raises DataError as ``read_split``,
+    for a label that the head does not know, or the task when the model has no such head."""
     known = check_head(scorer, task)
-    found = read_labelled(paths, columns_of(task, scorer.head(task), columns))
+    found, unlabelled = read_split(paths, columns_of(task, scorer.head(task), columns))
     for labelled in found:
         if labelled.label != OUTSIDE:
             check_label(labelled.label, task, known, labelled.place)
-    return found
+    return found, unlabelled
+
+
+def told_unlabelled(count: int) -> dict[str, int]:
+    """What figures say of rows that were left out for want of a label."""
+    return {"unlabelled": count} if count else {}
 
 
 def evaluate_texts(
@@ -115,48 +123,7 @@ def evaluate_texts(
     task or label, or one that occurs without being in ``among``.
     """
     judged = judge(scorer, task, texts, labels, among)
-    return _flat(judged, labels, scorer)
-
-
-def assess_texts(
-    scorer: Scorer,
-    task: str,
-    texts: Sequence[str],
-    labels: Sequence[str],
-    rows: Sequence[Row] = (),
-    *,
-    among: Sequence[str] | None = None,
-    fields: Sequence[str] = (),
-) -> dict[str, Any]:
-    """The figures of ``evaluate_texts`` and, of the rows whose label the head knows:
-
-    labels: those guessed among, C in all. intervals: 95 % bootstrap intervals of accuracy and macro_f1. classes: label,
-    support, guessed, precision, recall and f1 of each. confusion: counts [C][C], row the truth, column the guess.
-    reliability: mean confidence, accuracy and n of up to 15 bins of equal mass. slices: by language, length and every
-    field of ``fields`` in ``rows`` (which belong to the texts), see ``slices.slice_figures``. scope, where the head has
-    a threshold: see ``scope_curve``. All JSON. Raises DataError as ``evaluate_texts``, or for a field that no row has.
-    """
-    judged = judge(scorer, task, texts, labels, among)
-    threshold = scorer.threshold(task)
-    result = _flat(judged, labels, scorer)
-    if judged.judged.any():
-        kept = np.flatnonzero(judged.judged).tolist()
-        size, truth, guess = len(judged.candidates), judged.truth, judged.guess
-        matrix = metrics.confusion(truth, guess, size)
-        points = metrics.reliability(judged.conditional.max(1), truth == guess)
-        own = [rows[i] for i in kept] if rows else []
-        found = slices.all_slices([texts[i] for i in kept], own, fields, truth, guess, size)
-        result |= {
-            "labels": judged.candidates,
-            "intervals": {name: [_round(end) for end in ends] for name, ends in metrics.bootstrap(matrix).items()},
-            "classes": _classes(judged.candidates, matrix),
-            "confusion": matrix.tolist(),
-            "reliability": [{"confidence": _round(c), "accuracy": _round(a), "n": int(n)} for c, a, n in points],
-            "slices": found,
-        }
-    if threshold is not None:
-        result["scope"] = scope_curve(judged.probabilities, judged.labels, labels)
-    return result
+    return flat_figures(judged, labels, scorer)
 
 
 def judge(
@@ -218,15 +185,8 @@ def scope_figures(
     return figures
 
 
-def scope_curve(probabilities: Floats, known: Sequence[str], labels: Sequence[str]) -> list[dict[str, float]]:
-    """``scope_figures`` over up to 41 thresholds that each turn away about as many rows more, from none to nearly all:
-    what a stricter threshold costs and gains."""
-    levels = np.quantile(probabilities.max(1), np.linspace(0, 1, _CURVE_POINTS))
-    curve = [scope_figures(probabilities, known, labels, float(level)) for level in np.unique([0.0, *levels])]
-    return [{name: _round(value) for name, value in point.items()} for point in curve]
-
-
-def _flat(judged: Judged, labels: Sequence[str], scorer: Scorer) -> dict[str, Any]:
+def flat_figures(judged: Judged, labels: Sequence[str], scorer: Scorer) -> dict[str, Any]:
+    """The figures of ``evaluate_texts``."""
     threshold = scorer.threshold(judged.task)
     result: dict[str, Any] = {"task": judged.task, "n": len(labels)}
     if judged.judged.any():
@@ -237,7 +197,7 @@ def _flat(judged: Judged, labels: Sequence[str], scorer: Scorer) -> dict[str, An
         result |= _soft_errors(judged, labels)
     if _is_score(scorer, judged.task) and judged.judged.any():
         result["mae"] = _mean_absolute_error(judged)
-    return {key: _round(value) if isinstance(value, float) else value for key, value in result.items()}
+    return {key: rounded(value) if isinstance(value, float) else value for key, value in result.items()}
 
 
 def _is_score(scorer: Scorer, head: str) -> bool:
@@ -278,14 +238,6 @@ def _figures(judged: Judged) -> dict[str, float]:
     return figures
 
 
-def _classes(candidates: Sequence[str], matrix: Truth) -> list[dict[str, Any]]:
-    columns = {name: column.tolist() for name, column in metrics.per_class(matrix).items()}
-    return [
-        {"label": label} | {name: _round(column[i]) for name, column in columns.items()}
-        for i, label in enumerate(candidates)
-    ]
-
-
-def _round(value: float) -> float:
+def rounded(value: float) -> float:
     """Five decimals; whole numbers stay whole."""
     return round(value, 5) if isinstance(value, int) else round(float(value), 5)

@@ -5,14 +5,15 @@ shared against single training, a run's losses) is taken as it stands. Same inpu
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol
 
 from model.artifact import MANIFEST, Artifact
-from model.assess.evaluate import STREAM_TASKS, assess_texts, evaluate_files, read_task
+from model.assess.detail import assess_files
+from model.assess.evaluate import STREAM_TASKS
 from model.assess.report_page import page
+from model.assess.sharing import is_number, learning_curve, read_sharing
 from model.data import Columns, fingerprint, read_rows
 from model.errors import DataError, ModelError
 from model.scoring import Scorer, load_scorer
@@ -21,10 +22,11 @@ from model.torch_scorer import SCALE
 _POINTS_MAX = 200  # of a training curve; more are averaged in runs
 _CLOCKS = {"step", "time", "seconds", "epoch", "tokens"}  # what a run logs and nobody wants to see as a curve
 _LOSSES = ("loss", "losses", "held")  # of a task, shown together
+_VALID = "valid"
 
 
 class TrialLike(Protocol):
-    """A task, the labelled file it is measured on and where that has text and label, as
+    """A task, the labelled file it is measured on, where that has text and label, and the files of what came before, as
     ``model.training.recipe.Trial`` has them."""
 
     @property
@@ -33,6 +35,8 @@ class TrialLike(Protocol):
     def file(self) -> str | Path: ...
     @property
     def columns(self) -> Columns: ...
+    @property
+    def history(self) -> Sequence[str | Path]: ...
 
 
 def write_report(
@@ -49,17 +53,38 @@ def write_report(
     """Measure the artifact on the trials and write the page ``out`` and ``out`` with the suffix .json; its content.
 
     Trial files are looked for under ``root``. ``fields``: slice by these fields, in the files whose rows have them.
-    ``sharing``: see ``read_sharing``; ``curves``: a run's metrics.jsonl, see ``read_curves``. Raises ArtifactError,
-    DataError (a file, field or label is wrong) or ModelError when the page cannot be written.
+    ``sharing`` and ``curves``: as for ``save_report``. Raises ArtifactError, DataError (a file, field or label is
+    wrong) or ModelError when the page cannot be written.
     """
-    scorer, manifest = load_scorer(artifact_folder, device=device), Artifact.load(artifact_folder)
-    _check_fields(fields, tasks := [_task(scorer, trial, root or Path(), fields) for trial in trials])
+    scorer = load_scorer(artifact_folder, device=device)
+    tasks = [_task(scorer, trial, root or Path(), fields) for trial in trials]
+    _check_fields(fields, tasks)
+    return save_report(artifact_folder, tasks, out, sharing=sharing, curves=curves)
+
+
+def save_report(
+    artifact_folder: Path,
+    tasks: Sequence[Mapping[str, Any]],
+    out: Path,
+    *,
+    sharing: Path | None = None,
+    curves: Path | None = None,
+) -> dict[str, Any]:
+    """Write the report from what was measured; its content. ``tasks``: as ``assess_files`` gives them, each with its
+    ``file`` and that file's ``sha256``.
+
+    ``sharing``: see ``read_sharing``; ``curves``: a run's metrics.jsonl, see ``read_curves``. Raises ArtifactError,
+    DataError, or ModelError when the page cannot be written.
+    """
+    artifact = Artifact.load(artifact_folder)
+    points, intervals = (None, {}) if sharing is None else read_sharing(sharing)
     report = {
-        "artifact": _header(manifest),
-        "data": manifest.manifest.get("data", {}),
-        "tasks": [task | _head(manifest, task["task"]) for task in tasks],
-        "click": manifest.manifest.get("click"),
-        "sharing": None if sharing is None else read_sharing(sharing),
+        "artifact": _header(artifact),
+        "data": artifact.manifest.get("data", {}),
+        "tasks": [{**task, **_head(artifact, task["task"])} for task in tasks],
+        "click": artifact.manifest.get("click"),
+        "sharing": points,
+        "learning_curve": None if points is None else learning_curve(points, intervals),
         "curves": None if curves is None else read_curves(curves),
     }
     out = Path(out)
@@ -72,65 +97,50 @@ def write_report(
     return report
 
 
-def read_sharing(path: Path) -> list[dict[str, Any]]:
-    """Results of training tasks together against each alone: a JSON list, or an object with the list ``points``.
-
-    Each point: ``task``; ``share`` of the labels used, in (0, 1]; ``shared`` and ``single``, the figure reached;
-    optional ``metric`` (accuracy). Raises DataError naming the point at fault.
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no readable JSON ({error})") from error
-    points = content.get("points") if isinstance(content, dict) else content
-    if not isinstance(points, list) or not points:
-        raise DataError(f"{path}: a list of points, or an object with the list `points`, is expected")
-    for i, point in enumerate(points):
-        well = isinstance(point, dict) and isinstance(point.get("task"), str)
-        numbers = [point.get(name) for name in ("share", "shared", "single")] if well else [None]
-        if not all(_is_number(number) for number in numbers) or not 0 < point["share"] <= 1:
-            raise DataError(f"{path}: point {i} needs task, share in (0, 1], shared and single")
-    return [dict(point) for point in points]
-
-
 def read_curves(path: Path) -> list[dict[str, Any]]:
     """A run's figures by step, from JSON Lines of a ``step`` and numbers, nested or not (see model/training/watch.py).
 
     ``{"step": 10, "losses": {"topic": 1.2}, "held": {"topic": 1.4}}`` gives the panel ``topic`` with both lines; so
-    does ``losses/topic``. What is no loss has a panel of its own. Each panel: name, whether it shows losses, lines of
-    name and points [step, value], at most 200 a line. Raises DataError.
+    does ``losses/topic``. ``{"valid": {"topic": {"accuracy": 0.7}}}`` is a line of the panel ``topic, valid rows``;
+    anything else has a panel of its own. Each panel: name, whether it is of losses or valid rows and so shown first,
+    lines of name and points [step, value], at most 200 a line. Raises DataError.
     """
     panels: dict[tuple[str, bool], dict[str, list[tuple[float, float]]]] = {}
     for number, row in read_rows(path):
         step = row.get("step")
-        if not _is_number(step):
+        if not is_number(step):
             raise DataError(f"{path}:{number}: no number `step`; a run's metrics.jsonl is expected")
         for name, value in _numbers(row):
-            group, _, task = name.partition("/")
-            panel, line = ((task or "loss"), group) if group in _LOSSES else (name.replace("/", ": "), name)
-            panels.setdefault((panel, group in _LOSSES), {}).setdefault(line, []).append((float(step), value))
+            panel, line, first = _placed(name)
+            panels.setdefault((panel, first), {}).setdefault(line, []).append((float(step), value))
     if not panels:
         raise DataError(f"{path}: no figures; a run's metrics.jsonl is expected")
     return [
         {
             "name": panel,
-            "losses": is_loss,
+            "first": first,
             "lines": [{"name": name, "points": _thinned(points)} for name, points in lines.items()],
         }
-        for (panel, is_loss), lines in panels.items()
+        for (panel, first), lines in panels.items()
     ]
 
 
+def _placed(name: str) -> tuple[str, str, bool]:
+    """A figure's panel and line, and whether it is of those shown first."""
+    group, _, task = name.partition("/")
+    if group in _LOSSES:
+        return task or "loss", group, True
+    if group == _VALID and "/" in task:
+        task, _, figure = task.rpartition("/")
+        return f"{task}, valid rows", figure.replace("_", " "), True
+    return name.replace("/", ": "), name, False
+
+
 def _task(scorer: Scorer, trial: TrialLike, root: Path, fields: Sequence[str]) -> dict[str, Any]:
-    path = root / trial.file
+    path, history = root / trial.file, [root / name for name in trial.history]
     place = {"file": str(trial.file), "sha256": fingerprint(path)}
-    if trial.task in STREAM_TASKS:
-        figures = evaluate_files(scorer, trial.task, [path], columns=trial.columns)
-        return {name: v.item() if hasattr(v, "item") else v for name, v in figures.items()} | place  # numpy's numbers
-    found = read_task(scorer, trial.task, [path], trial.columns)
-    texts, labels, rows = [f.text for f in found], [f.label for f in found], [f.row for f in found]
-    there = [field for field in fields if any(row.get(field) is not None for row in rows)]
-    return assess_texts(scorer, trial.task, texts, labels, rows, fields=there) | place
+    own = () if trial.task in STREAM_TASKS else fields
+    return assess_files(scorer, trial.task, [path], history, columns=trial.columns, fields=own, lenient=True) | place
 
 
 def _check_fields(fields: Sequence[str], tasks: Iterable[Mapping[str, Any]]) -> None:
@@ -168,12 +178,8 @@ def _numbers(row: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, flo
     for name, value in row.items():
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{above}{name}/")
-        elif _is_number(value) and (above or name not in _CLOCKS):
+        elif is_number(value) and (above or name not in _CLOCKS):
             yield f"{above}{name}", float(value)
-
-
-def _is_number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[list[float]]:

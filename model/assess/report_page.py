@@ -5,8 +5,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from model.assess.report_sharing import sharing_section
 from model.assess.report_style import CSS
-from model.assess.report_tasks import range_of, table, task_section
+from model.assess.report_tasks import range_of, slices_part, table, task_section
 from model.assess.svg import Axis, Line, line_chart, whisker
 
 _FIGURES = {
@@ -18,10 +19,13 @@ _FIGURES = {
     "mae": "MAE",
 }
 _FACT_MAX = 60  # characters of a fact in a box; longer ones are notes
-_HOW = """Intervals hold 95 % of 1,000 bootstrap resamples of the rows (seeded, percentile): they tell what other
-rows of the same kind would give, not what other kinds of texts would. ECE is the expected calibration error
-over 15 bins of equal mass. A slice is flagged when its interval lies wholly below the whole's accuracy, on 50 rows or
-more; with many slices about one in forty is flagged by chance alone."""
+_HOW = """Intervals of accuracy and macro F1 hold 95 % of 1,000 bootstrap resamples of the rows (seeded, percentile). A
+class's precision and recall have Wilson's interval of 95 %, and so has its F1, through the share of hits among the rows
+that are the class or guessed to be; AUC has DeLong's. They tell what other rows of the same kind would give, not what
+other kinds of texts would. ECE is the expected calibration error over 15 bins of equal mass. A slice is flagged when
+its interval lies wholly below the whole's accuracy (of clicks: AUC), on 50 rows or more; with many slices about one in
+forty is flagged by chance alone. A user's earlier events are those of the history given and, in the file itself, those
+before the row's time."""
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -32,7 +36,7 @@ def page(report: Mapping[str, Any]) -> str:
         _overview(report["tasks"]),
         *(task_section(i, task) for i, task in enumerate(report["tasks"])),
         _click(report["click"]),
-        _sharing(report["sharing"]),
+        sharing_section(report["sharing"], report["learning_curve"]),
         _curves(report["curves"]),
         f'<h2>How to read this</h2><p class="note">{escape(_HOW)}</p>',
     ]
@@ -66,29 +70,32 @@ def _head(report: Mapping[str, Any]) -> str:
     ]
     return (
         f'<header><h1>{escape(a["name"])}: evaluation report</h1><dl class="facts">{cells}</dl>'
-        f"{data if report['data'] else ''}<nav>{''.join(links)}</nav></header>{_warnings(report['tasks'])}"
+        f"{data if report['data'] else ''}<nav>{''.join(links)}</nav></header>{_warnings(report)}"
     )
 
 
 _PARTS = {"click": "click and purchase", "sharing": "shared against single", "curves": "training"}
 
 
-def _warnings(tasks: Sequence[Mapping[str, Any]]) -> str:
+def _warnings(report: Mapping[str, Any]) -> str:
     """The flagged slices of all tasks first: they are what a reader must not miss."""
+    click = {"task": "click", "slices": (report["click"] or {}).get("valid_slices", [])}
+    measured = [(task, f"t{i}") for i, task in enumerate(report["tasks"])] + [(click, "click")]
     flagged = [
-        (part, cut["by"], task["task"], i)
-        for i, task in enumerate(tasks)
+        (part, cut, task["task"], anchor)
+        for task, anchor in measured
         for cut in task.get("slices", [])
         for part in cut["slices"]
         if part["flagged"]
     ]
     lines = [
-        f'<li><a href="#t{i}">{escape(name)}</a>, {escape(by)} <b>{escape(part["value"])}</b>: {part["accuracy"]:.3f} '
-        f"{range_of(part['interval'])}, {-part['gap']:.3f} below the whole ({part['n']:,} rows)</li>"
-        for part, by, name, i in sorted(flagged, key=lambda found: float(found[0]["gap"]))
+        f'<li><a href="#{anchor}">{escape(name)}</a>, {escape(cut["by"])} <b>{escape(part["value"])}</b>: '
+        f"{part[cut['figure']]:.3f} {range_of(part['interval'])}, {-part['gap']:.3f} below the whole"
+        f" ({part['n']:,} rows)</li>"
+        for part, cut, name, anchor in sorted(flagged, key=lambda found: float(found[0]["gap"]))
     ]
     if not lines:
-        return '<div class="summary">No slice lies clearly below its whole.</div>' if tasks else ""
+        return '<div class="summary">No slice lies clearly below its whole.</div>' if report["tasks"] else ""
     few = lines[:6]
     more = f"<details><summary>{len(lines) - 6} more</summary><ul>{''.join(lines[6:])}</ul></details>"
     count = f"{len(lines)} slices lie" if len(lines) > 1 else "One slice lies"
@@ -125,7 +132,12 @@ def _click(click: Mapping[str, Any] | None) -> str:
     rows = [
         [escape(name.replace("_", " ")), *(_cell(part.get(key)) for key in names)] for name, part in measured.items()
     ]
-    rest = {name.replace("_", " "): _fact(value) for name, value in click.items() if name not in measured}
+    cuts = click.get("valid_slices", [])
+    rest = {
+        name.replace("_", " "): _fact(value)
+        for name, value in click.items()
+        if name not in measured and name != "valid_slices"
+    }
     notes = "".join(f'<p class="note">{escape(told)}</p>' for told in rest.values() if len(told) > _FACT_MAX)
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(told)}</dd></div>"
@@ -136,48 +148,16 @@ def _click(click: Mapping[str, Any] | None) -> str:
     return (
         '<h2 id="click">Click and purchase</h2><p class="note">As measured when the heads were fitted.</p>'
         + (table(heads, rows) if rows else "")
+        + slices_part(cuts, click.get("valid", {}))
         + f'<dl class="facts">{cells}</dl>{notes}'
     )
 
 
-def _sharing(points: Sequence[Mapping[str, Any]] | None) -> str:
-    if not points:
-        return ""
-    shares = sorted({point["share"] for point in points})
-    ticks = [(share, f"{share:.0%}" if share >= 0.01 else f"{share:.1%}") for share in shares]
-    charts, rows = [], []
-    for task in dict.fromkeys(point["task"] for point in points):
-        own = sorted((point for point in points if point["task"] == task), key=lambda point: float(point["share"]))
-        metric = str(own[0].get("metric", "accuracy"))
-        lines = [Line(name, [(p["share"], p[name]) for p in own], dots=True) for name in ("shared", "single")]
-        values = [value for line in lines for _, value in line.points]
-        y = _range(metric, values)
-        x = Axis("share of the task's labels", shares[0], shares[-1], ticks, log=True)
-        charts.append(f"<figure><h3>{escape(task)}</h3>{line_chart(lines, x, y, title=f'{task} by labels')}</figure>")
-        at = {point["share"]: point for point in own}
-        rows.append([escape(task), escape(metric), *(_gain(at.get(share)) for share in shares)])
-    return (
-        '<h2 id="sharing">Shared against single</h2><p class="note">What a task reaches when all tasks share one '
-        "encoder, beside an encoder of its own, by the share of its labels used. Signs are shared less single.</p>"
-        + table(["task", "figure", *(words for _, words in ticks)], rows, left=(1,))
-        + f'<div class="many">{"".join(charts)}</div>'
-    )
-
-
-def _gain(point: Mapping[str, Any] | None) -> str:
-    if point is None:
-        return ""
-    gain = point["shared"] - point["single"]
-    kind = "good" if gain > 0 else "bad" if gain < 0 else ""
-    sides = f'<span class="range">{point["shared"]:.3f} / {point["single"]:.3f}</span>'
-    return f'<span class="{kind}">{gain:+.3f}</span> {sides}'
-
-
 def _curves(panels: Sequence[Mapping[str, Any]] | None) -> str:
-    """Losses by task, the rest (rates, weights, norms) on request."""
+    """Losses and figures on valid rows by task, the rest (rates, weights, norms) on request."""
     if not panels:
         return ""
-    parts = [[_panel(panel) for panel in panels if panel["losses"] is kind] for kind in (True, False)]
+    parts = [[_panel(panel) for panel in panels if panel["first"] is kind] for kind in (True, False)]
     losses, rest = (f'<div class="many">{"".join(charts)}</div>' if charts else "" for charts in parts)
     more = f"<details><summary>{len(parts[1])} other curves</summary>{rest}</details>" if rest else ""
     return f'<h2 id="curves">Training</h2>{losses}{more}'
@@ -186,15 +166,9 @@ def _curves(panels: Sequence[Mapping[str, Any]] | None) -> str:
 def _panel(panel: Mapping[str, Any]) -> str:
     lines = [Line(line["name"], [(a, b) for a, b in line["points"]]) for line in panel["lines"]]
     steps = [a for line in lines for a, _ in line.points]
-    y = _range("", [b for line in lines for _, b in line.points])
+    y = Axis.around("", [b for line in lines for _, b in line.points])
     drawn = line_chart(lines, Axis("step", min(steps), max(steps)), y, title=f"{panel['name']} by step")
     return f"<figure><h3>{escape(panel['name'])}</h3>{drawn}</figure>"
-
-
-def _range(name: str, values: Sequence[float]) -> Axis:
-    low, high = min(values), max(values)
-    margin = (high - low) * 0.08 or max(abs(high) * 0.05, 0.01)
-    return Axis(name, low - margin, high + margin)
 
 
 def _plain(value: Any) -> bool:

@@ -9,19 +9,22 @@ from model.assess.svg import Axis, Line, confusion_chart, line_chart, reliabilit
 
 _CLASSES_MAX = 12  # classes shown at once, the worst first; the others on request
 _CONFUSIONS_MAX = 8
+_PLACE = ("task", "file", "sha256")
+_NAMES = {"accuracy": "accuracy", "auc": "AUC", "macro_f1": "macro F1", "log_loss": "log loss", "ece": "ECE"}
+_RATIO = {"predicted_over_observed": "predicted / observed", "base_rate": "base rate"}
 
 
 def task_section(number: int, task: Mapping[str, Any]) -> str:
     """The section of one trial; ``task`` as ``assess_texts`` gives it, with its file."""
     head = f'<h2 id="t{number}">{escape(task["task"])} <span class="note">{escape(Path(task["file"]).name)}</span></h2>'
     if "classes" not in task:
-        facts = [
-            [escape(name.replace("_", " ")), escape(str(task[name]))] for name in task if name not in ("task", "file")
-        ]
-        return head + table(["figure", "value"], facts) + _scope(task)
+        flat = {name: value for name, value in task.items() if not isinstance(value, list | Mapping)}
+        facts = [[escape(name.replace("_", " ")), escape(str(flat[name]))] for name in flat if name not in _PLACE]
+        return head + table(["figure", "value"], facts) + slices_part(task.get("slices", []), task) + _scope(task)
     among = f"guessed among {len(task['labels'])} of the head's {task['head_labels']} labels"
-    intro = f'<p class="note">{task["n"]:,} rows, {among}, temperature {task["temperature"]:.2f}.</p>'
-    return head + intro + _pictures(task) + _classes(task["classes"]) + _slices(task) + _scope(task)
+    without = f" ({task['unlabelled']:,} more without a label)" if "unlabelled" in task else ""
+    intro = f'<p class="note">{task["n"]:,} rows{without}, {among}, temperature {task["temperature"]:.2f}.</p>'
+    return head + intro + _pictures(task) + _classes(task["classes"]) + slices_part(task["slices"], task) + _scope(task)
 
 
 def table(
@@ -76,7 +79,7 @@ def _classes(classes: Sequence[Mapping[str, Any]]) -> str:
             escape(c["label"]),
             f"{c['support']:,}",
             f"{c['guessed']:,}",
-            *(f"{c[k]:.3f}" for k in ("precision", "recall", "f1")),
+            *(f"{c[k]:.3f} {range_of(c['intervals'][k])}" for k in ("precision", "recall", "f1")),
         ]
         for c in order
     ]
@@ -88,26 +91,42 @@ def _classes(classes: Sequence[Mapping[str, Any]]) -> str:
     return f"<h3>Classes, the worst {_CLASSES_MAX}</h3>{table(heads, rows[:_CLASSES_MAX])}{rest}</details>"
 
 
-def _slices(task: Mapping[str, Any]) -> str:
-    if not task["slices"]:
+def slices_part(cuts: Sequence[Mapping[str, Any]], whole: Mapping[str, Any]) -> str:
+    """Slicings, as ``slices.all_slices`` or ``model.clicks.figures.warmth_slices`` gives them, beside the figures of
+    the ``whole``; empty where there are none."""
+    parts = [(part, part[cut["figure"]]) for cut in cuts for part in cut["slices"]]
+    if not parts:
         return ""
-    parts = [part for cut in task["slices"] for part in cut["slices"]]
-    ends = [end for part in parts if part["n"] > 1 for end in part["interval"]] + [task["accuracy"]]
+    ends = [end for part, value in parts if value is not None and part["n"] > 1 for end in part["interval"]]
+    ends += [whole[cut["figure"]] for cut in cuts]
     axis = Axis("", min(ends), max(ends))
-    blocks = []
-    for cut in task["slices"]:
-        rows, bad = [], []
-        for i, part in enumerate(cut["slices"]):
-            at, low, high = (min(max(v, axis.low), axis.high) for v in (part["accuracy"], *part["interval"]))
-            drawn = whisker(at, (low, high), axis, whole=task["accuracy"], flagged=part["flagged"])
+    return "<h3>Slices</h3>" + "".join(_slicing(cut, whole[cut["figure"]], axis) for cut in cuts)
+
+
+def _slicing(cut: Mapping[str, Any], whole: float, axis: Axis) -> str:
+    """A table of one slicing's slices, the flagged ones marked."""
+    figure, rows, bad = cut["figure"], [], []
+    name = _NAMES[figure]
+    others = [key for key in (*_NAMES, *_RATIO) if key != figure and key in cut["slices"][0]]
+    for i, part in enumerate(cut["slices"]):
+        cells = ["", "", ""]
+        if part[figure] is not None:
+            at, low, high = (min(max(v, axis.low), axis.high) for v in (part[figure], *part["interval"]))
+            drawn = whisker(at, (low, high), axis, whole=whole, flagged=part["flagged"])
             flag = ' <b class="flag">below</b>' if part["flagged"] else ""
-            figures = [f"{part['accuracy']:.3f} {range_of(part['interval'])}", f"{part['gap']:+.3f}{flag}"]
-            rows.append([escape(part["value"]), f"{part['n']:,}", drawn, *figures, f"{part['macro_f1']:.3f}"])
-            if part["flagged"]:
-                bad.append(i)
-        heads = [cut["by"], "rows", "accuracy (dashed: the whole)", "accuracy", "gap", "macro F1"]
-        blocks.append(table(heads, rows, left=(2,), bad=bad))
-    return "<h3>Slices</h3>" + "".join(blocks)
+            cells = [drawn, f"{part[figure]:.3f} {range_of(part['interval'])}", f"{part['gap']:+.3f}{flag}"]
+        rows.append([escape(part["value"]), f"{part['n']:,}", *cells, *(f"{part[key]:.3f}" for key in others)])
+        if part["flagged"]:
+            bad.append(i)
+    heads = [
+        cut["by"],
+        "rows",
+        f"{name} (dashed: the whole)",
+        name,
+        "gap",
+        *({**_NAMES, **_RATIO}[key] for key in others),
+    ]
+    return table(heads, rows, left=(2,), bad=bad)
 
 
 def _scope(task: Mapping[str, Any]) -> str:

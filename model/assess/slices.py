@@ -6,7 +6,7 @@ lie below the whole by chance: about one in forty of those with a flag's size wo
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,10 @@ from model import metrics
 from model.data import Row
 from model.errors import DataError
 from model.text import is_chinese
+from model.warmth import EARLIER, MISSING, by_warmth, earlier_rows, user_of
 
-ROWS_MIN = 50  # a smaller slice is never flagged: its interval says too little
 VALUES_MAX = 20  # of a field; the rarer values are put together
-MISSING, OTHER = "(missing)", "(other)"
+OTHER = "(other)"
 _LATIN_WORD = re.compile(r"[A-Za-zÀ-ɏ]+")
 _MIXED = 0.1  # from this share of the other script on a text is mixed
 
@@ -88,9 +88,17 @@ def by_field(rows: Sequence[Row], field: str) -> tuple[list[str], list[str]]:
     return names, kept
 
 
+def by_user(rows: Sequence[Row], before: Iterable[str | None] = ()) -> tuple[list[str], list[str]]:
+    """Each row's band by how many rows of its user came before, see ``earlier_rows``, and the bands that occur, from
+    users that are new to those with many; no band where no row names a user."""
+    if not any(user_of(row) is not None for row in rows):
+        return [], []
+    return by_warmth(earlier_rows(rows, before))
+
+
 def slice_figures(truth: Ints, guess: Ints, classes: int, names: Sequence[str], order: Sequence[str]) -> list[Any]:
     """Figures of each slice: value, n, accuracy with interval, macro_f1, gap to the whole's accuracy and whether it is
-    flagged: its interval lies wholly below the whole's accuracy, on ROWS_MIN rows or more.
+    flagged, see ``metrics.lies_below``.
 
     truth, guess int64 [n] in [0, classes); names [n]. Only accuracy is compared: macro-F1 runs over the classes that
     occur, which differ from slice to slice.
@@ -113,23 +121,34 @@ def slice_figures(truth: Ints, guess: Ints, classes: int, names: Sequence[str], 
                 "interval": [round(low, 5), round(high, 5)],
                 "macro_f1": round(metrics.macro_f1(truth[own], guess[own], classes), 5),
                 "gap": round(accuracy - whole, 5),
-                "flagged": n >= ROWS_MIN and high < whole,
+                "flagged": metrics.lies_below(n, (low, high), whole),
             }
         )
     return figures
 
 
 def all_slices(
-    texts: Sequence[str], rows: Sequence[Row], fields: Sequence[str], truth: Ints, guess: Ints, classes: int
+    texts: Sequence[str],
+    rows: Sequence[Row],
+    fields: Sequence[str],
+    truth: Ints,
+    guess: Ints,
+    classes: int,
+    before: Iterable[str | None] = (),
 ) -> list[Mapping[str, Any]]:
-    """Slices by language, length and every field of ``fields``: ``{"by": name, "slices": slice_figures}`` each.
+    """Slices by language, length, the user's earlier events and every field of ``fields``: ``{"by": name, "figure":
+    "accuracy", "slices": slice_figures}`` each.
 
-    texts, rows, truth and guess belong to each other. A slicing with one slice tells nothing and is left out, unless it
-    was asked for by field. Raises DataError as ``by_field``.
+    texts, rows, truth and guess belong to each other; ``before``: users of what came before the rows, one an event. A
+    slicing with one slice tells nothing and is left out, unless it was asked for by field. Raises DataError as
+    ``by_field``.
     """
-    cuts = {"language": by_language(texts), "length": by_length(texts)}
+    cuts = {"language": by_language(texts), "length": by_length(texts), EARLIER: by_user(rows, before)}
     cuts = {by: cut for by, cut in cuts.items() if len(cut[1]) > 1} | {field: by_field(rows, field) for field in fields}
-    return [{"by": by, "slices": slice_figures(truth, guess, classes, *cut)} for by, cut in cuts.items()]
+    return [
+        {"by": by, "figure": "accuracy", "slices": slice_figures(truth, guess, classes, *cut)}
+        for by, cut in cuts.items()
+    ]
 
 
 def _number(value: Any) -> str:

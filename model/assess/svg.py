@@ -35,6 +35,13 @@ class Axis:
     ticks: Sequence[tuple[float, str]] = ()
     log: bool = False
 
+    @classmethod
+    def around(cls, name: str, values: Sequence[float]) -> "Axis":
+        """A range that holds the values, with a margin."""
+        low, high = min(values), max(values)
+        margin = (high - low) * 0.08 or max(abs(high) * 0.05, 0.01)
+        return cls(name, low - margin, high + margin)
+
     def place(self, value: float) -> float:
         """Where a value lies, 0 at the low end and 1 at the high end."""
         low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, value))

@@ -7,20 +7,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from model.clicks.delay import NO_DELAY, Delay
 from model.clicks.fields import Line
-from model.clicks.figures import figures
+from model.clicks.figures import figures, warmth_slices
 from model.clicks.head import ClickHead
 from model.clicks.log import Log, settled
 from model.clicks.rows import click_log, purchase_log
 from model.errors import DataError
 from model.scoring import Scorer
-from model.state import F64
+from model.state import F64, I64
+from model.warmth import earlier_events
 
 TASKS: Final = ("click", "purchase", "conversion")
 DELAYS_S: Final = (600.0, 3600.0)
@@ -32,12 +33,37 @@ _NEEDED: Final = {
 }
 
 
+class Answered(NamedTuple):
+    """Events whose outcome is known: probability, outcome in {0, 1}, user, and how many events of the user came before;
+    [n] each."""
+
+    p: F64
+    truth: F64
+    users: I64
+    earlier: I64
+
+    def figures(self) -> dict[str, float]:
+        """See `model.clicks.figures.figures`."""
+        return figures(self.p, self.truth, self.users)
+
+    def slices(self) -> list[dict[str, Any]]:
+        """See `model.clicks.figures.warmth_slices`."""
+        return warmth_slices(self.p, self.truth, self.earlier)
+
+
 def evaluate_log(
-    scorer: Scorer, task: str, data: Sequence[Line], history: Sequence[Line] = (), delays_s: Sequence[float] = ()
+    scorer: Scorer,
+    task: str,
+    data: Sequence[Line],
+    history: Sequence[Line] = (),
+    delays_s: Sequence[float] = (),
+    *,
+    detail: bool = False,
 ) -> dict[str, Any]:
     """Figures of one of `TASKS` over the data's rows, with the states that the history leaves; outcomes are known at
     once, events of one time never see each other. ``delays``: the same for outcomes known so much later, see
-    `delayed_figures`. Raises DataError."""
+    `delayed_figures`. ``slices``, for ``detail``: by the user's earlier events, see `warmth_slices`. Raises
+    DataError."""
     head, lines = ClickHead.from_scorer(scorer), [*history, *data]
     actions = bool(lines) and "action" in lines[0].row
     if actions and task != "purchase":
@@ -48,9 +74,12 @@ def evaluate_log(
         raise DataError(f"{lines[0]}: a shop action is known when it happens; delays are of impressions")
     log = purchase_log(lines) if actions else click_log(lines).encoded(scorer)
     new = np.arange(len(lines)) >= len(history)
-    found = {"task": task, **task_figures(log, head, task, new)}
+    told = answered(log, head, task, new)
+    found: dict[str, Any] = {"task": task, **told.figures()}
     if delays_s:
         found["delays"] = delayed_figures(log, head, task, new, delays_s)
+    if detail:
+        found["slices"] = told.slices()
     return found
 
 
@@ -63,22 +92,21 @@ def delayed_figures(
         {
             "delay_s": seconds,
             "at_once": at_once,
-            **task_figures(log, head, task, new, Delay(int(1000 * seconds), at_once)),
+            **answered(log, head, task, new, Delay(int(1000 * seconds), at_once)).figures(),
         }
         for seconds in delays_s
         for at_once in (True, False)
     ]
 
 
-def task_figures(
-    log: Log, head: ClickHead, task: str, new: npt.NDArray[np.bool_], delay: Delay = NO_DELAY
-) -> dict[str, float]:
-    """Figures over the ``new`` events [n] whose outcome is known. Raises DataError when there is none."""
+def answered(log: Log, head: ClickHead, task: str, new: npt.NDArray[np.bool_], delay: Delay = NO_DELAY) -> Answered:
+    """What the head says of the ``new`` events [n] whose outcome is known. Raises DataError when there is none."""
     truth = {"click": log.label, "purchase": log.bought, "conversion": log.converted}[task]
     judged = new & ~np.isnan(truth)
     if not judged.any():
         raise DataError(f"no row has a known outcome for {task}: {_NEEDED[task]}")
-    return figures(_answers(log, head, task, judged, delay), truth[judged], log.users[judged])
+    earlier = earlier_events(log.users, log.time_ms)[judged]
+    return Answered(_answers(log, head, task, judged, delay), truth[judged], log.users[judged], earlier)
 
 
 def _answers(log: Log, head: ClickHead, task: str, judged: npt.NDArray[np.bool_], delay: Delay) -> F64:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from model import metrics
+from model.warmth import EARLIER, by_warmth
 
 F64 = npt.NDArray[np.float64]
 
@@ -36,6 +39,37 @@ def figures(p: F64, truth: F64, users: npt.NDArray[np.int64] | None = None) -> d
             found["user_auc"] = round(float(user_auc), 5)
             found["ndcg"] = round(float(np.mean([ndcg(p[part], label[part]) for part in both])), 5)
     return found
+
+
+def warmth_slices(p: F64, truth: F64, earlier: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Figures of probabilities [n] for outcomes [n] by how many events of the user came before, [n]: one slicing as
+    ``model.assess.slices`` gives them, none where all users are alike.
+
+    Each slice: value, auc with its interval, gap to the whole's AUC, whether it is flagged (`metrics.lies_below`), and
+    the flat `figures`. AUC is compared, for it does not depend on how many click; auc, interval and gap are None where
+    a slice has one outcome only.
+    """
+    names, order = by_warmth(earlier)
+    if len(order) < 2:
+        return []
+    whole, place = metrics.auc(p, truth.astype(np.int64)), np.array(names)
+    return [
+        {
+            "by": EARLIER,
+            "figure": "auc",
+            "slices": [_slice(p[place == name], truth[place == name], whole, name) for name in order],
+        }
+    ]
+
+
+def _slice(p: F64, truth: F64, whole: float, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"value": name, **figures(p, truth)}
+    if not 0 < truth.sum() < len(truth):
+        return found | {"auc": None, "interval": None, "gap": None, "flagged": False}
+    low, high = metrics.auc_interval(p, truth)
+    flagged = metrics.lies_below(len(p), (low, high), whole)
+    ends = [round(low, 5), round(high, 5)]
+    return found | {"interval": ends, "gap": round(found["auc"] - whole, 5), "flagged": flagged}
 
 
 def ndcg(scores: F64, truth: npt.NDArray[np.int64]) -> float:

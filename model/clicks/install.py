@@ -10,7 +10,7 @@ import structlog
 
 from model.artifact import Artifact
 from model.clicks.dataset import ClickData
-from model.clicks.evaluate import DELAYS_S, delayed_figures, task_figures
+from model.clicks.evaluate import DELAYS_S, answered, delayed_figures
 from model.clicks.fit import fit
 from model.clicks.head import ClickHead
 from model.clicks.headlines import headline_figures
@@ -41,15 +41,17 @@ def fit_into(folder: Path, settings: ClickSettings, data: ClickData) -> None:
 
 
 def _valid_figures(log: Log, head: ClickHead, history: int, settings: ClickSettings) -> dict[str, Any]:
-    """Progressive figures of the events after the first ``history`` ones: of clicks at once and at each delay, and of
-    conversions as late as the settings say, where the log tells any."""
+    """Progressive figures of the events after the first ``history`` ones: of clicks at once (sliced by the user's
+    earlier events, too) and at each delay, and of conversions as late as the settings say, where the log tells any."""
     new = np.arange(len(log.label)) >= history
     log = log.standing_for(settings.negative_rate, ~new)
     delays_s = sorted({*DELAYS_S, settings.delay_s} - {0.0})
+    told = answered(log, head, "click", new)
     found: dict[str, Any] = {
-        "valid": task_figures(log, head, "click", new),
+        "valid": told.figures(),
+        "valid_slices": told.slices(),
         "valid_delays": delayed_figures(log, head, "click", new, delays_s),
     }
     if (log.converted[new] == 1).any():
-        found["valid_conversion"] = task_figures(log, head, "conversion", new, settings.delay)
+        found["valid_conversion"] = answered(log, head, "conversion", new, settings.delay).figures()
     return found

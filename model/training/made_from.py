@@ -13,6 +13,7 @@ from typing import Any
 from model.data import fingerprint
 from model.errors import ModelError
 from model.training.recipe import Card, Recipe
+from model.training.settings import Training
 from model.training.templates import templates
 
 _NAMED_MAX = 8  # parts that an error names
@@ -34,10 +35,11 @@ class MadeFrom:
     def of(cls, recipe: Recipe, files: Mapping[str, str]) -> "MadeFrom":
         """What must not change between a run and its continuation (what is only watched, measured or told may).
         ``files``: as ``file_digests`` gives them."""
-        training = replace(recipe.training, tensorboard=False, held_every=0, held_rows=1, conflict_every=0)
+        training = _unwatched(recipe.training)
+        teachers = [replace(own, training=own.training and _unwatched(own.training)) for own in recipe.teachers]
         datasets = [replace(dataset, source="") for dataset in recipe.datasets]
         space = recipe.space if recipe.vocabulary else []  # its texts have a say in which pieces are kept
-        ours = replace(recipe, training=training, datasets=datasets, space=space)
+        ours = replace(recipe, training=training, teachers=teachers, datasets=datasets, space=space)
         content = asdict(replace(ours, name="", evaluation=[], card=Card(), click=None))
         read = {dataset.file for dataset in datasets} | {texts.file for texts in space}
         parts: dict[str, Any] = {"order": ([*recipe.heads], [dataset.name for dataset in datasets])}
@@ -61,3 +63,9 @@ class MadeFrom:
             f"({f'changed: {shown}' if written else 'an earlier release did not write from which'}); "
             "go on with what it was made from, or give another --out"
         )
+
+
+def _unwatched(training: Training) -> Training:
+    """The settings without what is only watched."""
+    training = replace(training, tensorboard=False, conflict_every=0)
+    return replace(training, held_every=0, held_rows=1, valid_every=0, valid_rows=1)

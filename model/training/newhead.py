@@ -26,12 +26,13 @@ from model.scoring import Floats
 from model.text import TextCodec, TextSpec
 from model.torch_scorer import network_from
 from model.training.corpus import Corpus, build_corpus
-from model.training.examples import read_corpus
-from model.training.export import encode, head_entry, write_card
+from model.training.examples import Tell, read_corpus
+from model.training.export import encode, head_entry
+from model.training.finish import finish
 from model.training.loss import NO_LABEL, task_loss
 from model.training.made_from import file_digests
 from model.training.recipe import Recipe, load_recipe
-from model.training.trials import add_figures, check_trials
+from model.training.trials import check_trials
 
 STRENGTHS = (1e-4, 1e-3, 1e-2)  # of the penalty 1/2 |W|^2, per standardised row
 FOLDS = 3
@@ -39,9 +40,12 @@ _ITERATIONS = 100
 _log = structlog.get_logger(__name__)
 
 
-def add_heads(recipe_path: Path, data: Path, artifact_folder: Path, out: Path) -> Path:
+def add_heads(
+    recipe_path: Path, data: Path, artifact_folder: Path, out: Path, *, tell: Tell = _log.info, report: bool = False
+) -> Path:
     """Fit the recipe's heads, and its click head, on the artifact's encoded rows and save the larger artifact in
-    ``out`` with their figures, the data it came from and a model card; heads of the same name are replaced.
+    ``out`` with their figures, the data it came from and a model card; heads of the same name are replaced. ``tell``
+    and ``report``: see ``finish``.
 
     Of the recipe, heads, data sets, calibration, trials and the click section count; body and training are the
     artifact's. Raises DataError for bad data, ArtifactError for a damaged artifact.
@@ -59,8 +63,7 @@ def add_heads(recipe_path: Path, data: Path, artifact_folder: Path, out: Path) -
         Artifact.save(out, kept, artifact.tensors, artifact.tokenizer_json)
     if recipe.click and clicks:
         fit_into(out, recipe.click, clicks)
-    add_figures(recipe, data, out)
-    write_card(recipe, out)
+    finish(recipe, data, out, tell=tell, report=report)
     return out
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from model.training.objective import Answers
 from model.training.recipe import Recipe
 from model.training.schedule import draws_by_dataset, schedule
 from model.training.trainer import Batches, Trainer
+from model.training.valid import ValidRows
 
 RESERVE = 0.97  # of the minutes given, the part that is planned for
 _TRIAL_STEPS = 7
@@ -62,11 +64,12 @@ def make_trainer(
     minutes: float,
     console: Console,
     answers: Answers | None = None,
+    valid: Sequence[ValidRows] = (),
     resume: bool = False,
 ) -> Trainer:
-    """A trainer for ``minutes``. The rate is measured once; tokens and precision are kept in the folder ``out`` for
-    a run that goes on: with ``resume`` it has the minutes that it began with. Raises ModelError where that plan is of
-    other data or another recipe."""
+    """A trainer for ``minutes``, which asks the ``valid`` rows now and then. The rate is measured once; tokens and
+    precision are kept in the folder ``out`` for a run that goes on: with ``resume`` it has the minutes that it began
+    with. Raises ModelError where that plan is of other data or another recipe."""
     path, made_from = out / "plan.json", MadeFrom.of(recipe, corpus.files)
     if resume and path.exists():
         plan = _read_plan(path, made_from)
@@ -82,7 +85,7 @@ def make_trainer(
         os.replace(fresh, path)
         console.log(f"{rate:.0f} tokens a second in {'bfloat16' if half else 'float32'}")
     batches = draw_batches(recipe, corpus, plan["tokens"], console)
-    trainer = Trainer(network, corpus, values, recipe, batches, half=plan["half"], answers=answers)
+    trainer = Trainer(network, corpus, values, recipe, batches, half=plan["half"], answers=answers, valid=valid)
     console.log(
         f"{len(trainer.steps)} steps, {plan['tokens'] / 1e6:.2f} M tokens planned for {plan['minutes']:g} minutes"
     )

@@ -1,9 +1,9 @@
 """A training recipe: one YAML file of heads, data sets and settings, checked before anything is computed."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from model.calibrate import ScopeCost
 from model.clicks.context import ContextFeature
@@ -14,7 +14,7 @@ from model.text import TextSpec
 from model.training.augmentation import Augmentation, BackTranslation, check_augmentation
 from model.training.recipe_file import entries_of, mapping, read_content
 from model.training.settings import Training, build_training
-from model.training.values import check_values
+from model.training.values import build_section
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Trial:
     """A valid file and the task it is measured on; a file that is not there is passed over. ``text``, ``label``: its
     fields; left out, those that the head was trained on. With ``without``, there are figures for the rows whose text
     that (training) file does not have, too. ``floor``: a figure to compare with. ``shipped``: the file is not among the
-    data but in this package."""
+    data but in this package. ``history``: files of what came before: run through first for clicks, and for texts
+    what tells which users are new (left out: the files that the head was trained on)."""
 
     task: str
     file: str
@@ -86,6 +87,7 @@ class Trial:
     shipped: bool = False
     without: str = ""
     floor: str = ""
+    history: list[str] = field(default_factory=list)
 
     def path(self, data: Path) -> Path:
         """Where the file is, for a folder of data."""
@@ -154,12 +156,14 @@ class Recipe:
         before = [name for dataset in own if dataset.text[-1] == last for name in dataset.text[:-1]]
         return Columns((*dict.fromkeys(before), last), own[0].labels[head])
 
+    def history_of(self, trial: Trial, data: Path) -> list[Path]:
+        """Files of what came before a trial's rows, for a folder of data."""
+        trained = [dataset.file for dataset in self.datasets if trial.task in dataset.labels and dataset.file]
+        return [data / name for name in trial.history or trained]
+
     def columns_of(self, trial: Trial) -> Columns:
         """Where a trial's file has text and label: as it says, else as the data sets of its head."""
         return trial.columns.otherwise(self.columns(trial.task))
-
-
-T = TypeVar("T")
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -171,16 +175,18 @@ def load_recipe(path: Path) -> Recipe:
     heads = mapping(content.get("heads") or {}, f"{where}: heads")
     parts["heads"] = {str(name): _head(head or {}, f"{where}: heads.{name}") for name, head in heads.items()}
     parts["datasets"] = [_dataset(d, f"{where}: datasets") for d in entries_of(content, "datasets", where)]
-    parts["evaluation"] = [_build(Trial, t, f"{where}: evaluation") for t in entries_of(content, "evaluation", where)]
-    parts["space"] = [_build(SpaceTexts, s, f"{where}: space") for s in entries_of(content, "space", where)]
+    parts["evaluation"] = [
+        build_section(Trial, t, f"{where}: evaluation") for t in entries_of(content, "evaluation", where)
+    ]
+    parts["space"] = [build_section(SpaceTexts, s, f"{where}: space") for s in entries_of(content, "space", where)]
     for key, kind in (("text", TextSpec), ("bag", Bag), ("scope_cost", ScopeCost), ("card", Card)):
-        parts[key] = _build(kind, content.get(key) or {}, f"{where}: {key}")
+        parts[key] = build_section(kind, content.get(key) or {}, f"{where}: {key}")
     training = mapping(content.get("training") or {}, f"{where}: training")
     parts["training"] = build_training(training, f"{where}: training")
     if content.get("click") is not None:
         parts["click"] = _click(content["click"], where)
     parts["teachers"] = [_teacher(t, training, f"{where}: teachers") for t in entries_of(content, "teachers", where)]
-    recipe = _build(Recipe, parts, where)
+    recipe = build_section(Recipe, parts, where, whole=True)
     _check(recipe, where)
     return recipe
 
@@ -249,7 +255,9 @@ def _check_bag(recipe: Recipe, names: set[str], where: str) -> None:
 def _teacher(content: Any, training: Mapping[str, Any], where: str) -> Teacher:
     parts = dict(mapping(content, where))
     changes = mapping(parts.get("training") or {}, f"{where}: training")
-    return _build(Teacher, parts | {"training": build_training({**training, **changes}, f"{where}: training")}, where)
+    return build_section(
+        Teacher, parts | {"training": build_training({**training, **changes}, f"{where}: training")}, where
+    )
 
 
 def _click(content: Any, where: str) -> ClickSettings:
@@ -259,7 +267,7 @@ def _click(content: Any, where: str) -> ClickSettings:
         context = [ContextFeature.of(feature) for feature in entries_of(parts, "context", section)]
     except DataError as error:
         raise DataError(f"{section}: {error}") from error
-    click = _build(ClickSettings, parts | {"context": context}, section)
+    click = build_section(ClickSettings, parts | {"context": context}, section)
     check_click(click, section)
     return click
 
@@ -279,7 +287,7 @@ def _head(content: Any, where: str) -> Head:
     parts = dict(mapping(content, where))
     if isinstance(labels := parts.get("labels"), list):
         parts["labels"] = [as_label(label) or label for label in labels]
-    return _build(Head, parts, where)
+    return build_section(Head, parts, where)
 
 
 def _dataset(content: Any, where: str) -> Dataset:
@@ -290,22 +298,6 @@ def _dataset(content: Any, where: str) -> Dataset:
         augment = dict(mapping(parts["augment"], where_augment))
         if augment.get("back_translation") is not None:
             where_back = f"{where_augment}.back_translation"
-            augment["back_translation"] = _build(BackTranslation, augment["back_translation"], where_back)
-        parts["augment"] = _build(Augmentation, augment, where_augment)
-    return _build(Dataset, parts, where)
-
-
-def _build(kind: type[T], content: Any, where: str) -> T:
-    """A section; a key without a value counts as not said."""
-    said = {key: value for key, value in mapping(content, where).items() if value is not None}
-    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
-    unknown = [key for key in said if key not in known]
-    if unknown:
-        raise DataError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
-    needed = [key for key, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
-    missing = [key for key in needed if key not in said]
-    if missing:
-        raise DataError(f"{where}: key {missing[0]!r} is missing; needed: {', '.join(needed)}")
-    section = kind(**said)
-    check_values(section, f"{where}: " if kind is Recipe else f"{where}.")
-    return section
+            augment["back_translation"] = build_section(BackTranslation, augment["back_translation"], where_back)
+        parts["augment"] = build_section(Augmentation, augment, where_augment)
+    return build_section(Dataset, parts, where)

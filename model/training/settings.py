@@ -60,10 +60,12 @@ class Training:
     taught_share: float = 0.7  # of the target, the teachers' answer; the rest is the label
     fairness_weight: float = 0.0  # of the gap between the groups that data sets name
     gradient_norm_max: float = 1.0
-    tensorboard: bool = False  # events in --out/tb beside metrics.jsonl, and the tasks' conflict
+    tensorboard: bool = False  # events in --out/tb beside metrics.jsonl, the tasks' conflict, figures on valid rows
     held_every: int = 500  # steps between held-out losses in metrics.jsonl; 0: never
     held_rows: int = 512  # calibration rows that they are taken on
     conflict_every: int = 100  # steps between cosines of the tasks' gradients, when there is a tensorboard; 0: never
+    valid_every: int = 500  # steps between figures on valid rows, the last one's too, when there is one; 0: never
+    valid_rows: int = 256  # rows of each valid file that they are taken on
 
 
 _CHOICES = {"optimiser": OPTIMISERS, "penalty": PENALTIES, "weighting": WEIGHTINGS, "experts": EXPERTS}
@@ -98,6 +100,8 @@ _INTEGERS = (
     "held_every",
     "held_rows",
     "conflict_every",
+    "valid_every",
+    "valid_rows",
 )
 
 

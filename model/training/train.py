@@ -1,7 +1,7 @@
 """Training an artifact: ``python -m model.training.train --recipe RECIPE --data DIR --out DIR --minutes M [--resume]``.
 
-Vocabulary, n-gram channel, plan, joint training, calibration, export, click head, figures, model card: the long steps
-leave their result in ``--out``, so that a run that was stopped goes on from there with ``--resume``.
+Vocabulary, n-gram channel, plan, joint training, calibration, export, click head, figures, model card, report: the long
+steps leave their result in ``--out``, so that a run that was stopped goes on from there with ``--resume``.
 """
 
 import argparse
@@ -19,7 +19,8 @@ from model.clicks.dataset import ClickData
 from model.clicks.install import fit_into
 from model.errors import ModelError
 from model.network import Network
-from model.training.export import export, write_card
+from model.training.export import export
+from model.training.finish import finish
 from model.training.interrupt import Interrupt
 from model.training.lora import merge_lora
 from model.training.objective import Answers
@@ -28,8 +29,7 @@ from model.training.plan import make_trainer
 from model.training.recipe import Recipe, load_recipe
 from model.training.teachers import taught_answers
 from model.training.trainer import Trainer
-from model.training.trials import add_figures
-from model.training.watch import Watch
+from model.training.watch import METRICS, Watch
 from model.training.workshop import Workshop, furnish, new_network
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -56,10 +56,11 @@ def train(
     console: Console,
     tensorboard: bool = False,
     further: bool = True,
+    report: bool = True,
 ) -> Path:
     """Train and export; the artifact's folder. ``minutes`` bounds the joint training; ``tensorboard`` asks for
-    its events whatever the recipe says; without ``further`` the last checkpoint is exported as it is. Ctrl-C is a
-    KeyboardInterrupt once the step in hand is in the checkpoint. Raises ModelError."""
+    its events whatever the recipe says; without ``further`` the last checkpoint is exported as it is; ``report``: see
+    ``finish``. Ctrl-C is a KeyboardInterrupt once the step in hand is in the checkpoint. Raises ModelError."""
     recipe = load_recipe(recipe_path)
     if tensorboard:
         recipe = replace(recipe, training=replace(recipe.training, tensorboard=True))
@@ -81,9 +82,7 @@ def train(
     )
     if recipe.click and clicks:
         fit_into(folder, recipe.click, clicks)
-    add_figures(recipe, data, folder)
-    write_card(recipe, folder)
-    console.log(f"artifact in {folder}")
+    finish(recipe, data, folder, tell=console.log, report=report, curves=out / METRICS)
     return folder
 
 
@@ -103,6 +102,7 @@ def _learned(
         minutes=minutes,
         console=run.console,
         answers=answers,
+        valid=shop.valid,
         resume=run.resume,
     )
     if resuming:
@@ -183,6 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="cuda: fail without a GPU")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard events to tb in --out")
+    parser.add_argument("--no-report", action="store_true", help="leave out report.html and report.json in --out")
     args = parser.parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -197,6 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
             resume=args.resume,
             console=console,
             tensorboard=args.tensorboard,
+            report=not args.no_report,
         )
     except ModelError as error:
         console.print(f"[red]error:[/red] {error}", highlight=False, markup=True)

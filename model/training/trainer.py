@@ -26,6 +26,7 @@ from model.training.made_from import MadeFrom
 from model.training.objective import Answers, Counts, Objective
 from model.training.optimiser import freeze, make_optimiser, set_rates
 from model.training.recipe import Recipe
+from model.training.valid import Figures, ValidRows, valid_figures
 from model.training.watch import Report
 from model.training.weighting import TaskWeights
 
@@ -33,7 +34,8 @@ Batches = Sequence[npt.NDArray[np.int64]]
 
 
 class Trainer:
-    """Steps through a fixed schedule of batches. ``values`` [rows, columns] are the n-gram columns to train with."""
+    """Steps through a fixed schedule of batches. ``values`` [rows, columns] are the n-gram columns to train with;
+    ``valid`` rows are asked now and then where there is a tensorboard."""
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class Trainer:
         *,
         half: bool,
         answers: Answers | None = None,
+        valid: Sequence[ValidRows] = (),
     ) -> None:
         self._settings = recipe.training
         several = self._settings.accumulate
@@ -59,6 +62,7 @@ class Trainer:
         freeze(network, self._settings.frozen_layers)
         self._penalty = SharedPenalty(network.encoder, self._settings.penalty, self._settings.penalty_weight)
         self._watched = last_matrices(network) if self._settings.tensorboard else []
+        self._valid = valid if self._settings.tensorboard and self._settings.valid_every else ()
         self._held = evenly(np.flatnonzero(corpus.held), self._settings.held_rows)
         self._optimiser = make_optimiser(network, self._settings)
         self._weights = self._make_weights()
@@ -98,7 +102,8 @@ class Trainer:
         self._weights.learn(before, self._again(batches, counts, step) if self._weights.looks_again else None)
         held = self._held_losses() if settings.held_every and (step + 1) % settings.held_every == 0 else {}
         tokens = sum(self.corpus.prepared[row].tokens for rows in batches for row in rows)
-        return Report(step + 1, before, coefficients, settings.body_lr * factor, norm, tokens, held, conflict)
+        valid = self._valid_figures() if self._valid and self._is_watched(step) else {}
+        return Report(step + 1, before, coefficients, settings.body_lr * factor, norm, tokens, held, conflict, valid)
 
     def _read(self, sums: Mapping[str, Tensor], counts: Counts) -> dict[str, float]:
         """The losses so far, 0 of a task that comes later in the step; unread where nobody looks at them."""
@@ -125,6 +130,16 @@ class Trainer:
         losses = self._objective.held_losses(self._held)
         self.network.train()
         return losses
+
+    def _is_watched(self, step: int) -> bool:
+        """Whether a step's end is one at which the valid rows are asked."""
+        return (step + 1) % self._settings.valid_every == 0 or step + 1 == len(self.steps)
+
+    def _valid_figures(self) -> Figures:
+        self.network.eval()
+        figures = valid_figures(self.network, self._valid)
+        self.network.train()
+        return figures
 
     def _seed(self, step: int) -> None:
         torch.manual_seed(self._recipe.seed * 1_000_003 + step)  # by step, so a resumed run draws the same dropout

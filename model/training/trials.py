@@ -4,51 +4,72 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from model.artifact import Artifact
+from model.assess.detail import assess_files
 from model.assess.evaluate import OUTSIDE, STREAM_TASKS, evaluate_files, evaluate_texts
-from model.data import Columns, check_label, fingerprint, read_labelled, read_rows, text_of
+from model.data import Columns, check_label, fingerprint, read_labelled, read_rows, read_split, text_of
 from model.errors import DataError
 from model.scoring import Scorer, load_scorer
 from model.text import normalise
+from model.training.examples import Tell
 from model.training.recipe import Recipe, Trial
 
+_log = structlog.get_logger(__name__)
 
-def check_trials(recipe: Recipe, heads: Mapping[str, Sequence[str]], data: Path) -> None:
-    """Read the valid files that are there. ``heads``: their labels. Raises DataError, naming file and line, for a row
-    without text or label and a label that its head does not have; naming the task, for one that is no head."""
+
+def check_trials(recipe: Recipe, heads: Mapping[str, Sequence[str]], data: Path, tell: Tell = _log.info) -> None:
+    """Read the valid files that are there; ``tell`` hears how many rows have no label and will be left out. ``heads``:
+    their labels. Raises DataError, naming file and line, for a row without text, a file without labels and a label that
+    its head does not have; naming the task, for one that is no head."""
     for trial in recipe.evaluation:
+        path = trial.path(data)
+        for name in trial.history if path.exists() else ():
+            next(read_rows(data / name), None)
         if trial.task in STREAM_TASKS:
             continue
         if trial.task not in heads:
             known = ", ".join([*heads, *STREAM_TASKS])
             raise DataError(f"evaluation: task {trial.task!r} is no head of recipe {recipe.name}; its tasks: {known}")
-        path, columns = trial.path(data), recipe.columns_of(trial)
         if not path.exists():
             continue
-        for row in read_labelled([path], columns):
+        columns = recipe.columns_of(trial)
+        found, unlabelled = read_split([path], columns)
+        for row in found:
             if row.label != OUTSIDE:
                 check_label(row.label, trial.task, heads[trial.task], row.place)
+        if unlabelled:
+            tell(f"{trial.file}: {unlabelled} rows have no {columns.label} and are left out of {trial.task}'s figures")
         if trial.without:
             _texts(data / trial.without, columns)
 
 
-def add_figures(recipe: Recipe, data: Path, folder: Path) -> None:
+def add_figures(recipe: Recipe, data: Path, folder: Path, *, detail: bool = False) -> list[dict[str, Any]]:
     """Record in the artifact what it reaches on the valid files that are there, with each file's fingerprint. Figures
-    of tasks that are none of the recipe's stay. Raises DataError as ``evaluate_files``."""
+    of tasks that are none of the recipe's stay. With ``detail`` the figures as ``assess_files`` gives them, each with
+    ``file`` and ``sha256``: measured in the same pass, so the flat ones are the same. Raises DataError."""
     scorer, artifact = load_scorer(folder), Artifact.load(folder)
     own = {*recipe.heads, *(trial.task for trial in recipe.evaluation)}
     figures = [found for found in artifact.manifest.get("metrics", []) if found["task"] not in own]
+    details = []
+    measure = assess_files if detail else evaluate_files
     for trial in recipe.evaluation:
         path = trial.path(data)
         if not path.exists():
             continue
-        files = {"files": {trial.file: fingerprint(path)}}
-        # A stream task's events have their own fields.
-        columns = None if trial.task in STREAM_TASKS else recipe.columns_of(trial)
-        figures.append(evaluate_files(scorer, trial.task, [path], columns=columns) | files)
+        digest = fingerprint(path)
+        files = {"files": {trial.file: digest}}
+        stream = trial.task in STREAM_TASKS  # its events have their own fields, and their history is run through
+        columns = None if stream else recipe.columns_of(trial)
+        found = measure(scorer, trial.task, [path], recipe.history_of(trial, data), columns=columns)
+        figures.append({name: value for name, value in found.items() if not isinstance(value, list | dict)} | files)
+        if detail:
+            details.append(found | {"file": trial.file, "sha256": digest})
         if trial.without:
             figures.append(_unseen(scorer, recipe, trial, data) | files | {"rows": "texts not in train"})
     Artifact.save(folder, artifact.manifest | {"metrics": figures}, artifact.tensors, artifact.tokenizer_json)
+    return details
 
 
 def _unseen(scorer: Scorer, recipe: Recipe, trial: Trial, data: Path) -> dict[str, Any]:

@@ -1,16 +1,38 @@
-"""The values of a recipe's sections, checked against what their dataclasses declare, with what to write instead."""
+"""A recipe's sections, made from what is written and checked against what their dataclasses declare, with what to write
+instead."""
 
 import math
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from model.errors import DataError
+from model.training.recipe_file import mapping
 
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def check_values(section: Any, prefix: str) -> None:
+T = TypeVar("T")
+
+
+def build_section(kind: type[T], content: Any, where: str, *, whole: bool = False) -> T:
+    """A section; a key without a value counts as not said. ``where``: its file and name, or with ``whole`` the file of
+    a recipe as a whole. Raises DataError naming it and the key."""
+    said = {key: value for key, value in mapping(content, where).items() if value is not None}
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    unknown = [key for key in said if key not in known]
+    if unknown:
+        raise DataError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    needed = [key for key, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    missing = [key for key in needed if key not in said]
+    if missing:
+        raise DataError(f"{where}: key {missing[0]!r} is missing; needed: {', '.join(needed)}")
+    section = kind(**said)
+    _check_values(section, f"{where}: " if whole else f"{where}.")
+    return section
+
+
+def _check_values(section: Any, prefix: str) -> None:
     """Raises DataError, naming ``prefix`` (file and section) and key, for a value of another kind than declared."""
     kinds = get_type_hints(type(section))
     for entry in fields(section):

@@ -2,12 +2,13 @@
 
 A line of ``metrics.jsonl`` is one step: ``step`` (steps done), ``losses`` and ``weights`` by task, ``learning_rate``
 (the body's), ``gradient_norm`` (before clipping), ``tokens`` and ``tokens_per_second``; now and then ``held`` (losses
-on calibration rows) and ``conflict`` (cosines of the tasks' gradients).
+on calibration rows), ``conflict`` (cosines of the tasks' gradients) and ``valid`` (figures by task on valid rows).
 """
 
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,7 @@ class Report:
     tokens: int
     held: dict[str, float] = field(default_factory=dict)
     conflict: dict[str, float] = field(default_factory=dict)
+    valid: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 class Watch:
@@ -60,6 +62,9 @@ class Watch:
         for group in ("losses", "weights", "held", "conflict"):
             for name, value in getattr(report, group).items():
                 self._events.add_scalar(f"{group}/{name.replace(' ', '_')}", value, report.step)
+        for task, figures in report.valid.items():
+            for name, value in figures.items():
+                self._events.add_scalar(f"valid_{name}/{task.replace(' ', '_')}", value, report.step)
         for name in ("learning_rate", "gradient_norm"):
             self._events.add_scalar(name, getattr(report, name), report.step)
         self._events.add_scalar("tokens_per_second", rate, report.step)

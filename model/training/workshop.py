@@ -1,7 +1,7 @@
 """What stands before training begins, for a run, a search or a comparison alike: body, vocabulary, corpus, n-grams."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from model.training.lora import add_lora
 from model.training.made_from import file_digests
 from model.training.recipe import Recipe
 from model.training.trials import check_trials
+from model.training.valid import ValidRows, valid_rows
 from model.training.vocabulary import prune
 from model.training.warmstart import warm_start
 
@@ -34,7 +35,8 @@ BAG_HEAD_SCALE = 1.5  # a head begins as its linear machine, in units of that ma
 
 @dataclass(frozen=True)
 class Workshop:
-    """Everything made from recipe and data. ``values`` [rows, columns]: the n-gram columns, out of fold."""
+    """Everything made from recipe and data. ``values`` [rows, columns]: the n-gram columns, out of fold. ``valid``:
+    rows that are watched on the way, where there is a tensorboard."""
 
     encoder: PackedEncoder | PaddedEncoder
     codec: TextCodec
@@ -43,6 +45,7 @@ class Workshop:
     bag: GramBag | None
     values: Floats | None
     first_column: dict[str, int]
+    valid: list[ValidRows] = field(default_factory=list)
 
 
 def furnish(recipe: Recipe, data: Path, out: Path, console: Console, *, resume: bool = False) -> Workshop:
@@ -57,17 +60,20 @@ def furnish(recipe: Recipe, data: Path, out: Path, console: Console, *, resume: 
     rows = read_corpus(recipe, data, console.log)
     encoder, codec, tokenizer_json = _body(recipe, data, rows)
     corpus = replace(build_corpus(recipe, rows, codec, out / "augmented"), files=files)
-    check_trials(recipe, corpus.heads, data)
+    check_trials(recipe, corpus.heads, data, console.log)
     console.log(f"{len(corpus.prepared)} rows, {sum(p.tokens for p in corpus.prepared)} tokens, {len(rows)} data sets")
     bag, values, first_column = linear_channel(recipe, corpus, out, console, resume=resume)
-    return Workshop(encoder, codec, tokenizer_json, corpus, bag, values, first_column)
+    watched = recipe.training.tensorboard and recipe.training.valid_every
+    valid = valid_rows(recipe, corpus.heads, data, codec) if watched else []
+    return Workshop(encoder, codec, tokenizer_json, corpus, bag, values, first_column, valid)
 
 
 def with_body(shop: Workshop, body: str, max_tokens: int) -> Workshop:
     """The same rows before another pretrained body, whole and without n-grams. Raises ModelError."""
     foreign = load_foreign(body)
     codec = TextCodec(foreign.tokenizer_json, TextSpec(max_tokens, lower=foreign.lower))
-    return Workshop(foreign.encoder, codec, foreign.tokenizer_json, read_by(shop.corpus, codec), None, None, {})
+    corpus, valid = read_by(shop.corpus, codec), [rows.read_by(codec) for rows in shop.valid]
+    return Workshop(foreign.encoder, codec, foreign.tokenizer_json, corpus, None, None, {}, valid)
 
 
 def new_network(recipe: Recipe, shop: Workshop, *, warm: bool) -> tuple[Network, dict[str, Tensor]]:

@@ -68,6 +68,39 @@ def test_evaluate_click_tells_what_late_outcomes_cost(folder: Path) -> None:
     assert "--delay-s is for clicks" in refused.stderr
 
 
+def test_cold_and_warm_users_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    rows = click_rows(160)
+    for name, own in (("before", rows[:100]), ("clicks", rows[100:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, own)), encoding="utf-8")
+    common = ("evaluate", "--artifact", folder / "tiny", "--task", "click", "--data", tmp_path / "clicks.jsonl")
+    history = ("--history", tmp_path / "before.jsonl")
+    assert "slices" not in printed(*common, *history)
+    (cut,) = printed(*common, *history, "--detail")["slices"]
+    assert sum(part["n"] for part in cut["slices"]) == 60
+    assert "user's earlier events" in run(*common, *history, "--detail").stdout
+    report = ("report", "--artifact", folder / "tiny", "--out", tmp_path / "report.html")
+    trial = ("--trial", f"click={tmp_path / 'clicks.jsonl'}")
+    (task,) = printed(*report, *trial, "--history", f"click={tmp_path / 'before.jsonl'}")["tasks"]
+    assert task["slices"] == [cut]
+    for wrong, says in (("sentiment=x", "no --trial measures"), ("click=gone.jsonl", "there is no file gone.jsonl")):
+        refused = run(*report, *trial, "--history", wrong)
+        assert refused.exit_code == 6
+        assert says in refused.stderr
+
+
+def test_rows_without_a_label_are_left_out_and_said(folder: Path, tmp_path: Path) -> None:
+    rows = [{"text": text, "sentiment": label} for text, label in zip(TEXTS, ["negative", None] * 3, strict=True)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    common = ("evaluate", "--artifact", folder / "tiny", "--task", "sentiment", "--data", tmp_path / "rows.jsonl")
+    for detail in ((), ("--detail",)):
+        found = printed(*common, *detail)
+        assert (found["n"], found["unlabelled"]) == (3, 3)
+        assert "unlabelled" in run(*common, *detail).stdout
+    report = ("report", "--artifact", folder / "tiny", "--trial", f"sentiment={tmp_path / 'rows.jsonl'}")
+    assert run(*report, "--out", tmp_path / "r.html").exit_code == 0
+    assert "3 more without a label" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 def test_report_writes_a_page_without_outside_resources(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     trial = f"sentiment={folder / 'rows.jsonl'}"
@@ -135,7 +168,11 @@ def test_a_run_is_trained_exported_again_and_added_to(tmp_path: Path) -> None:
     assert "train first" in refused.stderr
     assert run("train", *recipe, "--out", out, "--minutes", 0.01).exit_code == 0
     first = Artifact.load(out / "artifact")
+    (out / "report.html").unlink()
+    assert run("export", *recipe, "--out", out, "--no-report").exit_code == 0
+    assert not (out / "report.html").exists()
     assert run("export", *recipe, "--out", out).exit_code == 0
+    assert first.manifest["version"] in (out / "report.html").read_text(encoding="utf-8")
     assert Artifact.load(out / "artifact").manifest["version"] == first.manifest["version"]
     if not torch.cuda.is_available():
         without = run("train", *recipe, "--out", tmp_path / "gpu", "--device", "cuda")
@@ -150,4 +187,6 @@ def test_a_run_is_trained_exported_again_and_added_to(tmp_path: Path) -> None:
         assert "do nothing with --onto" in refused.stderr
     more = run("train", *recipe, "--out", tmp_path / "more", "--onto", out / "artifact")
     assert more.exit_code == 0, more.output
+    assert more.stdout.endswith(f"artifact in {tmp_path}/more/artifact\nreport in {tmp_path}/more/report.html\n")
+    assert json.loads((tmp_path / "more" / "report.json").read_text(encoding="utf-8"))["curves"] is None
     assert Artifact.load(tmp_path / "more" / "artifact").manifest["space"] == first.manifest["space"]

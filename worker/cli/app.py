@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from worker.cli.alerts import alerts
-from worker.cli.base import CONTEXT, FILE, Commands, common, json_option
-from worker.cli.model import MODEL_COMMANDS
+from worker.cli.base import CONTEXT, FILE, Commands, artifact_option, common, json_option
+from worker.cli.judging import JUDGING_COMMANDS
+from worker.cli.labelling import LABELLING_COMMANDS
 from worker.cli.notify import NOTIFY_COMMANDS
 from worker.cli.plan import plan
 from worker.cli.safety import SAFETY_COMMANDS
+from worker.cli.training import TRAINING_COMMANDS
 from worker.errors import DeviceError, MillraceError
 
 if TYPE_CHECKING:
@@ -316,7 +318,7 @@ def status(config: Config, json_: bool) -> None:
 @main.command()
 @click.option("--text", required=True, help="What a customer might write, Chinese or English.")
 @click.option("--task", help="One head or family: sentiment, category, intent, intent.shop, …; by default all.")
-@click.option("--artifact", help="Artifact folder; by default model.artifact of the configuration.")
+@artifact_option
 @json_option
 @common
 def score(config: Config, text: str, task: str | None, artifact: str | None, json_: bool) -> None:
@@ -373,7 +375,7 @@ def notify(config: Config) -> None:
 
 
 main.add_command(plan)
-for _command in (*NOTIFY_COMMANDS, *SAFETY_COMMANDS, *MODEL_COMMANDS):
+for _command in (*NOTIFY_COMMANDS, *SAFETY_COMMANDS, *TRAINING_COMMANDS, *JUDGING_COMMANDS, *LABELLING_COMMANDS):
     main.add_command(_command)
 
 

@@ -18,6 +18,8 @@ from worker.errors import InputError, MillraceError, ModelLoadError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+PATH = click.Path(path_type=Path)
 
 
 class Commands(click.Group):
@@ -105,3 +107,4 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
 
 
 json_option = click.option("--json", "json_", is_flag=True, help="JSON on standard output instead of a table.")
+artifact_option = click.option("--artifact", help="Artifact folder; by default model.artifact of the configuration.")

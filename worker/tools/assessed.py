@@ -36,24 +36,25 @@ def _classes(classes: list[dict[str, Any]]) -> Table:
     title = f"the worst {_CLASSES_MAX} of {len(classes)} classes" if many else "classes"
     table = Table("class", "rows", "guessed", "precision", "recall", "F1", title=title, title_justify="left")
     for found in sorted(classes, key=lambda c: float(c["f1"]))[:_CLASSES_MAX]:
-        figures = (f"{found[name]:.3f}" for name in ("precision", "recall", "f1"))
+        ends = found["intervals"]
+        figures = (
+            f"{found[name]:.3f} ({ends[name][0]:.2f} to {ends[name][1]:.2f})" for name in ("precision", "recall", "f1")
+        )
         table.add_row(Text(found["label"]), str(found["support"]), str(found["guessed"]), *figures)
     return table
 
 
 def _slices(cut: Mapping[str, Any]) -> Table:
-    table = Table(Column(Text(cut["by"])), "rows", "accuracy", "95 % interval", "gap", "")
+    """Slices by the figure that they are compared in; one that it is not defined for has its rows only."""
+    figure = cut["figure"]
+    table = Table(Column(Text(cut["by"])), "rows", "AUC" if figure == "auc" else figure, "95 % interval", "gap", "")
     for part in cut["slices"]:
-        low, high = part["interval"]
-        table.add_row(
-            Text(part["value"]),
-            str(part["n"]),
-            f"{part['accuracy']:.3f}",
-            f"{low:.3f} to {high:.3f}",
-            f"{part['gap']:+.3f}",
-            "below the whole" if part["flagged"] else "",
-            style="red" if part["flagged"] else None,
-        )
+        cells = ["", "", ""]
+        if part[figure] is not None:
+            low, high = part["interval"]
+            cells = [f"{part[figure]:.3f}", f"{low:.3f} to {high:.3f}", f"{part['gap']:+.3f}"]
+        flag = "below the whole" if part["flagged"] else ""
+        table.add_row(Text(part["value"]), str(part["n"]), *cells, flag, style="red" if flag else None)
     return table
 
 

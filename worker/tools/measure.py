@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from model.assess.evaluate import assess_files, evaluate_files
+from model.assess.detail import assess_files
+from model.assess.evaluate import evaluate_files
 from model.data import Columns
 from model.errors import DataError
 from model.scoring import Scorer
@@ -30,17 +31,16 @@ def measure(
 
     Of a family, the one head is measured that knows all labels of the files. ``columns``: where these have text and
     label, if not where the head's training data had them. ``among``: guess among these labels, not those that occur.
-    ``fields`` (slices by these) or ``detail``: with intervals, classes, confusion and slices, as ``assess_texts`` gives
+    ``fields`` (slices by these) or ``detail``: with intervals, classes, confusion and slices, as ``assess_files`` gives
     them. ``delays_s``: for clicks, as if they were known so late, too. Raises `InputError` when no head of a family
     fits, DataError otherwise.
     """
 
     def figures(head: str) -> dict[str, Any]:
+        asked: dict[str, Any] = {"columns": columns, "among": among or None, "delays_s": delays_s}
         if fields or detail:
-            return assess_files(scorer, head, data, columns=columns, among=among or None, fields=fields)
-        return _plain(
-            evaluate_files(scorer, head, data, history, columns=columns, among=among or None, delays_s=delays_s)
-        )
+            return assess_files(scorer, head, data, history, fields=fields, **asked)
+        return evaluate_files(scorer, head, data, history, **asked)
 
     heads = heads_of(scorer, task)
     if heads in ([], [task]):
@@ -52,8 +52,3 @@ def measure(
         except DataError as error:
             refusals.append(str(error))
     raise InputError(f"--task {task}: none of {', '.join(heads)} knows all labels of the files; {refusals[-1]}")
-
-
-def _plain(figures: dict[str, Any]) -> dict[str, Any]:
-    """Figures as JSON has them: numpy's numbers become Python's."""
-    return {name: value.item() if hasattr(value, "item") else value for name, value in figures.items()}

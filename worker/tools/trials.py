@@ -9,15 +9,15 @@ from model.training.recipe import Trial
 from worker.errors import InputError
 
 
-def read_trials(pairs: Sequence[str], texts: Sequence[str], labels: Sequence[str]) -> list[Trial]:
-    """Trials of ``TASK=FILE``, each with the fields that ``texts`` and ``labels`` (``TASK=FIELD``) name for its task.
+def read_trials(
+    pairs: Sequence[str], texts: Sequence[str], labels: Sequence[str], histories: Sequence[str] = ()
+) -> list[Trial]:
+    """Trials of ``TASK=FILE``, each with the fields that ``texts`` and ``labels`` (``TASK=FIELD``) name for its task,
+    and the files of ``histories`` (``TASK=FILE``).
 
     Raises `InputError` for what is no such pair, a file that is not there, or a field of a task without a trial.
     """
-    files = [_split("--trial", pair, "FILE") for pair in pairs]
-    for pair, (_, file) in zip(pairs, files, strict=True):
-        if not Path(file).is_file():
-            raise InputError(f"--trial {pair}: there is no file {file}")
+    files = [_file("--trial", pair) for pair in pairs]
     tasks = {task for task, _ in files}
     texts_of: dict[str, list[str]] = {}
     label_of: dict[str, str] = {}
@@ -27,7 +27,28 @@ def read_trials(pairs: Sequence[str], texts: Sequence[str], labels: Sequence[str
     for pair in labels:
         task, field = _split("--label-field", pair, "FIELD", tasks)
         label_of[task] = field
-    return [Trial(task, file, text=texts_of.get(task, []), label=label_of.get(task, "")) for task, file in files]
+    before: dict[str, list[str]] = {}
+    for pair in histories:
+        task, file = _file("--history", pair, tasks)
+        before.setdefault(task, []).append(file)
+    return [
+        Trial(
+            task,
+            file,
+            text=texts_of.get(task, []),
+            label=label_of.get(task, ""),
+            history=before.get(task, []),
+        )
+        for task, file in files
+    ]
+
+
+def _file(option: str, pair: str, tasks: set[str] | None = None) -> tuple[str, str]:
+    """Task and file of a pair; the file must be there."""
+    task, file = _split(option, pair, "FILE", tasks)
+    if not Path(file).is_file():
+        raise InputError(f"{option} {pair}: there is no file {file}")
+    return task, file
 
 
 def _split(option: str, pair: str, kind: str, tasks: set[str] | None = None) -> tuple[str, str]:

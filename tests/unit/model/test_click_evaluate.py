@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from model.clicks.delay import Delay
 from model.clicks.evaluate import evaluate_log
-from model.clicks.figures import figures
+from model.clicks.figures import figures, warmth_slices
 from model.clicks.head import ClickHead
 from model.clicks.log import settled
 from model.clicks.rows import click_log
@@ -61,6 +63,47 @@ def test_late_outcomes_are_told_in_both_ways_the_worker_may_hear_of_them():
     for late, (seconds, at_once) in zip(found["delays"], told, strict=True):
         p = settled(log, head, Delay(1000 * seconds, at_once))[200:]
         assert late["auc"] == figures(p, log.label[200:])["auc"]
+
+
+def test_detail_slices_by_how_many_events_of_the_user_came_before():
+    rows = click_rows(900, seed=6)
+    plain = evaluate_log(SCORER, "click", lines(rows[300:]), lines(rows[:300]))
+    found = evaluate_log(SCORER, "click", lines(rows[300:]), lines(rows[:300]), detail=True)
+    (cut,) = found.pop("slices")
+    assert found == plain
+    head, log = ClickHead.from_scorer(SCORER), click_log(lines(rows)).encoded(NullScorer())
+    p, seen, bands = settled(log, head), Counter(), {}
+    for i, row in enumerate(rows):  # no two rows of one user have one time here
+        count, seen[row["user_id"]] = seen[row["user_id"]], seen[row["user_id"]] + 1
+        bands.setdefault("1–4" if 0 < count < 5 else "5–19" if 0 < count < 20 else "20 and more", []).append(i)
+    assert [part["value"] for part in cut["slices"]] == ["1–4", "5–19", "20 and more"]
+    for part in cut["slices"]:
+        own = np.array([i for i in bands[part["value"]] if i >= 300])
+        low, high = part.pop("interval")
+        assert part == {
+            "value": part["value"],
+            **figures(p[own], log.label[own]),
+            "gap": pytest.approx(part["auc"] - plain["auc"], abs=2e-5),
+            "flagged": len(own) >= 50 and high < plain["auc"],
+        }
+        assert low < part["auc"] < high
+
+
+def test_a_slice_of_worse_answers_is_flagged_and_one_of_one_outcome_says_nothing():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 600).astype(float)
+    p = np.clip(0.5 + 0.4 * (truth - 0.5) + rng.normal(0, 0.2, 600), 0.01, 0.99)
+    earlier = np.repeat([0, 2, 30], 200)
+    p[:200] = rng.random(200)  # of new users the head knows nothing
+    truth[200:400] = 1
+    (cut,) = warmth_slices(p, truth, earlier)
+    cold, one, warm = cut["slices"]
+    assert [part["value"] for part in cut["slices"]] == ["none", "1–4", "20 and more"]
+    assert (cold["flagged"], one["flagged"], warm["flagged"]) == (True, False, False)
+    assert cold["gap"] < -0.1
+    assert (one["auc"], one["interval"], one["gap"]) == (None, None, None)
+    assert one["base_rate"] == 1
+    assert warmth_slices(p, truth, np.zeros(600, np.int64)) == []
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from model.data import Columns, fingerprint, read_labelled, read_rows
+from model.data import Columns, fingerprint, read_labelled, read_rows, read_split
 from model.errors import DataError
 from model.training.recipe import Head, Recipe, load_recipe
 
@@ -39,7 +39,7 @@ def test_plain_and_gzipped_read_alike(tmp_path: Path) -> None:
         (b'{"sentiment": "positive"}', "field 'text' is missing"),
         (b'{"text": 3, "sentiment": "positive"}', "field 'text' is int"),
         (b'{"text": "x", "title": null, "sentiment": "positive"}', "field 'title' is missing"),
-        (b'{"text": "x"}', "label field 'sentiment' is missing"),
+        (b'{"text": "x", "sentiment": ""}', "label field 'sentiment' is str ''"),
         (b'{"text": "x", "sentiment": true}', "label field 'sentiment' is bool"),
         (b'{"text": "x", "sentiment": 0.5}', "label field 'sentiment' is float"),
     ],
@@ -50,6 +50,19 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, reason: str) -> None:
     with pytest.raises(DataError, match=r"bad\.jsonl:2: .*") as caught:
         read_labelled([path], SENTIMENT)
     assert reason in str(caught.value)
+
+
+def test_rows_without_a_label_are_left_out_and_counted(tmp_path: Path) -> None:
+    some, none = tmp_path / "some.jsonl", tmp_path / "none.jsonl"
+    some.write_bytes(GOOD + b'{"text": "x"}\n{"text": "y", "sentiment": null}\n{"sentiment": null}\n' + GOOD)
+    found, unlabelled = read_split([some], SENTIMENT)
+    assert [row.place for row in found] == [f"{some}:1", f"{some}:5"]
+    assert unlabelled == 3
+    assert read_labelled([some], SENTIMENT) == found
+    none.write_bytes(b'{"text": "x"}\n{"text": "y", "sentiment": null}\n')
+    for paths in ([none], [some, none]):  # a file that has none at all is the wrong one, or its field is
+        with pytest.raises(DataError, match=r"none\.jsonl: label field 'sentiment' is missing or null in every row"):
+            read_split(paths, SENTIMENT)
 
 
 def test_absent_empty_and_broken_files_are_named(tmp_path: Path) -> None:
@@ -170,7 +183,7 @@ PLACES = [
     *(("heads", "urgency", key) for key in ("labels", "kind", "threshold", "error_weight")),
     *(("datasets", 0, key) for key in ("name", "file", "text", "labels", "partial", "outside", "balance", "weight")),
     *(("datasets", 0, key) for key in ("source", "guessed", "augment", "groups", "templates")),
-    *(("evaluation", 0, key) for key in ("task", "text", "label", "shipped", "without")),
+    *(("evaluation", 0, key) for key in ("task", "text", "label", "shipped", "without", "history")),
     *(("space", 0, key) for key in ("text", "rows")),
     *(("bag", key) for key in ("keep", "targets")),
     *(("text", key) for key in ("max_tokens", "gram_orders", "gram_buckets")),

@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.metrics import log_loss as sk_log_loss
 
 from model import metrics
+from model.assess.detail import assess_files
 from model.assess.evaluate import evaluate_files, evaluate_texts
 from model.data import Columns
 from model.errors import DataError
@@ -150,7 +151,7 @@ def test_rows_are_read_as_given_else_as_in_training_else_as_the_public_data_sets
     assert right(told) == right(KnownScorer()) == (1, pytest.approx(-math.log(0.9), abs=1e-4))
     assert right(KnownScorer(), Columns(("subject", "body")))[0] == 0
     assert right(told, Columns(label="stars"))[0] == 0
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: label field 'gone' is missing"):
+    with pytest.raises(DataError, match=r"rows\.jsonl: label field 'gone' is missing"):
         right(told, Columns(label="gone"))
     own = KnownScorer()
     own.labels["mood"] = own.labels["sentiment"]
@@ -169,6 +170,28 @@ def test_bad_requests_say_what_is_known(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="click have their own"):
         evaluate_files(KnownScorer(), "click", [], columns=Columns(("subject",)))
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"text": "1 0 0", "sentiment": "negative"}\n{"text": "1 0 0"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"rows\.jsonl:2: label field 'sentiment' is missing"):
+    path.write_text('{"text": "1 0 0", "sentiment": "negative"}\n{"sentiment": "positive"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: field 'text' is missing"):
         evaluate_files(KnownScorer(), "sentiment", [path])
+
+
+def test_rows_without_the_label_asked_for_are_left_out_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        {"text": "0.9 0.1 0.0", "sentiment": "negative", "stars": None},
+        {"text": "0.1 0.8 0.1", "sentiment": None, "stars": 2},
+        {"text": "0.8 0.1 0.1", "stars": 1},
+        {"text": "0.2 0.1 0.7", "sentiment": "positive", "stars": 3},
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    found = {task: evaluate_files(KnownScorer(), task, [path]) for task in ("sentiment", "stars")}
+    assert {task: (figures["n"], figures["unlabelled"]) for task, figures in found.items()} == {
+        "sentiment": (2, 2),
+        "stars": (3, 1),
+    }
+    assert found["sentiment"]["accuracy"] == found["stars"]["accuracy"] == 1
+    assert assess_files(KnownScorer(), "stars", [path])["unlabelled"] == 1
+    path.write_text(json.dumps(lines[0]), encoding="utf-8")
+    assert "unlabelled" not in evaluate_files(KnownScorer(), "sentiment", [path])
+    with pytest.raises(DataError, match="label field 'stars' is missing or null in every row"):
+        evaluate_files(KnownScorer(), "stars", [path])

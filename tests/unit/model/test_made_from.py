@@ -13,7 +13,7 @@ from model.clicks.settings import ClickSettings
 from model.errors import ModelError
 from model.training import train as training
 from model.training.made_from import MadeFrom, file_digests
-from model.training.recipe import Card, Dataset, SpaceTexts, Trial, load_recipe
+from model.training.recipe import Card, Dataset, SpaceTexts, Teacher, Trial, load_recipe
 from tests.tiny_training import make_recipe
 from tests.toy_training import make_workshop, run, write_recipe
 
@@ -44,7 +44,12 @@ def test_each_change_is_found_by_its_name_and_what_is_only_told_is_none() -> Non
     licensed = [replace(recipe.datasets[0], source="CC0")]
     told = replace(recipe, datasets=licensed, card=Card(intro="Ours."), evaluation=[Trial("mood", "valid.jsonl")])
     told = replace(told, click=ClickSettings("clicks.jsonl"))  # fitted afterwards
+    watched = {"tensorboard": True, "held_every": 9, "held_rows": 9, "conflict_every": 9}
+    watched |= {"valid_every": 9, "valid_rows": 9}
+    told = replace(told, training=replace(recipe.training, **watched))
     assert MadeFrom.of(told, FILES) == before
+    taught, more = (replace(recipe, teachers=[Teacher(training=own.training)]) for own in (recipe, told))
+    assert MadeFrom.of(taught, FILES) == MadeFrom.of(more, FILES)
     assert changed(before, MadeFrom.of(recipe, FILES | {"rows.jsonl": "c"})) == {"rows.jsonl"}
 
 

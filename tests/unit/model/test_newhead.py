@@ -81,7 +81,7 @@ def test_the_larger_artifact_tells_its_data_figures_and_card(shop: Path, tmp_pat
 def test_a_trial_that_cannot_be_judged_is_refused_before_the_fit(shop: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.replace("task: urgency, file", "task: urgency, label: mood, file"), encoding="utf-8")
-    with pytest.raises(DataError, match=r"urgency\.jsonl:1: label field 'mood'"):
+    with pytest.raises(DataError, match=r"urgency\.jsonl: label field 'mood'"):
         add_heads(recipe, shop, shop / "tiny", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

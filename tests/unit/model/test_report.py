@@ -3,7 +3,7 @@
 import json
 import re
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.artifact import Artifact
-from model.assess.evaluate import assess_files
-from model.assess.report import read_curves, read_sharing, write_report
+from model.assess.detail import assess_files
+from model.assess.report import read_curves, write_report
+from model.assess.sharing import learning_curve, read_sharing
 from model.assess.svg import Axis, Line, confusion_chart, line_chart, reliability_chart, round_numbers
 from model.data import Columns
 from model.errors import DataError, ModelError
 from model.scoring import load_scorer
 from model.training.recipe import Trial
+from tests.click_head import click_rows
 from tests.tiny_artifact import make_tiny_artifact
 
-CLICK = {"base_rate": 0.5, "scales_s": [600.0], "valid": {"auc": 0.77, "n": 100}, "note": "<b>counts alone</b>" * 5}
+SLICE = {"n": 60, "log_loss": 0.6, "ece": 0.1, "predicted_over_observed": 1.2, "base_rate": 0.5}
+SLICES = [
+    {"value": "none", "auc": 0.6, "interval": [0.5, 0.7], "gap": -0.17, "flagged": True, **SLICE},
+    {"value": "1–4", "auc": None, "interval": None, "gap": None, "flagged": False, **SLICE},
+]
+CLICK = {
+    "base_rate": 0.5,
+    "scales_s": [600.0],
+    "valid": {"auc": 0.77, "n": 100},
+    "valid_slices": [{"by": "user's earlier events", "figure": "auc", "slices": SLICES}],
+    "note": "<b>counts alone</b>" * 5,
+}
 
 
 @dataclass
 class OwnTrial:
     task: str
     file: Path
-    columns: Columns
+    columns: Columns = field(default_factory=Columns)
+    history: list[Path] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +110,7 @@ def test_the_json_holds_what_was_measured(made: tuple[Any, Path], folder: Path, 
     assert "scope" in shop
     assert report["click"] == CLICK
     assert [point["share"] for point in report["sharing"]] == [0.01, 0.1, 1]
+    assert [whole["share"] for whole in report["learning_curve"]["shares"]] == [0.01, 0.1, 1]
 
 
 def test_the_page_stands_alone_and_escapes_what_it_was_given(made: tuple[Any, Path]) -> None:
@@ -122,6 +137,36 @@ def test_the_page_stands_alone_and_escapes_what_it_was_given(made: tuple[Any, Pa
         assert heading in html
     for anchor in re.findall(r'href="#(\w+)"', html):
         assert f'id="{anchor}"' in html
+
+
+def test_every_class_shows_its_intervals(made: tuple[Any, Path]) -> None:
+    report, out = made
+    html = out.read_text(encoding="utf-8")
+    for task in report["tasks"]:
+        for found in task["classes"]:
+            for name, (low, high) in found["intervals"].items():
+                assert f'{found[name]:.3f} <span class="range">{low:.3f}–{high:.3f}</span>' in html
+    assert "Wilson" in html
+
+
+def test_clicks_are_sliced_by_warmth_where_fitted_and_where_measured(folder: Path, tmp_path: Path) -> None:
+    rows = click_rows(400, seed=2)
+    write(tmp_path / "before.jsonl", rows[:250])
+    write(tmp_path / "clicks.jsonl", rows[250:])
+    trial = OwnTrial("click", tmp_path / "clicks.jsonl", history=[tmp_path / "before.jsonl"])
+    (task,) = write_report(folder, [trial], tmp_path / "r.html", device="cpu")["tasks"]
+    (cut,) = task["slices"]
+    assert (cut["by"], cut["figure"]) == ("user's earlier events", "auc")
+    assert sum(part["n"] for part in cut["slices"]) == task["n"] == 150
+    assert [part["value"] for part in cut["slices"]] == ["none", "1–4", "5–19"]
+    html = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert cut["slices"][0]["auc"] is None  # two rows alike
+    for part in cut["slices"][1:]:
+        assert f'{part["auc"]:.3f} <span class="range">' in html
+    warned = html[html.index('class="summary warn"') :]
+    assert 'href="#click">click</a>' in warned  # the flagged slice that the manifest has
+    body = html.partition("<body>")[2].partition("</body>")[0]
+    ET.fromstring(f"<body>{body}</body>")  # noqa: S314 - our own page
 
 
 def test_the_page_is_well_formed(made: tuple[Any, Path]) -> None:
@@ -161,13 +206,96 @@ def test_what_cannot_be_used_is_refused(folder: Path, data: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "content", [{}, [], {"points": [{"task": "a", "share": 2, "shared": 1, "single": 1}]}, [{"task": "a"}]]
+    "content",
+    [
+        {},
+        [],
+        {"points": [{"task": "a", "share": 2, "shared": 1, "single": 1}]},
+        [{"task": "a"}],
+        {"points": [{"task": "a", "share": 1, "shared": 1, "single": 1}], "shares": [{"share": "all"}]},
+        {
+            "points": [{"task": "a", "share": 1, "shared": 1, "single": 1}],
+            "shares": [{"share": 1, "difference_interval": [0]}],
+        },
+    ],
 )
 def test_malformed_sharing_is_refused(content: Any, tmp_path: Path) -> None:
     path = tmp_path / "sharing.json"
     path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(DataError, match="point"):
+    with pytest.raises(DataError, match=r"point|shares"):
         read_sharing(path)
+
+
+def points(*figures: tuple[float, float, float]) -> list[dict[str, Any]]:
+    """Two tasks around the mean figures of (share, shared, single)."""
+    return [
+        {"task": task, "share": share, "shared": shared + apart, "single": single + apart}
+        for task, apart in (("a", 0.1), ("b", -0.1))
+        for share, shared, single in figures
+    ]
+
+
+FEW = points((1, 0.82, 0.81), (0.1, 0.70, 0.61), (0.01, 0.41, 0.41))
+
+
+def test_the_learning_curve_says_how_many_labels_sharing_saves() -> None:
+    curve = learning_curve(FEW, {1: [-0.01, 0.03], 0.1: [0.05, 0.13], 0.01: [-0.02, 0.02]})
+    assert curve is not None
+    assert [(w["share"], w["shared"], w["single"], w["difference"]) for w in curve["shares"]] == [
+        (0.01, 0.41, 0.41, 0),
+        (0.1, 0.7, 0.61, 0.09),
+        (1, 0.82, 0.81, 0.01),
+    ]
+    needs = [w["single_needs"] for w in curve["shares"]]
+    assert needs == [0.01, pytest.approx(0.1 * 10 ** (0.09 / 0.2), rel=1e-3), None]
+    assert curve["answer"] == (
+        "Does sharing save labels? Yes, with 10 % of the labels. With 10 % the shared model reaches 0.700, +0.0900"
+        " (+0.0500 to +0.1300) over one model a task, which needs 28 % of the labels for that."
+    )
+
+
+@pytest.mark.parametrize(
+    ("intervals", "answer"),
+    [
+        ({1: [-0.01, 0.03], 0.1: [-0.01, 0.13], 0.01: [-0.02, 0.02]}, "Not shown: .* largest is \\+0.0900"),
+        (
+            {1: [-0.03, -0.01], 0.1: [0.01, 0.13], 0.01: [-0.02, 0.02]},
+            "depends: .* better with 10 % .* worse with 100 %",
+        ),
+        ({1: [-0.03, -0.01], 0.1: [-0.1, 0.1], 0.01: [-0.02, 0.02]}, "No: with 100 % of the labels"),
+        ({1: [0.01, 0.03], 0.1: [-0.1, 0.1], 0.01: [-0.02, 0.02]}, "does not reach that with any share tried"),
+        ({}, "Yes, with 10 %, 100 %.* means without intervals"),
+    ],
+)
+def test_the_answer_follows_the_intervals(intervals: dict[float, list[float]], answer: str) -> None:
+    curve = learning_curve(FEW, intervals)
+    assert curve is not None
+    assert re.search(answer, curve["answer"]), curve["answer"]
+
+
+def test_a_curve_is_made_only_of_what_can_be_averaged() -> None:
+    one = learning_curve(points((1, 0.8, 0.7)), {})
+    assert one is not None
+    assert "cannot tell" in one["answer"]
+    assert learning_curve([FEW[0], FEW[1] | {"metric": "mae"}], {}) is None
+    assert learning_curve([point | {"metric": "mae"} for point in FEW], {}) is None
+    assert learning_curve([FEW[0], FEW[4]], {}) is None  # no task has both shares
+    part = learning_curve(FEW[:5], {share: [0.5, 0.6] for share in (1, 0.1, 0.01)})
+    assert part is not None
+    assert part["tasks"] == ["a"]
+    assert {w["interval"] for w in part["shares"]} == {None}  # those given are of all tasks
+
+
+def test_the_page_draws_the_curve_and_says_the_answer(folder: Path, tmp_path: Path) -> None:
+    shares = [{"share": share, "difference_interval": [0.001, 0.02]} for share in (1, 0.1, 0.01)]
+    (tmp_path / "sharing.json").write_text(json.dumps({"points": FEW, "shares": shares}), encoding="utf-8")
+    report = write_report(folder, [], tmp_path / "r.html", sharing=tmp_path / "sharing.json", device="cpu")
+    html = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert report["learning_curve"]["answer"] in html
+    for told in ("Learning curve", "mean over the tasks by labels", "+0.0010 to +0.0200", "shared: 0.7 at 0.1", "28 %"):
+        assert told in html
+    body = html.partition("<body>")[2].partition("</body>")[0]
+    ET.fromstring(f"<body>{body}</body>")  # noqa: S314 - our own page
 
 
 def test_curves_are_read_nested_or_flat_and_thinned(data: Path, tmp_path: Path) -> None:

@@ -60,8 +60,16 @@ def train_and_kill(workshop: Path, out: Path, recipe: str) -> None:
 
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     workshop = make_workshop(tmp_path)
+    watched = {"tensorboard": True, "valid_every": 4}  # so that both runs ask the valid rows, at the same steps
     write_recipe(
-        workshop, "all.yaml", weighting="famo", experts="mmoe", experts_width=4, accumulate=2, batch_tokens=100
+        workshop,
+        "all.yaml",
+        weighting="famo",
+        experts="mmoe",
+        experts_width=4,
+        accumulate=2,
+        batch_tokens=100,
+        **watched,
     )
     train_and_kill(workshop, tmp_path / "killed", "all.yaml")
     assert not (tmp_path / "killed" / "artifact").exists()

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest, norm
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from model import metrics
 from model.assess import slices
-from model.assess.evaluate import assess_files, assess_texts, evaluate_texts
+from model.assess.detail import assess_files, assess_texts
+from model.assess.evaluate import evaluate_texts
 from model.errors import DataError
+from model.warmth import EARLIER, NOBODY, by_warmth, earlier_events, earlier_rows
 from tests.spoken_scorer import SpokenScorer
 
 pairs = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=80)
@@ -63,6 +66,56 @@ def test_ninety_five_percent_of_intervals_hold_the_truth() -> None:
         low, high = metrics.bootstrap(np.array([[right, 200 - right], [0, 0]]), seed=seed, resamples=300)["accuracy"]
         held += low <= 0.8 <= high
     assert 178 <= held <= 199
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_wilson_is_scipys(hits: int, misses: int) -> None:
+    n = hits + misses
+    ((low, high),) = metrics.wilson(np.array([hits]), np.array([n]))
+    expected = binomtest(hits, n).proportion_ci(0.95, "wilson") if n else (0, 1)
+    assert (low, high) == pytest.approx(tuple(expected), abs=1e-9)
+
+
+@given(pairs)
+def test_class_intervals_hold_their_figures_and_have_a_width(found: list[tuple[int, int]]) -> None:
+    matrix = metrics.confusion(*arrays(found), 4)
+    figures, intervals = metrics.per_class(matrix), metrics.class_intervals(matrix)
+    assert intervals.keys() == {"precision", "recall", "f1"}
+    for name, ends in intervals.items():
+        assert ends.shape == (4, 2)
+        assert (ends[:, 0] <= figures[name] + 1e-12).all()
+        assert (figures[name] <= ends[:, 1] + 1e-12).all()
+        assert (ends[:, 1] - ends[:, 0] > 0.01).all()  # of at most eighty rows, also where all of them are right
+        assert (ends >= 0).all()
+        assert (ends <= 1).all()
+
+
+def test_ninety_five_percent_of_class_intervals_hold_the_truth() -> None:
+    """Rows drawn from a known confusion: truth 0.6 / 0.3 / 0.1, each right with its own chance."""
+    cells = np.array([[0.54, 0.05, 0.01], [0.06, 0.21, 0.03], [0.02, 0.02, 0.06]])
+    truth = {"precision": np.diag(cells) / cells.sum(0), "recall": np.diag(cells) / cells.sum(1)}
+    truth["f1"] = 2 * np.diag(cells) / (cells.sum(0) + cells.sum(1))
+    draws = np.random.default_rng(4).multinomial(300, cells.ravel(), size=1000).reshape(-1, 3, 3)
+    held = {name: np.zeros(3) for name in truth}
+    for matrix in draws:
+        for name, ends in metrics.class_intervals(matrix).items():
+            held[name] += (ends[:, 0] <= truth[name]) & (truth[name] <= ends[:, 1])
+    for name, counts in held.items():
+        assert (counts > 925).all(), (name, counts)
+        assert (counts < 985).all(), (name, counts)
+
+
+def test_the_interval_of_auc_holds_the_truth_as_often_as_it_says() -> None:
+    rng, held = np.random.default_rng(5), 0
+    for _ in range(300):
+        truth = np.repeat([0, 1], [90, 60])
+        scores = np.round(rng.normal(truth * 1.0, 1), 1)  # with ties; the true AUC is that of the normal difference
+        low, high = metrics.auc_interval(scores, truth)
+        assert low < metrics.auc(scores, truth) < high
+        held += low <= norm.cdf(1 / np.sqrt(2)) <= high
+    assert 274 <= held <= 297
+    for truth in ([0, 0, 0], [1, 0, 0], [1, 1, 0, 0]):  # one kind, one of a kind, perfectly apart
+        assert metrics.auc_interval(np.array(truth, float), np.array(truth)) == (0, 1)
 
 
 def test_an_empty_matrix_has_no_interval() -> None:
@@ -149,6 +202,8 @@ def test_an_assessment_holds_the_flat_figures_as_they_are() -> None:
     assert full["labels"] == ["negative", "positive"]
     assert full["confusion"] == [[2, 0], [1, 1]]
     assert [c["recall"] for c in full["classes"]] == [1, 0.5]
+    recalls = [c["intervals"]["recall"] for c in full["classes"]]
+    assert recalls == [[pytest.approx(end, abs=1e-5) for end in ends] for ends in ((0.34238, 1), (0.09453, 0.90547))]
     low, high = full["intervals"]["accuracy"]
     assert low < figures["accuracy"] == 0.75 <= high
     assert json.loads(json.dumps(full)) == full
@@ -190,7 +245,59 @@ def test_files_are_sliced_by_a_field_of_their_rows(tmp_path: Path) -> None:
     found = assess_files(SpokenScorer(), "sentiment", [path], fields=["shop"])
     (cut,) = [cut for cut in found["slices"] if cut["by"] == "shop"]
     assert {(s["value"], s["accuracy"]) for s in cut["slices"]} == {("a", 1), ("b", 0.5)}
-    with pytest.raises(DataError, match="flat figures only"):
-        assess_files(SpokenScorer(), "click", [path])
+    with pytest.raises(DataError, match="--slice shop: slices by a field are for tasks on texts"):
+        assess_files(SpokenScorer(), "click", [path], fields=["shop"])
     with pytest.raises(DataError, match="no row has this field"):
         assess_files(SpokenScorer(), "sentiment", [path], fields=["colour"])
+    passed = assess_files(SpokenScorer(), "sentiment", [path], fields=["colour", "shop"], lenient=True)
+    assert passed == found
+    with pytest.raises(DataError, match="--delay-s is for clicks"):
+        assess_files(SpokenScorer(), "sentiment", [path], delays_s=[60])
+
+
+def test_users_who_are_new_stand_apart_from_those_with_many_events(tmp_path: Path) -> None:
+    """Ann is right always, new users never; what came before, and what is earlier in the file, makes ann warm."""
+    data, before = tmp_path / "rows.jsonl", tmp_path / "before.jsonl"
+    users = ["ann"] * 80 + [f"new{i}" for i in range(60)]
+    lines = [
+        {"text": "0.9 0.0 0.1", "sentiment": "negative" if user == "ann" else "positive", "user_id": user, "ts": i}
+        for i, user in enumerate(users)
+    ]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines[::-1]), encoding="utf-8")
+    before.write_text('{"user_id": "ann"}\n' * 3 + '{"user_id": null}\n', encoding="utf-8")
+
+    def by_user(*history: Path) -> dict[str, Any]:
+        cuts = assess_files(SpokenScorer(), "sentiment", [data], history)["slices"]
+        return {part["value"]: part for cut in cuts if cut["by"] == EARLIER for part in cut["slices"]}
+
+    found = by_user()
+    assert {name: (part["n"], part["accuracy"], part["flagged"]) for name, part in found.items()} == {
+        "none": (61, round(1 / 61, 5), True),
+        "1–4": (4, 1, False),
+        "5–19": (15, 1, False),
+        "20 and more": (60, 1, False),
+    }
+    assert {name: part["n"] for name, part in by_user(before).items()} == {
+        "none": 60,
+        "1–4": 2,
+        "5–19": 15,
+        "20 and more": 63,
+    }
+    data.write_text("".join(json.dumps(line | {"user_id": None}) + "\n" for line in lines), encoding="utf-8")
+    assert by_user() == {}
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 6)), max_size=40))
+def test_earlier_events_are_those_of_the_user_before_the_moment(events: list[tuple[int, int]]) -> None:
+    found = earlier_events(*(np.array([e[k] for e in events], np.int64) for k in (0, 1)))
+    assert found.tolist() == [sum(u == user and t < time for u, t in events) for user, time in events]
+
+
+def test_rows_without_times_come_as_they_stand_and_rows_without_users_are_nobodys() -> None:
+    rows: list[dict[str, Any]] = [{"user_id": 7}, {"user_id": "7", "ts": 5}, {}, {"user_id": True}, {"user_id": "7"}]
+    assert earlier_rows(rows).tolist() == [0, 1, NOBODY, NOBODY, 2]
+    assert earlier_rows(rows, ["7", None, "8"]).tolist() == [1, 2, NOBODY, NOBODY, 3]
+    timed = [{"user_id": "a", "event_time_ms": time} for time in (30, 10, 10)]
+    assert earlier_rows(timed).tolist() == [2, 0, 0]
+    assert earlier_rows([]).tolist() == []
+    assert by_warmth(np.array([0, NOBODY, 4, 5, 19, 20]))[1] == ["none", "1–4", "5–19", "20 and more", "(missing)"]

@@ -1,5 +1,6 @@
 """Training end to end on a toy that can be learned, and on again after it was stopped."""
 
+import io
 import json
 import random
 from dataclasses import replace
@@ -12,13 +13,14 @@ import yaml
 from rich.console import Console
 from safetensors.numpy import load_file
 
-from model.artifact import WEIGHTS, Artifact
+from model.artifact import MANIFEST, WEIGHTS, Artifact
 from model.assess.evaluate import evaluate_texts
 from model.errors import DataError, ModelError
 from model.golden import verify
 from model.scoring import load_scorer
 from model.training import train as training
 from model.training.recipe import load_recipe
+from model.training.watch import METRICS
 from tests.toy_training import make_body, make_workshop, run, sentence, write_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,6 +48,70 @@ def test_a_separable_toy_is_learned(workshop: Path, tmp_path: Path) -> None:
     }
     with pytest.raises(ModelError, match="--resume"):
         run(workshop, tmp_path)
+
+
+def test_training_ends_with_a_report_of_the_figures_that_the_artifact_has(workshop: Path, tmp_path: Path) -> None:
+    told = io.StringIO()
+    plain, folder = run(workshop, tmp_path / "plain"), run(workshop, tmp_path / "told", report=True, tell=told)
+    assert not list((tmp_path / "plain").glob("report.*"))
+    for name in (WEIGHTS, MANIFEST):  # a report is only looked at
+        assert (folder / name).read_bytes() == (plain / name).read_bytes()
+    page = tmp_path / "told" / "report.html"
+    assert f"report in {page}" in told.getvalue()
+    manifest = Artifact.load(folder).manifest
+    report = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    assert report["artifact"]["version"] == manifest["version"]
+    (task,), (recorded,) = report["tasks"], manifest["metrics"]
+    assert {name: task[name] for name in recorded if name != "files"} == {
+        name: value for name, value in recorded.items() if name != "files"
+    }
+    assert recorded["files"] == {task["file"]: task["sha256"]}
+    assert [c["label"] for c in task["classes"]] == ["negative", "positive"]
+    assert {"sentiment", "intent.shop"} <= {panel["name"] for panel in report["curves"]}
+    html = page.read_text(encoding="utf-8")
+    assert "Confusion" in html
+    assert "sentiment by step" in html
+
+
+def test_watching_valid_rows_changes_no_byte_of_the_artifact(workshop: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load((workshop / "recipe.yaml").read_text(encoding="utf-8"))
+    watched = {"tensorboard": True, "valid_every": 7, "valid_rows": 20, "conflict_every": 3, "held_every": 5}
+    content["training"] |= watched
+    content["evaluation"].append({"task": "sentiment", "file": "again.jsonl"})
+    (workshop / "again.jsonl").write_bytes((workshop / "mood.jsonl").read_bytes() + b'\n{"text": "good"}')
+    (workshop / "watched.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    plain = run(workshop, tmp_path / "plain")
+    folder = run(workshop, tmp_path / "watched", recipe="watched.yaml", report=True)
+    assert (folder / WEIGHTS).read_bytes() == (plain / WEIGHTS).read_bytes()
+    lines = [json.loads(line) for line in (tmp_path / "watched" / METRICS).read_text().splitlines()]
+    asked = [line for line in lines if "valid" in line]
+    assert [line["step"] for line in asked] == [*range(7, len(lines), 7), len(lines)]
+    assert asked[-1]["valid"].keys() == {"sentiment on mood", "sentiment on again"}
+    assert asked[-1]["valid"]["sentiment on mood"]["accuracy"] > 0.9
+    panels = json.loads((tmp_path / "watched" / "report.json").read_text(encoding="utf-8"))["curves"]
+    (panel,) = [panel for panel in panels if panel["name"] == "sentiment on mood, valid rows"]
+    assert [line["name"] for line in panel["lines"]] == ["accuracy", "macro f1"]
+
+
+def test_valid_rows_of_users_seen_in_training_are_told_from_those_of_new_ones(tmp_path: Path) -> None:
+    shop = make_workshop(tmp_path)
+    rows = [json.loads(line) for line in (shop / "mood.jsonl").read_text(encoding="utf-8").splitlines()]
+    for i, row in enumerate(rows):
+        row["user_id"] = f"u{i % 30}"
+    valid = [row | {"user_id": f"u{i}" if i % 2 else f"new{i}"} for i, row in enumerate(rows[:20])]
+    valid.append({"text": "good", "user_id": "u1", "sentiment": None})
+    for name, made in (("mood", rows), ("valid", valid)):
+        (shop / f"{name}.jsonl").write_text("\n".join(map(json.dumps, made)), encoding="utf-8")
+    content = yaml.safe_load((shop / "recipe.yaml").read_text(encoding="utf-8"))
+    content["evaluation"] = [{"task": "sentiment", "file": "valid.jsonl"}]
+    (shop / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    told = io.StringIO()
+    run(shop, tmp_path / "out", tokens=2000, report=True, tell=told)
+    (task,) = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["tasks"]
+    (cut,) = [cut for cut in task["slices"] if cut["by"] == "user's earlier events"]
+    assert {part["value"]: part["n"] for part in cut["slices"]} == {"none": 10, "5–19": 10}  # ten rows each to train on
+    assert task["unlabelled"] == 1
+    assert "valid.jsonl: 1 rows have no sentiment" in told.getvalue()
 
 
 def test_a_few_rows_make_an_artifact_that_is_not_sure_of_itself(tmp_path: Path) -> None:
@@ -196,11 +262,12 @@ def test_a_label_that_its_head_cannot_have_is_refused_with_its_line(
     ("trial", "line", "says"),
     [
         ({"task": "urgency"}, None, "task 'urgency' is no head of recipe toy"),
-        ({"task": "sentiment"}, {"text": "x"}, r"valid\.jsonl:2: label field 'sentiment' is missing"),
+        ({"task": "sentiment"}, {"text": "x", "sentiment": 5.5}, r"valid\.jsonl:2: label field 'sentiment' is float"),
         ({"task": "sentiment"}, {"text": "x", "sentiment": "great"}, r"valid\.jsonl:2: label 'great' is unknown"),
         ({"task": "sentiment", "text": ["body"]}, None, r"valid\.jsonl:1: field 'body' is missing"),
         ({"task": "sentiment", "label": "language"}, None, r"valid\.jsonl:1: label 'en' is unknown"),
         ({"task": "sentiment", "without": "gone.jsonl"}, None, r"gone\.jsonl"),
+        ({"task": "sentiment", "history": ["gone.jsonl"]}, None, r"gone\.jsonl"),
     ],
 )
 def test_a_trial_that_cannot_be_judged_is_refused_before_training(

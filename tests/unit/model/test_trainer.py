@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from sklearn.metrics import f1_score
 from torch.nn import functional
 
 from model.calibrate import log_loss, temperature
@@ -22,8 +23,9 @@ from model.training.lora import add_lora
 from model.training.loss import disagreement
 from model.training.optimiser import make_optimiser, set_rates
 from model.training.settings import Lora, Training
+from model.training.valid import valid_figures
 from model.training.watch import METRICS, Watch
-from tests.tiny_training import HEADS, make_corpus, make_network, make_trainer
+from tests.tiny_training import HEADS, make_corpus, make_network, make_trainer, make_valid
 
 ROWS = list(range(12))
 HALVES = [ROWS[:6], ROWS[6:]]  # four rows of each head, two in each half
@@ -133,7 +135,8 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_same_bits(tmp_path: Path) -> Non
 def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     make_trainer(HALVES).save(path)
-    make_trainer(HALVES, held_every=7, tensorboard=True).load(path)  # what is only watched may change
+    watched = {"held_every": 7, "tensorboard": True, "valid_every": 3, "valid_rows": 9}
+    make_trainer(HALVES, **watched).load(path)  # what is only watched may change
     with pytest.raises(ModelError, match="a run of 2 steps, not 1"):
         make_trainer(HALVES[:1]).load(path)
     with pytest.raises(ModelError, match="another recipe"):
@@ -205,7 +208,8 @@ def test_conflict_is_the_cosine_of_the_gradients() -> None:
 
 def test_watching_changes_no_bit_and_is_written_down(tmp_path: Path) -> None:
     quiet = make_trainer(HALVES * 3, dropout=0.2, held_every=0)
-    watched = make_trainer(HALVES * 3, dropout=0.2, tensorboard=True, held_every=2, held_rows=4, conflict_every=3)
+    every = {"held_every": 2, "held_rows": 4, "conflict_every": 3, "valid_every": 4}
+    watched = make_trainer(HALVES * 3, dropout=0.2, tensorboard=True, **every)
     list(quiet.run(6))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # tensorboard's own
@@ -218,11 +222,36 @@ def test_watching_changes_no_bit_and_is_written_down(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in lines if "held" in line] == [2, 4, 6]
     assert [line["step"] for line in lines if "conflict" in line] == [1, 4]
+    figures = {line["step"]: line["valid"] for line in lines if "valid" in line}
+    assert list(figures) == [4, 6]  # and at the end
+    assert [list(own) for own in figures[6].values()] == [["accuracy", "macro_f1"]] * 2 + [
+        ["accuracy", "macro_f1", "mae"]
+    ]
     assert lines[0]["losses"].keys() == lines[0]["weights"].keys() == {"mood", "intent.shop", "stars"}
     assert all(line["tokens_per_second"] > 0 and line["gradient_norm"] > 0 for line in lines)
     assert any((tmp_path / "tb").iterdir())
     scalars = events(tmp_path / "tb")
     assert {"losses/mood", "weights/stars", "held/stars", "conflict/mood_vs_stars", "gradient_norm"} <= scalars
+    assert {"valid_accuracy/mood", "valid_macro_f1/intent.shop", "valid_mae/stars"} <= scalars
+    assert "valid_mae/mood" not in scalars
+
+
+def test_valid_rows_are_judged_as_an_evaluation_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = make_network().eval()
+    rows = {rows.name: rows for rows in make_valid(make_corpus())}
+    logits = np.zeros((8, 3), np.float32)
+    logits[:, 2] = 9  # a class that the file does not have is not guessed
+    logits[:5, 1], logits[5:, 0] = 3, 3
+    monkeypatch.setattr(network, "logits", lambda head, encoded: torch.tensor(logits))
+    found = valid_figures(network, list(rows.values()))
+    for name, own in rows.items():
+        guess = np.array([1] * 5 + [0] * 3)
+        assert found[name]["accuracy"] == (guess == own.truth).mean()
+        assert found[name]["macro_f1"] == pytest.approx(f1_score(own.truth, guess, average="macro"), abs=1e-5)
+    stars = torch.softmax(torch.tensor(logits), 1).numpy() @ [1, 2, 3]
+    assert found["stars"]["mae"] == pytest.approx(np.abs(stars - rows["stars"].truth - 1).mean(), abs=1e-5)
+    none = make_trainer([ROWS] * 3, valid_every=1)  # without a tensorboard nobody asks
+    assert not any(report.valid for report in none.run(3))
 
 
 def events(folder: Path) -> set[str]:
