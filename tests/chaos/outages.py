@@ -263,7 +263,9 @@ def main() -> int:
     told: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, KafkaCluster(Path(folder) / "kafka", nodes=1) as cluster:
         for what in args.what or ("stall", "redis", "replays"):
-            at = (cluster.direct, Path(folder))
+            own = Path(folder) / what  # a Redis of its own: the fences of one are wrong for the topics of the next
+            own.mkdir(exist_ok=True)
+            at = (cluster.direct, own)
             if what == "stall":
                 told[what] = stall(*at, args.times or 10, args.rate, args.seed)
             elif what == "redis":
