@@ -10,8 +10,15 @@ from model.assess.svg import Axis, Line, confusion_chart, line_chart, reliabilit
 _CLASSES_MAX = 12  # classes shown at once, the worst first; the others on request
 _CONFUSIONS_MAX = 8
 _PLACE = ("task", "file", "sha256")
-_NAMES = {"accuracy": "accuracy", "auc": "AUC", "macro_f1": "macro F1", "log_loss": "log loss", "ece": "ECE"}
-_RATIO = {"predicted_over_observed": "predicted / observed", "base_rate": "base rate"}
+_FIGURES = {  # of a slice, with the words over their columns
+    "accuracy": "accuracy",
+    "auc": "AUC",
+    "macro_f1": "macro F1",
+    "log_loss": "log loss",
+    "ece": "ECE",
+    "predicted_over_observed": "predicted / observed",
+    "base_rate": "base rate",
+}
 
 
 def task_section(number: int, task: Mapping[str, Any]) -> str:
@@ -106,8 +113,7 @@ def slices_part(cuts: Sequence[Mapping[str, Any]], whole: Mapping[str, Any]) -> 
 def _slicing(cut: Mapping[str, Any], whole: float, axis: Axis) -> str:
     """A table of one slicing's slices, the flagged ones marked."""
     figure, rows, bad = cut["figure"], [], []
-    name = _NAMES[figure]
-    others = [key for key in (*_NAMES, *_RATIO) if key != figure and key in cut["slices"][0]]
+    name, others = _FIGURES[figure], [key for key in _FIGURES if key != figure and key in cut["slices"][0]]
     for i, part in enumerate(cut["slices"]):
         cells = ["", "", ""]
         if part[figure] is not None:
@@ -118,14 +124,7 @@ def _slicing(cut: Mapping[str, Any], whole: float, axis: Axis) -> str:
         rows.append([escape(part["value"]), f"{part['n']:,}", *cells, *(f"{part[key]:.3f}" for key in others)])
         if part["flagged"]:
             bad.append(i)
-    heads = [
-        cut["by"],
-        "rows",
-        f"{name} (dashed: the whole)",
-        name,
-        "gap",
-        *({**_NAMES, **_RATIO}[key] for key in others),
-    ]
+    heads = [cut["by"], "rows", f"{name} (dashed: the whole)", name, "gap", *(_FIGURES[key] for key in others)]
     return table(heads, rows, left=(2,), bad=bad)
 
 

@@ -167,7 +167,8 @@ def test_measuring_the_rate_leaves_the_weights_alone(workshop: Path, tmp_path: P
 def test_a_network_learns_from_what_teachers_say_of_rows_they_have_not_seen(workshop: Path, tmp_path: Path) -> None:
     body = make_body(workshop / "other", hidden=48)  # a teacher of another width, with a tokenizer of its own
     teachers = [{}, {"body": str(body), "datasets": ["mood"], "training": {"head_lr": 0.02}}, {"datasets": ["shop"]}]
-    recipe = write_recipe(workshop, "taught.yaml", teachers=teachers, teacher_folds=3, token_drop=0.1, body_dropout=0.1)
+    dropped = {"token_drop": 0.1, "body_dropout": 0.1}
+    recipe = write_recipe(workshop, "taught.yaml", teachers=teachers, teacher_folds=3, tensorboard=True, **dropped)
     folders = [tmp_path / f"teacher-{teacher}-{fold}" for teacher in range(3) for fold in range(3)]
     tokens = 40_000  # a quarter of them for the network, a twelfth for each of its teachers
     artifact = run(workshop, tmp_path, recipe=recipe.name, tokens=tokens)
@@ -175,6 +176,8 @@ def test_a_network_learns_from_what_teachers_say_of_rows_they_have_not_seen(work
     truth = ["negative", "positive"] * 50
     figures = evaluate_texts(scorer, "sentiment", [sentence(label, rng) for label in truth], truth)
     assert figures["accuracy"] >= 0.95
+    last = json.loads((folders[3] / METRICS).read_text().splitlines()[-1])
+    assert last["valid"]["sentiment"]["accuracy"] > 0.9  # of a teacher that reads the valid rows with its own tokenizer
     answered = [load_file(folder / "answers.safetensors") for folder in folders[:3]]
     rows = np.concatenate([answers["sentiment.rows"] for answers in answered])
     assert len(rows) == len(set(rows.tolist())) > 200  # each of them by the one network that had not seen it
