@@ -1,7 +1,8 @@
 """The report on an artifact: one HTML page that needs nothing else, and the same as JSON beside it.
 
 It is made of measurements only: the trials are run anew, and what was measured elsewhere (click figures, results of
-shared against single training, a run's losses) is taken as it stands. Same inputs, same bytes: it bears no date.
+shared against single training and of variants, a run's losses) is taken as it stands. Same inputs, same bytes: it bears
+no date.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any, Protocol, TypeGuard
 from model.artifact import MANIFEST, Artifact
 from model.assess.evaluate import STREAM_TASKS, assess_texts, evaluate_files, read_task
 from model.assess.report_page import page
+from model.assess.report_variants import read_variants
 from model.data import Columns, fingerprint, read_rows
 from model.errors import DataError, ModelError
 from model.scoring import Scorer, load_scorer
@@ -41,6 +43,7 @@ def write_report(
     out: Path,
     *,
     sharing: Path | None = None,
+    variants: Path | None = None,
     curves: Path | None = None,
     root: Path | None = None,
     fields: Sequence[str] = (),
@@ -49,8 +52,9 @@ def write_report(
     """Measure the artifact on the trials and write the page ``out`` and ``out`` with the suffix .json; its content.
 
     Trial files are looked for under ``root``. ``fields``: slice by these fields, in the files whose rows have them.
-    ``sharing``: see ``read_sharing``; ``curves``: a run's metrics.jsonl, see ``read_curves``. Raises ArtifactError,
-    DataError (a file, field or label is wrong) or ModelError when the page cannot be written.
+    ``sharing``, ``variants``: see ``read_sharing`` and ``read_variants``; ``curves``: a run's metrics.jsonl, see
+    ``read_curves``. Raises ArtifactError, DataError (a file, field or label is wrong) or ModelError when the page
+    cannot be written.
     """
     scorer, manifest = load_scorer(artifact_folder, device=device), Artifact.load(artifact_folder)
     _check_fields(fields, tasks := [_task(scorer, trial, root or Path(), fields) for trial in trials])
@@ -60,6 +64,7 @@ def write_report(
         "tasks": [task | _head(manifest, task["task"]) for task in tasks],
         "click": manifest.manifest.get("click"),
         "sharing": None if sharing is None else read_sharing(sharing),
+        "variants": None if variants is None else read_variants(variants),
         "curves": None if curves is None else read_curves(curves),
     }
     out = Path(out)

@@ -7,6 +7,7 @@ from typing import Any
 
 from model.assess.report_style import CSS
 from model.assess.report_tasks import range_of, table, task_section
+from model.assess.report_variants import variants_section
 from model.assess.svg import Axis, Line, line_chart, whisker
 
 _FIGURES = {
@@ -33,6 +34,7 @@ def page(report: Mapping[str, Any]) -> str:
         *(task_section(i, task) for i, task in enumerate(report["tasks"])),
         _click(report["click"]),
         _sharing(report["sharing"]),
+        variants_section(report["variants"]),
         _curves(report["curves"]),
         f'<h2>How to read this</h2><p class="note">{escape(_HOW)}</p>',
     ]
@@ -70,7 +72,12 @@ def _head(report: Mapping[str, Any]) -> str:
     )
 
 
-_PARTS = {"click": "click and purchase", "sharing": "shared against single", "curves": "training"}
+_PARTS = {
+    "click": "click and purchase",
+    "sharing": "shared against single",
+    "variants": "variants",
+    "curves": "training",
+}
 
 
 def _warnings(tasks: Sequence[Mapping[str, Any]]) -> str:

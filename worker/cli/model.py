@@ -205,6 +205,7 @@ def evaluate(
 @click.option("--label-field", "labels", multiple=True, metavar="TASK=FIELD", help="Where its labels are.")
 @click.option("--slice", "fields", multiple=True, metavar="FIELD", help="Figures by the values of a field, too.")
 @click.option("--sharing", type=FILE, help="What bench-shared wrote: shared against single models.")
+@click.option("--variants", type=FILE, help="What bench-variants wrote: the recipe's options side by side.")
 @click.option("--curves", type=FILE, help="metrics.jsonl of the training run.")
 @click.option(
     "--out",
@@ -223,6 +224,7 @@ def report(
     labels: tuple[str, ...],
     fields: tuple[str, ...],
     sharing: Path | None,
+    variants: Path | None,
     curves: Path | None,
     out: Path,
     json_: bool,
@@ -241,7 +243,9 @@ def report(
     trials = read_trials(pairs, texts, labels)
     device = config.model.device
     folder = resolve(artifact or config.model.artifact)
-    content = write_report(folder, trials, out, sharing=sharing, curves=curves, fields=fields, device=device)
+    content = write_report(
+        folder, trials, out, sharing=sharing, variants=variants, curves=curves, fields=fields, device=device
+    )
     from worker.cli import tables
 
     if json_:
