@@ -63,8 +63,8 @@ def variants_section(content: Mapping[str, Any] | None) -> str:
     return (
         f'<h2 id="variants">Variants</h2><p class="note">Each trained on {content["tokens"]:,.0f} tokens of '
         f"{content['share']:.0%} of the labels, from the same first weights, and judged on the same valid rows; MB are "
-        "what training took beside the network. A difference bears an interval over rows, and is coloured where that "
-        "leaves zero out: of many tasks one in twenty does so by chance.</p>"
+        "what training took beside the network. A difference bears an interval over rows and seeds, and is coloured "
+        "where that leaves zero out: of many tasks one in twenty does so by chance.</p>"
         + table([*heads, "difference", "to"], costs)
         + "<details><summary>By task</summary>"
         + table(["variant", *tasks], rows)

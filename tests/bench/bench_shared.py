@@ -39,6 +39,7 @@ from tests.bench.paired import (
     furnished,
     interval,
     judged_rows,
+    resampled,
     rows_of,
     train,
 )
@@ -134,9 +135,9 @@ def summary(right: Mapping[tuple[float, int], dict[str, Right]], args: argparse.
         for head in heads:
             ours, theirs = (float(np.mean([run[kind][head].mean() for run in runs])) for kind in ("shared", "single"))
             points.append({"task": head, "share": share, "shared": round(ours, 4), "single": round(theirs, 4)})
-        low, high = interval(
-            [np.mean([run["shared"][h].astype(float) - run["single"][h] for run in runs], axis=0) for h in heads]
-        )
+        # The seeds' mean, so that rows alone are drawn again.
+        gaps = [np.mean([r["shared"][h].astype(float) - r["single"][h] for r in runs], axis=0) for h in heads]
+        low, high = interval(resampled([gap[None] for gap in gaps]).mean(0))
         own = [p for p in points if p["share"] == share]
         shares.append(
             {

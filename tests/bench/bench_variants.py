@@ -4,8 +4,8 @@
 
 Each variant (tests/bench/variants.py) is trained on the same body, rows and number of tokens from the same first
 weights, once a seed, and judged on the same rows of the valid files; its difference to what it is compared with comes
-with a paired bootstrap over rows. Adapters and frozen layers are compared with training everything, all else with the
-recipe. Back-translation needs models: --translators ZH_EN EN_ZH.
+with a paired bootstrap over rows and seeds. Adapters and frozen layers are compared with training everything, all else
+with the recipe. Back-translation needs models: --translators ZH_EN EN_ZH.
 
 What is chosen by these figures is chosen on the valid files: they flatter the winner a little, and with so many
 comparisons one task in twenty lies outside its interval by chance. Test splits are not looked at.
@@ -47,6 +47,7 @@ from tests.bench.paired import (
     furnished,
     interval,
     judged_rows,
+    resampled,
     rows_of,
     train,
 )
@@ -203,13 +204,13 @@ def entry(variant: Variant, runs: Mapping[tuple[str, int], Run]) -> dict[str, An
     if variant.name == variant.against or not shared:
         return figures
     pairs = [(own[seed]["right"], theirs[seed]["right"]) for seed in shared]
-    gaps = {name: np.mean([a[name].astype(float) - b[name] for a, b in pairs], axis=0) for name in tasks}
-    by_seed = [float(np.mean([a[name].mean() - b[name].mean() for name in tasks])) for a, b in pairs]
+    gaps = [np.stack([a[name].astype(float) - b[name] for a, b in pairs]) for name in tasks]
+    drawn, means = resampled(gaps), np.stack([gap.mean(1) for gap in gaps])  # [tasks, RESAMPLES], [tasks, seeds]
     return figures | {
         "against": variant.against,
-        "difference": difference([*gaps.values()]),
-        "by_seed": [round(gap, 4) for gap in by_seed],
-        "differences": {name: difference([gap]) for name, gap in gaps.items()},
+        "difference": difference(means.mean(), drawn.mean(0)),
+        "by_seed": [round(float(gap), 4) for gap in means.mean(0)],
+        "differences": {name: difference(m.mean(), d) for name, m, d in zip(tasks, means, drawn, strict=True)},
     }
 
 
@@ -217,9 +218,9 @@ def first(runs: Mapping[int, Run]) -> Run:
     return next(iter(runs.values()))
 
 
-def difference(gaps: Sequence[np.ndarray]) -> list[float]:
-    """Mean difference of accuracy over tasks, and the ends of its interval."""
-    return [round(value, 4) for value in (float(np.mean([gap.mean() for gap in gaps])), *interval(gaps))]
+def difference(mean: float, means: np.ndarray) -> list[float]:
+    """A mean difference and the ends of its interval, from resampled ones."""
+    return [round(value, 4) for value in (float(mean), *interval(means))]
 
 
 def write(path: Path, text: str) -> None:

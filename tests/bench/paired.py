@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -118,8 +119,7 @@ def train(
     network, _ = new_network(recipe, shop, warm=True)
     memory = Memory()
     batches = draw_batches(recipe, corpus, tokens, console)
-    half = half_is_faster(next(network.parameters()).device)
-    trainer = Trainer(network, corpus, None, recipe, batches, half=half)
+    trainer = Trainer(network, corpus, None, recipe, batches, half=half_for(next(network.parameters()).device))
     seen, began = 0, time.perf_counter()
     for report in trainer.run(len(trainer.steps)):
         seen += report.tokens
@@ -128,6 +128,12 @@ def train(
     parameters = sum(p.numel() for p in trained_parameters(network).values())
     merge_lora(network)
     return Trained(network.eval(), parameters, seen, seconds, memory.peak_mb())
+
+
+@cache
+def half_for(device: torch.device) -> bool:
+    """Asked once, for all sides of a comparison to be computed alike."""
+    return half_is_faster(device)
 
 
 class Memory:
@@ -201,10 +207,24 @@ def fewer_labels(corpus: Corpus, share: float, seed: int) -> Corpus:
     return rows_of(corpus, corpus.held | (draw[corpus.origin] < share))
 
 
-def interval(gaps: Sequence[np.ndarray]) -> tuple[float, float]:
-    """95 % interval of the mean over tasks, each with its rows' differences [n]: rows are drawn again, the same for
-    both sides. It tells what other rows would give, not what other seeds would."""
-    rng = np.random.default_rng(0)
-    means = [[gap[rng.integers(len(gap), size=len(gap))].mean() for _ in range(RESAMPLES)] for gap in gaps]
-    low, high = np.quantile(np.mean(means, axis=0), [0.025, 0.975])
+def resampled(gaps: Sequence[np.ndarray]) -> np.ndarray:
+    """Means of each task's differences [seeds, rows] when seeds and rows are drawn again, [tasks, RESAMPLES].
+
+    Seeds are drawn for all tasks alike, rows for each task; both sides of a difference have the same. A single seed
+    tells nothing of what another would give.
+    """
+    seeds = len(gaps[0])
+    share = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
+    return np.stack([(drawn(i, gap.shape[1]) @ gap.T * share).sum(1) for i, gap in enumerate(gaps)])
+
+
+@cache
+def drawn(task: int, rows: int) -> np.ndarray:
+    """The share of each row among as many rows drawn with replacement, [RESAMPLES, rows]."""
+    return np.random.default_rng([1, task]).multinomial(rows, np.full(rows, 1 / rows), RESAMPLES) / rows
+
+
+def interval(means: np.ndarray) -> tuple[float, float]:
+    """Both ends of the 95 % interval of resampled means."""
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)

@@ -22,8 +22,8 @@ from model.training.settings import Lora
 BASE = "base"
 FULL = "full"
 RATES: Mapping[str, Mapping[str, float]] = {
-    "lora": {"body_lr": 1.0e-3},
-    "sgd": {"body_lr": 0.02, "embedding_lr": 0.02, "head_lr": 0.2},
+    "lora": {"body_lr": 2.0e-3},
+    "sgd": {"body_lr": 0.005, "embedding_lr": 0.005, "head_lr": 0.05},
 }
 
 

@@ -82,7 +82,7 @@ def test_a_difference_is_over_the_seeds_and_rows_that_both_have() -> None:
     assert found["mean"] == 0.8125
     assert (found["seeds"], found["seconds"], found["tokens_per_second"], found["memory_mb"]) == (2, 2.0, 50, 7)
     assert found["by_seed"] == [0.125, 0.625]
-    assert found["differences"]["a"] == [0.5, 0.125, 0.875]  # rows 0.5, 1, 0.5, 0
+    assert found["differences"]["a"] == [0.5, 0, 1]  # of one seed a quarter, of the other three
     assert found["differences"]["b"][0] == 0.25
     assert found["difference"][0] == 0.375
     assert "difference" not in bench_variants.entry(named("towers"), {("towers", 0): runs[BASE, 0]})
@@ -175,12 +175,19 @@ def test_a_row_goes_with_what_was_made_from_it() -> None:
 
 
 def test_the_interval_is_of_the_mean_over_tasks() -> None:
-    better, same = np.ones(50), np.zeros(400)
-    assert paired.interval([better, same]) == (0.5, 0.5)
+    better, same = np.ones((2, 50)), np.zeros((2, 400))
+    assert paired.interval(paired.resampled([better, same]).mean(0)) == pytest.approx((0.5, 0.5))
     rng = np.random.default_rng(3)
-    low, high = paired.interval([rng.choice([-1.0, 0.0, 1.0], 1000)])
-    assert low < 0 < high
+    rows = rng.choice([-1.0, 0.0, 1.0], (1, 1000))
+    low, high = paired.interval(paired.resampled([rows])[0])
+    assert low < rows.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * (2 / 3 / 1000) ** 0.5, rel=0.1)
+
+
+def test_the_interval_knows_that_seeds_differ() -> None:
+    seeds = np.repeat([[0.0], [0.1], [0.2]], 300, axis=1)  # all rows alike: what is left is the seeds' own
+    low, high = paired.interval(paired.resampled([seeds, seeds]).mean(0))
+    assert (low, high) == pytest.approx((0.0, 0.2), abs=0.04)
 
 
 def test_memory_is_what_was_taken_since() -> None:
