@@ -10,7 +10,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check kafka bench-worker bench-latency bench-three bench-scale bench-memory
-.PHONY: bench-limit bench-peers bench-delivery bench-shared bench-alerts bench-rebuild bench-watch
+.PHONY: bench-limit bench-peers bench-delivery bench-shared bench-variants bench-alerts bench-rebuild bench-watch
 .PHONY: simulate kills storms outages upgrade chaos fuzz starter starter-gpu schemas lock clean
 
 help: ## This list
@@ -57,6 +57,9 @@ bench-delivery: $(READY) ## What exactly once costs, on a real broker: a ratio; 
 
 bench-shared: $(READY) $(BODY) ## One shared model against one a task: same size, same steps, paired; one JSON line last
 	$(PY) -m tests.bench.bench_shared $(ARGS)
+
+bench-variants: $(READY) $(BODY) ## The recipe's options beside the recipe, paired, resumable; one JSON line last (ARGS="--only famo ple")
+	$(PY) -m tests.bench.bench_variants $(ARGS)
 
 bench-rebuild: $(READY) ## Users a second that profiles rebuilds into an empty Redis; one JSON line last (ARGS="--users 200000")
 	$(PY) -m tests.bench.bench_rebuild $(ARGS)

@@ -1,7 +1,8 @@
 """The report on an artifact: one HTML page that needs nothing else, and the same as JSON beside it.
 
 It is made of measurements only: the trials are run anew, and what was measured elsewhere (click figures, results of
-shared against single training, a run's losses) is taken as it stands. Same inputs, same bytes: it bears no date.
+shared against single training and of variants, a run's losses) is taken as it stands. Same inputs, same bytes: it bears
+no date.
 """
 
 import json
@@ -13,6 +14,7 @@ from model.artifact import MANIFEST, Artifact
 from model.assess.detail import assess_files
 from model.assess.evaluate import STREAM_TASKS
 from model.assess.report_page import page
+from model.assess.report_variants import read_variants
 from model.assess.sharing import is_number, learning_curve, read_sharing
 from model.data import Columns, fingerprint, read_rows
 from model.errors import DataError, ModelError
@@ -45,6 +47,7 @@ def write_report(
     out: Path,
     *,
     sharing: Path | None = None,
+    variants: Path | None = None,
     curves: Path | None = None,
     root: Path | None = None,
     fields: Sequence[str] = (),
@@ -53,13 +56,13 @@ def write_report(
     """Measure the artifact on the trials and write the page ``out`` and ``out`` with the suffix .json; its content.
 
     Trial files are looked for under ``root``. ``fields``: slice by these fields, in the files whose rows have them.
-    ``sharing`` and ``curves``: as for ``save_report``. Raises ArtifactError, DataError (a file, field or label is
-    wrong) or ModelError when the page cannot be written.
+    ``sharing``, ``variants`` and ``curves``: as for ``save_report``. Raises ArtifactError, DataError (a file, field or
+    label is wrong) or ModelError when the page cannot be written.
     """
     scorer = load_scorer(artifact_folder, device=device)
     tasks = [_task(scorer, trial, root or Path(), fields) for trial in trials]
     _check_fields(fields, tasks)
-    return save_report(artifact_folder, tasks, out, sharing=sharing, curves=curves)
+    return save_report(artifact_folder, tasks, out, sharing=sharing, variants=variants, curves=curves)
 
 
 def save_report(
@@ -68,13 +71,14 @@ def save_report(
     out: Path,
     *,
     sharing: Path | None = None,
+    variants: Path | None = None,
     curves: Path | None = None,
 ) -> dict[str, Any]:
     """Write the report from what was measured; its content. ``tasks``: as ``assess_files`` gives them, each with its
     ``file`` and that file's ``sha256``.
 
-    ``sharing``: see ``read_sharing``; ``curves``: a run's metrics.jsonl, see ``read_curves``. Raises ArtifactError,
-    DataError, or ModelError when the page cannot be written.
+    ``sharing``, ``variants``: see ``read_sharing`` and ``read_variants``; ``curves``: a run's metrics.jsonl, see
+    ``read_curves``. Raises ArtifactError, DataError, or ModelError when the page cannot be written.
     """
     artifact = Artifact.load(artifact_folder)
     points, intervals = (None, {}) if sharing is None else read_sharing(sharing)
@@ -85,6 +89,7 @@ def save_report(
         "click": artifact.manifest.get("click"),
         "sharing": points,
         "learning_curve": None if points is None else learning_curve(points, intervals),
+        "variants": None if variants is None else read_variants(variants),
         "curves": None if curves is None else read_curves(curves),
     }
     out = Path(out)

@@ -8,6 +8,7 @@ from typing import Any
 from model.assess.report_sharing import sharing_section
 from model.assess.report_style import CSS
 from model.assess.report_tasks import range_of, slices_part, table, task_section
+from model.assess.report_variants import variants_section
 from model.assess.svg import Axis, Line, line_chart, whisker
 
 _FIGURES = {
@@ -37,6 +38,7 @@ def page(report: Mapping[str, Any]) -> str:
         *(task_section(i, task) for i, task in enumerate(report["tasks"])),
         _click(report["click"]),
         sharing_section(report["sharing"], report["learning_curve"]),
+        variants_section(report["variants"]),
         _curves(report["curves"]),
         f'<h2>How to read this</h2><p class="note">{escape(_HOW)}</p>',
     ]
@@ -74,7 +76,12 @@ def _head(report: Mapping[str, Any]) -> str:
     )
 
 
-_PARTS = {"click": "click and purchase", "sharing": "shared against single", "curves": "training"}
+_PARTS = {
+    "click": "click and purchase",
+    "sharing": "shared against single",
+    "variants": "variants",
+    "curves": "training",
+}
 
 
 def _warnings(report: Mapping[str, Any]) -> str:

@@ -1,10 +1,11 @@
 """What stands before training begins, for a run, a search or a comparison alike: body, vocabulary, corpus, n-grams."""
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -15,7 +16,7 @@ from model.encoder import PackedEncoder, PaddedEncoder
 from model.errors import DataError
 from model.experts import ExpertsConfig
 from model.network import Network, linear_weights
-from model.scoring import Floats
+from model.scoring import Floats, Prepared
 from model.text import TextCodec, TextSpec
 from model.training.channel import linear_channel
 from model.training.corpus import Corpus, build_corpus, read_by, space_texts
@@ -33,10 +34,28 @@ from model.training.warmstart import warm_start
 BAG_HEAD_SCALE = 1.5  # a head begins as its linear machine, in units of that machine's spread
 
 
+class FirstRows:
+    """What a body says of texts before it is trained, for every network that begins with it: a search or a comparison
+    encodes them once, not once a network. ``encode``: a network and texts to rows [n, width and more]."""
+
+    def __init__(self, encode: Callable[[Network, list[Prepared]], Floats] = encode) -> None:
+        self._encode = encode
+        self._known: dict[bytes, Floats] = {}
+
+    def of(self, network: Network, prepared: Sequence[Prepared]) -> Floats:
+        """Pooled rows [n, width] of texts by a network that is not trained yet."""
+        keys = [text.ids.tobytes() for text in prepared]
+        new = {key: text for key, text in zip(keys, prepared, strict=True) if key not in self._known}
+        if new:
+            rows = self._encode(network, list(new.values()))[:, : network.encoder.config.hidden]
+            self._known.update(zip(new, rows, strict=True))
+        return np.stack([self._known[key] for key in keys])
+
+
 @dataclass(frozen=True)
 class Workshop:
-    """Everything made from recipe and data. ``values`` [rows, columns]: the n-gram columns, out of fold. ``valid``:
-    rows that are watched on the way, where there is a tensorboard."""
+    """Everything made from recipe and data. ``values`` [rows, columns]: the n-gram columns, out of fold. ``first``: of
+    ``encoder``, as it is. ``valid``: rows that are watched on the way, where there is a tensorboard."""
 
     encoder: PackedEncoder | PaddedEncoder
     codec: TextCodec
@@ -46,6 +65,7 @@ class Workshop:
     values: Floats | None
     first_column: dict[str, int]
     valid: list[ValidRows] = field(default_factory=list)
+    first: FirstRows = field(default_factory=FirstRows)
 
 
 def furnish(recipe: Recipe, data: Path, out: Path, console: Console, *, resume: bool = False) -> Workshop:
@@ -89,7 +109,7 @@ def new_network(recipe: Recipe, shop: Workshop, *, warm: bool) -> tuple[Network,
     network.to(device := torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     machines = linear_weights(network, shop.first_column)
     if recipe.warm_rows and warm:
-        warm_start(network, shop.corpus, recipe.warm_rows, recipe.seed, partial(encode, network))
+        warm_start(network, shop.corpus, recipe.warm_rows, recipe.seed, lambda texts: shop.first.of(network, texts))
     with torch.no_grad():
         for head, machine in machines.items():  # training starts at the linear machine, not below it
             network.head(head).weight += BAG_HEAD_SCALE * machine.to(device)

@@ -13,12 +13,10 @@ last line: one JSON object.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,43 +24,40 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from model.data import read_labelled
 from model.network import Network
 from model.training.corpus import Corpus
 from model.training.export import encode
 from model.training.loss import NO_LABEL
-from model.training.plan import draw_batches, half_is_faster
-from model.training.recipe import Bag, Recipe, load_recipe
-from model.training.trainer import Trainer
-from model.training.workshop import Workshop, furnish, new_network
+from model.training.plan import draw_batches
+from model.training.recipe import Recipe
+from model.training.workshop import Workshop
+from tests.bench.paired import (
+    Judged,
+    answers,
+    common_arguments,
+    fewer_labels,
+    furnished,
+    interval,
+    judged_rows,
+    resampled,
+    rows_of,
+    train,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
 STREAMS = {
     "reviews": ("sentiment", "category", "stars", "topic", "emotion"),
     "service": ("intent.shop", "intent.banking", "intent.general"),
 }
-RESAMPLES = 2000
 Right = dict[str, np.ndarray]  # by head: bool [rows], whether each judged row was answered rightly
 
 
-@dataclass(frozen=True)
-class Judged:
-    """Rows of the valid files by head: prepared texts and class numbers."""
-
-    rows: dict[str, list[Any]]
-    truth: dict[str, np.ndarray]
-
-
-def main() -> None:
-    args = arguments()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(argv)
     console = Console(stderr=True)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    recipe = load_recipe(args.recipe)
-    recipe = replace(recipe, bag=Bag(), layers=args.layers or recipe.layers)
-    args.out.mkdir(parents=True, exist_ok=True)
-    shop = furnish(recipe, args.data, args.out, console)
-    judged = judged_rows(recipe, shop, args.data, args.rows)
+    recipe, shop = furnished(args, console)
+    judged = dict[str, Judged]()  # a task by the first of its files
+    for one in judged_rows(recipe, shop, args.data, args.rows):
+        judged.setdefault(one.task, one)
     began = time.monotonic()
     right = {
         (share, seed): compare(recipe, shop, judged, share, seed, args.tokens, console)
@@ -80,59 +75,28 @@ def main() -> None:
 
 
 def compare(
-    recipe: Recipe, shop: Workshop, judged: Judged, share: float, seed: int, tokens: float, console: Console
+    recipe: Recipe,
+    shop: Workshop,
+    judged: Mapping[str, Judged],
+    share: float,
+    seed: int,
+    tokens: float,
+    console: Console,
 ) -> dict[str, Right]:
     """Right answers of the shared model and of the single ones."""
     recipe = replace(recipe, seed=recipe.seed + seed)
     some = replace(shop, corpus=fewer_labels(shop.corpus, share, seed))
     console.log(f"share {share:g}, seed {seed}: shared")
-    network = trained(recipe, some, tokens, console)
-    shared = {head: answers(network, head, judged) for head in judged.rows}
+    found = answers(train(recipe, some, tokens, console).network, [*judged.values()])
+    shared = {head: found[one.name] for head, one in judged.items()}
     spent = tokens_by_head(recipe, some.corpus, tokens)
     single = {}
-    for head in judged.rows:
+    for head, one in judged.items():
         console.log(f"share {share:g}, seed {seed}: {head} alone, {spent[head]:.0f} tokens")
         own_recipe, own_shop = alone(recipe, some, head)
-        single[head] = answers(trained(own_recipe, own_shop, spent[head], console), head, judged)
+        network = train(own_recipe, own_shop, spent[head], console).network
+        single[head] = answers(network, [one])[one.name]
     return {"shared": shared, "single": single}
-
-
-def trained(recipe: Recipe, shop: Workshop, tokens: float, console: Console) -> Network:
-    network, _ = new_network(recipe, shop, warm=True)
-    batches = draw_batches(recipe, shop.corpus, tokens, console)
-    half = half_is_faster(next(network.parameters()).device)
-    trainer = Trainer(network, shop.corpus, shop.values, recipe, batches, half=half)
-    for _ in trainer.run(len(trainer.steps)):
-        pass
-    return network.eval()
-
-
-def fewer_labels(corpus: Corpus, share: float, seed: int) -> Corpus:
-    """The corpus with only ``share`` of its training rows; a larger share has those too. Calibration rows stay."""
-    if share >= 1:
-        return corpus
-    return rows_of(corpus, corpus.held | (np.array([drawn(p.ids.tobytes(), seed) for p in corpus.prepared]) < share))
-
-
-def drawn(text: bytes, seed: int) -> float:
-    """A text's number in [0, 1). By another hash than the one that holds calibration rows back: by the same one the
-    rows with the smallest numbers would all be held, and a hundredth of the labels would be none at all."""
-    digest = hashlib.blake2b(text, digest_size=8, salt=seed.to_bytes(8, "little")).digest()
-    return int.from_bytes(digest, "little") / 2**64
-
-
-def rows_of(corpus: Corpus, keep: np.ndarray) -> Corpus:
-    rows = np.flatnonzero(keep)
-    return replace(
-        corpus,
-        prepared=[corpus.prepared[row] for row in rows],
-        labels=corpus.labels[rows],
-        weights=corpus.weights[rows],
-        dataset=corpus.dataset[rows],
-        held=corpus.held[rows],
-        origin=np.arange(len(rows)),
-        groups=corpus.groups[rows],
-    )
 
 
 def alone(recipe: Recipe, shop: Workshop, head: str) -> tuple[Recipe, Workshop]:
@@ -162,30 +126,6 @@ def tokens_by_head(recipe: Recipe, corpus: Corpus, tokens: float) -> dict[str, f
     return dict(zip(corpus.names, each.sum(0).tolist(), strict=True))
 
 
-def judged_rows(recipe: Recipe, shop: Workshop, data: Path, most: int) -> Judged:
-    """At most ``most`` evenly spread rows of each valid file, for heads whose labels they bear."""
-    rows: dict[str, list[Any]] = {}
-    truth: dict[str, np.ndarray] = {}
-    for trial in recipe.evaluation:
-        path = trial.path(data)
-        names = shop.corpus.heads.get(trial.task)
-        if names is None or not path.exists() or trial.task in rows:
-            continue
-        found = [row for row in read_labelled([path], recipe.columns_of(trial)) if row.label in names]
-        found = found[:: max(1, len(found) // most)][:most]
-        rows[trial.task] = shop.codec.prepare([row.text for row in found])
-        truth[trial.task] = np.array([names.index(row.label) for row in found])
-    return Judged(rows, truth)
-
-
-def answers(network: Network, head: str, judged: Judged) -> np.ndarray:
-    encoded = encode(network, judged.rows[head])
-    layer = network.head(head)
-    logits = network.read(head, encoded) @ layer.weight.detach().cpu().numpy().T + layer.bias.detach().cpu().numpy()
-    present = np.unique(judged.truth[head])  # a file of two sentiments is judged on two
-    return present[logits[:, present].argmax(1)] == judged.truth[head]
-
-
 def summary(right: Mapping[tuple[float, int], dict[str, Right]], args: argparse.Namespace) -> dict[str, Any]:
     """Figures by share of the labels: mean accuracies over tasks and seeds, their difference and its interval."""
     points, shares = [], []
@@ -195,7 +135,9 @@ def summary(right: Mapping[tuple[float, int], dict[str, Right]], args: argparse.
         for head in heads:
             ours, theirs = (float(np.mean([run[kind][head].mean() for run in runs])) for kind in ("shared", "single"))
             points.append({"task": head, "share": share, "shared": round(ours, 4), "single": round(theirs, 4)})
-        low, high = interval(runs, heads)
+        # The seeds' mean, so that rows alone are drawn again.
+        gaps = [np.mean([r["shared"][h].astype(float) - r["single"][h] for r in runs], axis=0) for h in heads]
+        low, high = interval(resampled([gap[None] for gap in gaps]).mean(0))
         own = [p for p in points if p["share"] == share]
         shares.append(
             {
@@ -208,25 +150,14 @@ def summary(right: Mapping[tuple[float, int], dict[str, Right]], args: argparse.
     return {"points": points, "shares": shares, "metric": "accuracy", "seeds": args.seeds, "tokens": args.tokens}
 
 
-def interval(runs: Sequence[dict[str, Right]], heads: Sequence[str]) -> tuple[float, float]:
-    """95 % interval of the mean difference, shared less single: rows are drawn again, the same for both."""
-    rng = np.random.default_rng(0)
-    total = np.zeros(RESAMPLES)
-    for head in heads:
-        gap = np.mean([run["shared"][head].astype(float) - run["single"][head] for run in runs], axis=0)
-        total += np.array([gap[rng.integers(len(gap), size=len(gap))].mean() for _ in range(RESAMPLES)])
-    low, high = np.quantile(total / len(heads), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def encoder_work(shop: Workshop, judged: Judged) -> dict[str, dict[str, float]]:
+def encoder_work(shop: Workshop, judged: Mapping[str, Judged]) -> dict[str, dict[str, float]]:
     """By stream: heads that a text gets, encoder passes a text with one encoder and with one a task, and the measured
     time of the one over that of the other."""
     work = {}
     network = Network(shop.encoder.eval(), None, {name: len(labels) for name, labels in shop.corpus.heads.items()})
     for stream, heads in STREAMS.items():
-        emitted = [head for head in heads if head in judged.rows]
-        texts = [row for head in emitted for row in judged.rows[head][:64]]
+        emitted = [head for head in heads if head in judged]
+        texts = [row for head in emitted for row in judged[head].texts[:64]]
         once, each = [], []
         for _ in range(3):  # interleaved, for the machine is noisy
             once.append(spent(network, texts, emitted, passes=1))
@@ -291,22 +222,14 @@ def picture(result: Mapping[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--recipe", type=Path, default=ROOT / "model" / "training" / "starter.yaml")
-    data = os.environ.get("MILLRACE_DATA", ROOT.parent / "shared" / "data")
-    parser.add_argument("--data", type=Path, default=Path(data))
-    parser.add_argument("--out", type=Path, default=ROOT / ".millrace" / "bench-shared")
+    common_arguments(parser, "bench-shared")
     parser.add_argument("--tokens", type=float, default=400_000, help="tokens of a shared run; single ones share them")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shares", type=float, nargs="+", default=[1.0, 0.1], help="of the labels")
-    parser.add_argument(
-        "--layers", type=int, nargs="+", default=[], help="layers of the body to keep; default: the recipe's"
-    )
     parser.add_argument("--rows", type=int, default=1000, help="rows of each valid file at most")
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="one seed, few tokens: whether it runs, not what it shows")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.quick:
         args.seeds, args.tokens, args.rows = 1, 40_000, 200
     return args

@@ -109,6 +109,10 @@ def test_report_writes_a_page_without_outside_resources(folder: Path, tmp_path: 
     assert "sentiment" in page
     assert "src=" not in page.replace('src="data:', "")
     assert json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    (tmp_path / "variants.json").write_text("{}", encoding="utf-8")
+    refused = run("report", "--artifact", folder / "tiny", "--variants", tmp_path / "variants.json", "--out", out)
+    assert refused.exit_code == 6
+    assert "variants.json: an object with numbers" in refused.stderr
     refused = run("report", "--artifact", folder / "tiny", "--trial", "sentiment", "--out", out)
     assert refused.exit_code == 6
     assert "TASK=FILE" in refused.stderr

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGETS = {
     *("demo", "test", "check", "kafka", "schemas", "lock", "help", "clean"),
     *("bench-latency", "bench-three", "bench-scale", "bench-memory"),
-    *("bench-worker", "bench-limit", "bench-peers", "bench-delivery", "bench-shared", "bench-alerts"),
-    *("bench-rebuild", "bench-watch"),
+    *("bench-worker", "bench-limit", "bench-peers", "bench-delivery", "bench-shared", "bench-variants"),
+    *("bench-alerts", "bench-rebuild", "bench-watch"),
     *("simulate", "kills", "storms", "outages", "upgrade", "chaos", "fuzz", "starter", "starter-gpu"),
 }
 

@@ -90,6 +90,7 @@ def evaluate(
 @click.option("--history", "histories", multiple=True, metavar="TASK=FILE", help="What came before; as for evaluate.")
 @click.option("--slice", "fields", multiple=True, metavar="FIELD", help="Figures by the values of a field, too.")
 @click.option("--sharing", type=FILE, help="What bench-shared wrote: shared against single models.")
+@click.option("--variants", type=FILE, help="What bench-variants wrote: the recipe's options side by side.")
 @click.option("--curves", type=FILE, help="metrics.jsonl of the training run.")
 @click.option(
     "--out",
@@ -109,6 +110,7 @@ def report(
     histories: tuple[str, ...],
     fields: tuple[str, ...],
     sharing: Path | None,
+    variants: Path | None,
     curves: Path | None,
     out: Path,
     json_: bool,
@@ -127,7 +129,9 @@ def report(
     trials = read_trials(pairs, texts, labels, histories)
     device = config.model.device
     folder = resolve(artifact or config.model.artifact)
-    content = write_report(folder, trials, out, sharing=sharing, curves=curves, fields=fields, device=device)
+    content = write_report(
+        folder, trials, out, sharing=sharing, variants=variants, curves=curves, fields=fields, device=device
+    )
     from worker.cli import tables
 
     if json_:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.bench.bench_shared import fewer_labels
+from tests.bench.paired import fewer_labels
 from tests.tiny_training import make_corpus
 
 

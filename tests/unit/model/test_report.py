@@ -75,6 +75,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root / "points.json",
         {"points": [{"task": "topic", "share": s, "shared": 0.8, "single": 0.9 - s / 2} for s in (0.01, 0.1, 1)]},
     )
+    costs = {"parameters": 9, "seconds": 2.5, "tokens_per_second": 40, "memory_mb": 7}
+    base = {"name": "base", "mean": 0.5, "tasks": {"<mood> a": 0.5}, "what": "the <b>recipe</b>"}
+    gaps = {"difference": [0.25, 0.1, 0.4], "differences": {"<mood> a": [0.25, 0.1, 0.4]}}
+    famo = {"name": "famo", "mean": 0.75, "tasks": {"<mood> a": 0.75}, "against": "base", **gaps}
+    found = {"metric": "accuracy", "tokens": 4000, "share": 1.0, "variants": [base | costs, famo | costs]}
+    write(root / "variants.json", found)
     write(root / "metrics.jsonl", [{"step": i, "seconds": i / 2, "loss": {"topic": 2 / i}} for i in range(1, 501)])
     return root
 
@@ -82,6 +88,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write(path: Path, content: Any) -> None:
     lines = content if isinstance(content, list) else [content]
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+
+
+def sources(data: Path) -> dict[str, Path]:
+    return {"sharing": data / "points.json", "variants": data / "variants.json", "curves": data / "metrics.jsonl"}
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +102,7 @@ def trials() -> list[Trial]:
 @pytest.fixture(scope="module")
 def made(folder: Path, data: Path, trials: list[Trial], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     out = tmp_path_factory.mktemp("out") / "deep" / "report.html"
-    sources = {"sharing": data / "points.json", "curves": data / "metrics.jsonl"}
-    return write_report(folder, trials, out, **sources, root=data, fields=["shop"], device="cpu"), out
+    return write_report(folder, trials, out, **sources(data), root=data, fields=["shop"], device="cpu"), out
 
 
 def test_the_json_holds_what_was_measured(made: tuple[Any, Path], folder: Path, data: Path) -> None:
@@ -111,6 +120,7 @@ def test_the_json_holds_what_was_measured(made: tuple[Any, Path], folder: Path, 
     assert report["click"] == CLICK
     assert [point["share"] for point in report["sharing"]] == [0.01, 0.1, 1]
     assert [whole["share"] for whole in report["learning_curve"]["shares"]] == [0.01, 0.1, 1]
+    assert [variant["name"] for variant in report["variants"]["variants"]] == ["base", "famo"]
 
 
 def test_the_page_stands_alone_and_escapes_what_it_was_given(made: tuple[Any, Path]) -> None:
@@ -132,6 +142,8 @@ def test_the_page_stands_alone_and_escapes_what_it_was_given(made: tuple[Any, Pa
         "Out of scope",
         "Click and purchase",
         "Shared against",
+        "Variants",
+        '<span class="good">+0.2500</span> <span class="range">+0.1000 to +0.4000</span>',
         "Training",
     ):
         assert heading in html
@@ -177,8 +189,7 @@ def test_the_page_is_well_formed(made: tuple[Any, Path]) -> None:
 
 def test_same_inputs_same_page(made: tuple[Any, Path], folder: Path, data: Path, trials: list[Trial]) -> None:
     again = made[1].with_name("again.html")
-    sources = {"sharing": data / "points.json", "curves": data / "metrics.jsonl"}
-    write_report(folder, trials, again, **sources, root=data, fields=["shop"], device="cpu")
+    write_report(folder, trials, again, **sources(data), root=data, fields=["shop"], device="cpu")
     assert again.read_bytes() == made[1].read_bytes()
 
 

@@ -17,10 +17,14 @@ from model.artifact import MANIFEST, WEIGHTS, Artifact
 from model.assess.evaluate import evaluate_texts
 from model.errors import DataError, ModelError
 from model.golden import verify
-from model.scoring import load_scorer
+from model.network import Network
+from model.scoring import Floats, Prepared, load_scorer
 from model.training import train as training
+from model.training.export import encode
 from model.training.recipe import load_recipe
+from model.training.warmstart import warm_start
 from model.training.watch import METRICS
+from model.training.workshop import FirstRows, furnish, new_network
 from tests.toy_training import make_body, make_workshop, run, sentence, write_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -128,6 +132,31 @@ def test_a_few_rows_make_an_artifact_that_is_not_sure_of_itself(tmp_path: Path) 
     assert all(0.45 < head["temperature"] < 2.2 for head in heads.values())
     directions = (artifact.tensors["space.projection"] != 0).any(0).sum()
     assert directions > sum(head["calibration_rows"] for head in heads.values())  # training rows span the space too
+
+
+def test_first_weights_are_those_of_a_discriminant_and_texts_are_encoded_once(workshop: Path, tmp_path: Path) -> None:
+    recipe = replace(load_recipe(workshop / "recipe.yaml"), warm_rows=4)
+    asked = list[int]()
+
+    def counted(network: Network, prepared: list[Prepared]) -> Floats:
+        asked.append(len(prepared))
+        return encode(network, prepared)
+
+    plain = furnish(recipe, workshop, tmp_path, Console(quiet=True))
+    shop = replace(plain, first=FirstRows(counted))
+    first, again = (new_network(recipe, shop, warm=True)[0] for _ in range(2))
+    assert len(asked) == 1
+    other = new_network(replace(recipe, seed=recipe.seed + 1), shop, warm=True)[0]
+    assert sum(asked) <= len({text.ids.tobytes() for text in shop.corpus.prepared})
+    cold = new_network(recipe, shop, warm=False)[0]
+    body = cold.encoder.config.hidden
+    expected = Network(cold.encoder, cold.bag, {name: len(labels) for name, labels in shop.corpus.heads.items()})
+    warm_start(expected, shop.corpus, 4, recipe.seed, lambda texts: encode(expected, list(texts)))
+    for head in shop.corpus.heads:
+        own, same, by_hand = (n.head(head).weight.detach()[:, :body].numpy() for n in (first, again, expected))
+        np.testing.assert_array_equal(own, same)
+        np.testing.assert_allclose(own, by_hand, atol=1e-4)
+        assert np.abs(own - other.head(head).weight.detach()[:, :body].numpy()).max() > 1e-3
 
 
 def test_a_damaged_checkpoint_is_refused(workshop: Path, tmp_path: Path) -> None:
