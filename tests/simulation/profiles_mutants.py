@@ -110,6 +110,14 @@ def _not_caught_up(original: Any) -> Any:
     return property(lambda self: bool(self.dirty) or self.fence.fold_offset > self.published)
 
 
+def _behind_features(original: Any) -> Any:
+    def unpublished(self: Any) -> bool:
+        caught_up = self.position >= self.fence.fold_offset
+        return bool(caught_up and (self.dirty or self.fence.fold_offset > self.published))
+
+    return property(unpublished)
+
+
 MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "Redis's script does not compare the fence": (SimRedis, "expected", _always_true),
     "the fence moves without the states": (StateStore, "write", _fence_alone),
@@ -121,6 +129,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "keys taken back are not dirty again": (Publishing, "_take_back", _not_dirty_again),
     "the fence record leaves before its states": (Publishing, "gather", _fence_record_early),
     "states are published before a shard has caught up": (Shard, "unpublished", _not_caught_up),
+    "states are published while Redis is behind features": (Shard, "unpublished", _behind_features),
     "a moved fence opens no shard again": (Profiles, "_fence_moved", _goes_on_from_memory),
     "an unknown write opens no shard again": (Profiles, "_redis_away", _goes_on_without_an_answer),
     "a shard is opened where it was folded, not published": (ShardOpener, "open", _from_the_fence),
@@ -131,6 +140,7 @@ NOTICED: dict[str, int] = {
     "features of a client that was expelled are sent": 350,
     "features of shards that moved are sent": 151,
     "keys taken back are not dirty again": 88,
+    "states are published while Redis is behind features": 208_039,
     "the group's offset is ahead of what is published": 54,
 }
 """As `tests.simulation.mutants.NOTICED`."""

@@ -45,8 +45,11 @@ class Shard:
 
     @property
     def unpublished(self) -> bool:
-        """Whether there is something to publish, all of it known: not before it has caught up with its fence."""
-        caught_up = self.position >= self.fence.fold_offset
+        """Whether there is something to publish: not before it has caught up with its fence, when all of it is known,
+        nor before the fence has caught up with features. A Redis that failed over to an older copy is behind them, and
+        a state of then beside a fence record of later would, at a rebuild, lack the folds in between for good.
+        """
+        caught_up = self.position >= self.fence.fold_offset >= self.published
         return caught_up and (bool(self.dirty) or self.fence.fold_offset > self.published)
 
 
@@ -87,7 +90,7 @@ class ShardOpener:
             )
         published = self._stream.published((kind, number))
         # States touched only by folds that retention has taken cannot be told: they are published when next touched.
-        published = low if published is None else max(low, published)
+        published = low if published is None else min(max(low, published), high)
         return Shard(kind, number, fence, raw, min(published, fence.fold_offset), published)
 
     def _rebuild(self, kind: Kind, number: int) -> bytes:
