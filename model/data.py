@@ -60,9 +60,10 @@ class Labelled(NamedTuple):
     row: Row
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """(line number from 1, object) of a .jsonl or .jsonl.gz file. Empty lines are skipped; lines over LINE_BYTES_MAX,
-    broken gzip, bad UTF-8, bad JSON and non-objects raise DataError."""
+def read_rows(path: Path, *, torn: bool = False) -> Iterator[tuple[int, Row]]:
+    """(line number from 1, object) of a .jsonl or .jsonl.gz file. Empty lines are skipped, with ``torn`` a last line
+    without its end, too: somebody is writing it, or was killed over it. Lines over LINE_BYTES_MAX, broken gzip, bad
+    UTF-8, bad JSON and non-objects raise DataError."""
     path = Path(path)
     number = 0
     try:
@@ -71,7 +72,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
                 number += 1
                 if len(line) > LINE_BYTES_MAX:
                     raise DataError(f"{path}:{number}: the line is longer than {LINE_BYTES_MAX} bytes; split the file")
-                if line.strip():
+                if line.strip() and not (torn and not line.endswith(b"\n")):
                     yield number, _parse(path, number, line)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read after line {number} ({error}); check the path and the file") from error

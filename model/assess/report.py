@@ -24,7 +24,6 @@ from model.torch_scorer import SCALE
 _POINTS_MAX = 200  # of a training curve; more are averaged in runs
 _CLOCKS = {"step", "time", "seconds", "epoch", "tokens"}  # what a run logs and nobody wants to see as a curve
 _LOSSES = ("loss", "losses", "held")  # of a task, shown together
-_VALID = "valid"
 
 
 class TrialLike(Protocol):
@@ -111,7 +110,7 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
     lines of name and points [step, value], at most 200 a line. Raises DataError.
     """
     panels: dict[tuple[str, bool], dict[str, list[tuple[float, float]]]] = {}
-    for number, row in read_rows(path):
+    for number, row in read_rows(path, torn=True):
         step = row.get("step")
         if not is_number(step):
             raise DataError(f"{path}:{number}: no number `step`; a run's metrics.jsonl is expected")
@@ -135,7 +134,7 @@ def _placed(name: str) -> tuple[str, str, bool]:
     group, _, task = name.partition("/")
     if group in _LOSSES:
         return task or "loss", group, True
-    if group == _VALID and "/" in task:
+    if group == "valid" and "/" in task:
         task, _, figure = task.rpartition("/")
         return f"{task}, valid rows", figure.replace("_", " "), True
     return name.replace("/", ": "), name, False

@@ -16,7 +16,7 @@ seeds (standard error 0.003 to 0.005 on banking77, 0.001 on reviews_zh):
 
 With a quarter of those labels, five seeds: +0.002 and -0.001 by synonyms (0.3, 2 copies), -0.010 (standard error 0.004)
 and 0.000 by edits (0.1, 2 copies). So neither helps a bag of words, and edits cost fine intents a little: that is why
-the recipe's default is none. Whether a fine-tuned encoder gains, as EDA reports for few labels, is not measured here.
+the recipe's default is none. Whether a fine-tuned encoder gains, `make bench-variants` tells.
 """
 
 import random

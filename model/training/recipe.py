@@ -14,7 +14,7 @@ from model.text import TextSpec
 from model.training.augmentation import Augmentation, BackTranslation, check_augmentation
 from model.training.recipe_file import entries_of, mapping, read_content
 from model.training.settings import Training, build_training
-from model.training.values import build_section
+from model.training.values import build
 
 
 @dataclass(frozen=True)
@@ -175,18 +175,16 @@ def load_recipe(path: Path) -> Recipe:
     heads = mapping(content.get("heads") or {}, f"{where}: heads")
     parts["heads"] = {str(name): _head(head or {}, f"{where}: heads.{name}") for name, head in heads.items()}
     parts["datasets"] = [_dataset(d, f"{where}: datasets") for d in entries_of(content, "datasets", where)]
-    parts["evaluation"] = [
-        build_section(Trial, t, f"{where}: evaluation") for t in entries_of(content, "evaluation", where)
-    ]
-    parts["space"] = [build_section(SpaceTexts, s, f"{where}: space") for s in entries_of(content, "space", where)]
+    parts["evaluation"] = [build(Trial, t, f"{where}: evaluation") for t in entries_of(content, "evaluation", where)]
+    parts["space"] = [build(SpaceTexts, s, f"{where}: space") for s in entries_of(content, "space", where)]
     for key, kind in (("text", TextSpec), ("bag", Bag), ("scope_cost", ScopeCost), ("card", Card)):
-        parts[key] = build_section(kind, content.get(key) or {}, f"{where}: {key}")
+        parts[key] = build(kind, content.get(key) or {}, f"{where}: {key}")
     training = mapping(content.get("training") or {}, f"{where}: training")
     parts["training"] = build_training(training, f"{where}: training")
     if content.get("click") is not None:
         parts["click"] = _click(content["click"], where)
     parts["teachers"] = [_teacher(t, training, f"{where}: teachers") for t in entries_of(content, "teachers", where)]
-    recipe = build_section(Recipe, parts, where, whole=True)
+    recipe = build(Recipe, parts, where, whole=True)
     _check(recipe, where)
     return recipe
 
@@ -255,9 +253,7 @@ def _check_bag(recipe: Recipe, names: set[str], where: str) -> None:
 def _teacher(content: Any, training: Mapping[str, Any], where: str) -> Teacher:
     parts = dict(mapping(content, where))
     changes = mapping(parts.get("training") or {}, f"{where}: training")
-    return build_section(
-        Teacher, parts | {"training": build_training({**training, **changes}, f"{where}: training")}, where
-    )
+    return build(Teacher, parts | {"training": build_training({**training, **changes}, f"{where}: training")}, where)
 
 
 def _click(content: Any, where: str) -> ClickSettings:
@@ -267,7 +263,7 @@ def _click(content: Any, where: str) -> ClickSettings:
         context = [ContextFeature.of(feature) for feature in entries_of(parts, "context", section)]
     except DataError as error:
         raise DataError(f"{section}: {error}") from error
-    click = build_section(ClickSettings, parts | {"context": context}, section)
+    click = build(ClickSettings, parts | {"context": context}, section)
     check_click(click, section)
     return click
 
@@ -287,7 +283,7 @@ def _head(content: Any, where: str) -> Head:
     parts = dict(mapping(content, where))
     if isinstance(labels := parts.get("labels"), list):
         parts["labels"] = [as_label(label) or label for label in labels]
-    return build_section(Head, parts, where)
+    return build(Head, parts, where)
 
 
 def _dataset(content: Any, where: str) -> Dataset:
@@ -298,6 +294,6 @@ def _dataset(content: Any, where: str) -> Dataset:
         augment = dict(mapping(parts["augment"], where_augment))
         if augment.get("back_translation") is not None:
             where_back = f"{where_augment}.back_translation"
-            augment["back_translation"] = build_section(BackTranslation, augment["back_translation"], where_back)
-        parts["augment"] = build_section(Augmentation, augment, where_augment)
-    return build_section(Dataset, parts, where)
+            augment["back_translation"] = build(BackTranslation, augment["back_translation"], where_back)
+        parts["augment"] = build(Augmentation, augment, where_augment)
+    return build(Dataset, parts, where)

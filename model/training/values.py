@@ -15,7 +15,7 @@ _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or 
 T = TypeVar("T")
 
 
-def build_section(kind: type[T], content: Any, where: str, *, whole: bool = False) -> T:
+def build(kind: type[T], content: Any, where: str, *, whole: bool = False) -> T:
     """A section; a key without a value counts as not said. ``where``: its file and name, or with ``whole`` the file of
     a recipe as a whole. Raises DataError naming it and the key."""
     said = {key: value for key, value in mapping(content, where).items() if value is not None}

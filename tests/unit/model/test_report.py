@@ -317,10 +317,21 @@ def test_curves_are_read_nested_or_flat_and_thinned(data: Path, tmp_path: Path) 
     assert line["points"][-1][0] == 500
     write(
         tmp_path / "flat.jsonl",
-        [{"step": 1, "losses/topic": 1.0, "held/topic": 2.0, "lr": 0.1, "weights": {"topic": 1}, "note": "x"}],
+        [
+            {"step": 1, "losses/topic": 1.0, "held/topic": 2.0, "lr": 0.1, "weights": {"topic": 1}, "note": "x"}
+            | {"valid": {"topic on a": {"accuracy": 0.5, "macro_f1": 0.4}}}
+        ],
     )
     found = {panel["name"]: [line["name"] for line in panel["lines"]] for panel in read_curves(tmp_path / "flat.jsonl")}
-    assert found == {"topic": ["losses", "held"], "lr": ["lr"], "weights: topic": ["weights/topic"]}
+    assert found == {
+        "topic": ["losses", "held"],
+        "lr": ["lr"],
+        "weights: topic": ["weights/topic"],
+        "topic on a, valid rows": ["accuracy", "macro f1"],
+    }
+    with (tmp_path / "flat.jsonl").open("a") as handle:
+        handle.write('{"step": 2, "losses/top')  # a run is writing it, or was killed over it
+    assert {panel["name"] for panel in read_curves(tmp_path / "flat.jsonl")} == set(found)
     write(tmp_path / "bad.jsonl", [{"loss": 1.0}])
     with pytest.raises(DataError, match=r"bad\.jsonl:1: no number `step`"):
         read_curves(tmp_path / "bad.jsonl")
