@@ -119,6 +119,10 @@ def compare(bench: Bench, todo: Sequence[Variant]) -> dict[str, Any]:
             except DivergedError as error:
                 failed[variant.name] = str(error)
                 bench.console.log(f"{variant.name}, seed {seed}: {error}")
+            else:  # a file as stderr shows no bar
+                own = runs[variant.name, seed]
+                mean = np.mean([right.mean() for right in own["right"].values()])
+                bench.console.log(f"{variant.name}, seed {seed}: mean {mean:.3f}, {own['seconds']:.0f} s")
             result = summary(bench, todo, runs) | {"failed": failed}
             write(bench.args.out / "variants.json", json.dumps(result, indent=1))
         progress.update(bar, completed=len(plan), description="")
@@ -196,7 +200,7 @@ def entry(variant: Variant, runs: Mapping[tuple[str, int], Run]) -> dict[str, An
         "parameters": int(first(own)["parameters"]),
         "seconds": round(seconds / len(own), 1),
         "tokens_per_second": round(tokens / seconds),
-        "memory_mb": round(max(run["memory_mb"] for run in own.values())),
+        "memory_mb": round(min(run["memory_mb"] for run in own.values())),  # a process's first training pays for more
         "mean": round(float(np.mean([*tasks.values()])), 4),
         "tasks": {name: round(value, 4) for name, value in tasks.items()},
     }
