@@ -93,10 +93,6 @@ class FoldWriter:
         self.producer.produce(self.config.kafka.topic(FOLDS[kind]), value, partition=shard)
         self.producer.poll(0)
 
-    def _told(self, error: object, _: object) -> None:
-        if error is not None:
-            self.refused.append(error)
-
     def expected(self) -> dict[tuple[str, str], Moments]:
         """What each (kind, key) must be, by the definition."""
         return {name: self._moments(self._distinct(name)) for name in self.folds}
