@@ -28,7 +28,7 @@ def render(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
         + _parts(recipe, manifest)
         + use
         + _data(recipe)
-        + _figures(recipe, manifest)
+        + _figures(manifest)
         + _click(recipe, manifest)
         + _heads(manifest)
         + _limits(recipe, manifest)
@@ -124,13 +124,14 @@ def _data(recipe: Recipe) -> str:
     return "\n".join([*lines, ""])
 
 
-def _figures(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
+def _figures(manifest: Mapping[str, Any]) -> str:
     if not manifest["metrics"]:
         return "\n## Figures\n\nNone: no file of the recipe's `evaluation` was there.\n"
-    names = ("accuracy", "macro_f1", "in_scope_accuracy", "oos_recall", "mae", "auc", "log_loss", "ece")
-    floors = {(trial.task, trial.file): trial.floor for trial in recipe.evaluation if trial.floor}
-    columns = ["task", "file", "rows", *(name.replace("_", " ") for name in names), *(["floor"] if floors else [])]
-    told = f"; `floor` is {recipe.card.floor}" if floors and recipe.card.floor else ""
+    names = ["accuracy", "macro_f1", "in_scope_accuracy", "oos_recall", "mae", "auc", "log_loss", "ece"]
+    floor = [name for name in ("linear_accuracy", "linear_macro_f1") if any(name in f for f in manifest["metrics"])]
+    names += floor
+    columns = ["task", "file", "rows", *(name.replace("_", " ") for name in names)]
+    told = "; `linear` is a linear machine on n-grams that learned from the same rows" if floor else ""
     lines = ["", "## Figures", "", f"On the valid splits{told}.", ""]
     lines += ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     for figures in manifest["metrics"]:
@@ -138,7 +139,6 @@ def _figures(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
         note = f" ({figures['rows']})" if "rows" in figures else ""
         cells = [f"`{figures['task']}`", f"{file}{note}", str(figures["n"])]
         cells += [f"{figures[name]:.3f}" if name in figures else "" for name in names]
-        cells += [floors.get((figures["task"], file), "")] if floors else []
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 

@@ -76,7 +76,7 @@ class SpaceTexts:
 class Trial:
     """A valid file and the task it is measured on; a file that is not there is passed over. ``text``, ``label``: its
     fields; left out, those that the head was trained on. With ``without``, there are figures for the rows whose text
-    that (training) file does not have, too. ``floor``: a figure to compare with. ``shipped``: the file is not among the
+    that (training) file does not have, too. ``shipped``: the file is not among the
     data but in this package. ``history``: files of what came before: run through first for clicks, and for texts
     what tells which users are new (left out: the files that the head was trained on)."""
 
@@ -86,7 +86,6 @@ class Trial:
     label: str = ""
     shipped: bool = False
     without: str = ""
-    floor: str = ""
     history: list[str] = field(default_factory=list)
 
     def path(self, data: Path) -> Path:
@@ -101,12 +100,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Card:
-    """What the model card says that nothing else tells: ``intro``, ``use``, what the trials' ``floor`` is, and
+    """What the model card says that nothing else tells: ``intro``, ``use`` and
     ``limits``, which come before those of any artifact."""
 
     intro: str = ""
     use: str = ""
-    floor: str = ""
     limits: list[str] = field(default_factory=list)
 
 

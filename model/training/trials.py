@@ -1,6 +1,7 @@
 """The trials of a recipe: its valid files, checked before anything is trained and measured on the artifact after."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from model.errors import DataError
 from model.scoring import Scorer, load_scorer
 from model.text import normalise
 from model.training.examples import Tell
+from model.training.floor import fit_floor
 from model.training.recipe import Recipe, Trial
 
 _log = structlog.get_logger(__name__)
@@ -46,14 +48,16 @@ def check_trials(recipe: Recipe, heads: Mapping[str, Sequence[str]], data: Path,
 
 
 def add_figures(recipe: Recipe, data: Path, folder: Path, *, detail: bool = False) -> list[dict[str, Any]]:
-    """Record in the artifact what it reaches on the valid files that are there, with each file's fingerprint. Figures
-    of tasks that are none of the recipe's stay. With ``detail`` the figures as ``assess_files`` gives them, each with
-    ``file`` and ``sha256``: measured in the same pass, so the flat ones are the same. Raises DataError."""
+    """Record in the artifact what it reaches on the valid files that are there, with each file's fingerprint, and what
+    a linear machine does (``model.training.floor``). Figures of tasks that are none of the recipe's stay. With
+    ``detail`` the figures as ``assess_files`` gives them, each with ``file`` and ``sha256``: measured in the same pass,
+    so the flat ones are the same. Raises DataError."""
     scorer, artifact = load_scorer(folder), Artifact.load(folder)
     own = {*recipe.heads, *(trial.task for trial in recipe.evaluation)}
     figures = [found for found in artifact.manifest.get("metrics", []) if found["task"] not in own]
     details = []
     measure = assess_files if detail else evaluate_files
+    floor = cache(lambda head: fit_floor(recipe, head, data))
     for trial in recipe.evaluation:
         path = trial.path(data)
         if not path.exists():
@@ -63,6 +67,10 @@ def add_figures(recipe: Recipe, data: Path, folder: Path, *, detail: bool = Fals
         stream = trial.task in STREAM_TASKS  # its events have their own fields, and their history is run through
         columns = None if stream else recipe.columns_of(trial)
         found = measure(scorer, trial.task, [path], recipe.history_of(trial, data), columns=columns)
+        if columns and (machine := floor(trial.task)):
+            known = scorer.labels[trial.task]
+            rows = [row for row in read_labelled([path], columns) if row.label in known]
+            found |= machine.figures([row.text for row in rows], [row.label for row in rows])
         figures.append({name: value for name, value in found.items() if not isinstance(value, list | dict)} | files)
         if detail:
             details.append(found | {"file": trial.file, "sha256": digest})

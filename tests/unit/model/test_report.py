@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from model.artifact import Artifact
 from model.assess.detail import assess_files
 from model.assess.report import read_curves, write_report
+from model.assess.report_page import _overview
 from model.assess.sharing import learning_curve, read_sharing
 from model.assess.svg import Axis, Line, confusion_chart, line_chart, reliability_chart, round_numbers
 from model.data import Columns
@@ -159,6 +160,16 @@ def test_every_class_shows_its_intervals(made: tuple[Any, Path]) -> None:
             for name, (low, high) in found["intervals"].items():
                 assert f'{found[name]:.3f} <span class="range">{low:.3f}–{high:.3f}</span>' in html
     assert "Wilson" in html
+
+
+def test_a_task_that_a_linear_machine_answers_better_is_marked(made: tuple[Any, Path]) -> None:
+    report, _ = made
+    first, second = report["tasks"]
+    assert "linear" not in _overview(report["tasks"])
+    above = first | {"linear_accuracy": first["accuracy"] + 0.0625, "linear_macro_f1": 0.125}
+    rows = _overview([above, second | {"linear_accuracy": 0.0, "linear_macro_f1": 0.0}]).split("<tr")[2:]
+    assert [row.startswith(' class="bad"') for row in rows] == [True, False]
+    assert f"{above['linear_accuracy']:.3f}, 0.125" in rows[0]
 
 
 def test_clicks_are_sliced_by_warmth_where_fitted_and_where_measured(folder: Path, tmp_path: Path) -> None:

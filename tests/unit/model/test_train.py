@@ -70,6 +70,7 @@ def test_training_ends_with_a_report_of_the_figures_that_the_artifact_has(worksh
         name: value for name, value in recorded.items() if name != "files"
     }
     assert recorded["files"] == {task["file"]: task["sha256"]}
+    assert recorded["linear_accuracy"] > 0.9
     assert [c["label"] for c in task["classes"]] == ["negative", "positive"]
     assert {"sentiment", "intent.shop"} <= {panel["name"] for panel in report["curves"]}
     html = page.read_text(encoding="utf-8")
