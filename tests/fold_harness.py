@@ -186,6 +186,11 @@ class Group:
         return self.committed() == self.ends()
 
 
+def with_profiles(config: Config, **keys: Any) -> Config:
+    """The same configuration with these settings of profiles."""
+    return msgspec.structs.replace(config, profiles=msgspec.structs.replace(config.profiles, **keys))
+
+
 def folded(config: Config) -> list[int]:
     """How far each shard is folded, as Redis says, in the order of `Group.parts`."""
     client = redis.Redis.from_url(config.redis.url)

@@ -32,6 +32,7 @@ from tests.fold_harness import (
     states_in_features,
     states_in_redis,
     wait_for,
+    with_profiles,
 )
 from worker.config import Config
 from worker.demo.embedded import embedded_config
@@ -97,9 +98,9 @@ def test_stopping_publishes_what_is_pending(config: Config, group: Group):
 
 def test_killed_in_the_middle_again_and_again(config: Config, group: Group):
     writer = FoldWriter(config, seed=3)
-    slow = with_profiles(config, publish_interval_ms=400, poll_blocks=3)
-    for part in range(2):
-        process = Process(slow)
+    # The second publishes nothing on its way: however fast it folds, the kill does not come too late.
+    for part, interval_ms in enumerate((400, 600_000)):
+        process = Process(with_profiles(config, publish_interval_ms=interval_ms, poll_blocks=3))
         writer.write(writer.events(300), block_rows=3)
         aim = sum(group.ends()) - 100
         wait_for(lambda aim=aim: sum(folded(config)) > aim, f"folds of part {part}", process.check)
@@ -266,10 +267,6 @@ def test_other_time_scales_are_refused_not_mixed(config: Config, group: Group):
         Running(with_profiles(config, scales_s=(9.0,))) as run,
     ):
         wait_for(lambda: run.error is not None, "refusal")
-
-
-def with_profiles(config: Config, **keys) -> Config:
-    return msgspec.structs.replace(config, profiles=msgspec.structs.replace(config.profiles, **keys))
 
 
 def incarnations(config: Config) -> dict[str, int]:

@@ -21,6 +21,7 @@ from tests.fold_harness import (
     states_in_features,
     states_in_redis,
     wait_for,
+    with_profiles,
 )
 from worker.config import Config
 from worker.kafka.admin import create_topics
@@ -52,8 +53,9 @@ def group(config: Config) -> Iterator[Group]:
 def test_exact_through_kill_9_replays_and_a_flushed_redis(config: Config, group: Group) -> None:
     writer = FoldWriter(config, keys=300)
     events = writer.events(3000)
-    for part in range(2):
-        process = Process(config)
+    # The second publishes nothing on its way: however fast it folds, the kill does not come too late.
+    for part, interval_ms in enumerate((300, 600_000)):
+        process = Process(with_profiles(config, publish_interval_ms=interval_ms))
         writer.write(events[part * 750 : (part + 1) * 750], block_rows=10)
         aim = sum(group.ends()) - 200
         wait_for(lambda aim=aim: sum(folded(config)) > aim, f"folds of part {part}", process.check)

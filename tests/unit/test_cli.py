@@ -20,7 +20,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-import worker.cli.app
+import worker.cli.roles
 from schemas.dead import Stage
 from worker import errors
 from worker.cli.app import main
@@ -273,7 +273,7 @@ def test_a_role_drains_and_ends_well_when_asked_to_stop(number: signal.Signals) 
 
 
 def test_a_role_that_cannot_start_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker.cli.app.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(worker.cli.roles.signal, "signal", lambda number, handler: None)
     monkeypatch.setattr("worker.kafka.admin.REQUEST_TIMEOUT_S", 0.5)
     options = (
         "--set",

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from worker.cli.app import ROLE_NAMES, main
+from worker.cli.app import main
+from worker.cli.roles import ROLE_NAMES
 from worker.config import Config, load_config
 from worker.kafka.acls import principals_of
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker.cli.base import FILE, Commands, common, json_option
+from worker.cli.roles import run_role
 
 if TYPE_CHECKING:
     from worker.alerts.backtest import Replay, Tuned
@@ -37,8 +38,6 @@ def alerts(context: click.Context, /, config: Config) -> None:
     millrace alerts rebuild
     """
     if context.invoked_subcommand is None:
-        from worker.cli.app import run_role
-
         run_role(config, "alerts")
 
 
