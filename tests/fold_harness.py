@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any, Self
 
 import msgspec
@@ -21,13 +22,14 @@ import redis
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from model.null import NullScorer
-from schemas.folds import FoldBlock, encode_block
+from schemas.folds import FoldBlock, decode_block, encode_block
 from schemas.redis_keys import fence_key, state_key
 from schemas.shards import shard_of
 from schemas.states import FENCE_RECORD_KEY, State, decode_fence, decode_state
 from schemas.topics import FEATURES, FOLDS
 from worker.config import Config
 from worker.kafka.clients import producer_config
+from worker.kafka.readback import Readback
 from worker.profiles.role import run
 
 SPACE = NullScorer.space
@@ -98,13 +100,26 @@ class FoldWriter:
         return {name: self._moments(self._distinct(name)) for name in self.folds}
 
     def explained(self, name: tuple[str, str], state: State) -> str:
-        """Which folds of a key a wrong state holds, for whoever must find out why."""
+        """Which folds of a key a wrong state holds and where each stands in the folds topic, for whoever must find out
+        why."""
         rows = self._distinct(name)
         assert len(rows) <= EXPLAINED_MAX, f"{name}: {len(rows)} folds, the state is not all of them"
         subsets = itertools.chain.from_iterable(itertools.combinations(rows, n) for n in range(1, len(rows) + 1))
         held = next((list(some) for some in subsets if _agree(state, self._moments(list(some)))), None)
         told = "no subset of its folds" if held is None else f"{_places(held)} and lacks {_places(rows, held)}"
-        return f"{name}, folded up to {state.fold_offset}: the state holds {told}"
+        return f"{name}, folded up to {state.fold_offset}: the state holds {told}; written at {self._written(*name)}"
+
+    def _written(self, kind: str, key: str) -> dict[tuple[str, int, int], list[int]]:
+        """Offsets in the folds partition of every fold of a key, by its source place."""
+        found: dict[tuple[str, int, int], list[int]] = {}
+        part = TopicPartition(self.config.kafka.topic(FOLDS[kind]), shard_of(key, self.config.kafka.fold_shards), 0)
+        with closing(Readback(self.config.kafka, "explained")) as reader:
+            for message in reader.read([part]):
+                block = decode_block(message.value())
+                for i in (i for i, own in enumerate(block.keys) if own == key):
+                    source = block.topic_ids[block.topic_index[i]], int(block.partition[i]), int(block.offset[i])
+                    found.setdefault(source, []).append(message.offset())
+        return found
 
     def _distinct(self, name: tuple[str, str]) -> list[dict[str, Any]]:
         return list({(*row["source"], row["offset"]): row for row in self.folds[name]}.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import urllib.request
@@ -83,6 +84,22 @@ def test_states_in_redis_and_features_are_exact_and_repeats_are_skipped(config: 
     assert {name: msgspec.json.encode(s.fold_offset) for name, s in features.items()} == {
         name: msgspec.json.encode(s.fold_offset) for name, s in states.items()
     }
+
+
+def test_a_state_that_lacks_a_fold_is_told_with_where_that_stands(config: Config, group: Group):
+    writer = FoldWriter(config, keys=2)
+    events = writer.events(12)
+    with Running(config) as profiles:
+        writer.write(events[:-1], block_rows=1)
+        wait_for(group.published, "folds published", profiles.check)
+    states = states_in_redis(config, config.redis.url)
+    writer.write(events[-1:])
+    last = events[-1]
+    with pytest.raises(AssertionError) as told:
+        assert_exact(states, writer)
+    place = (*last["source"], last["offset"])
+    assert f"and lacks [{place}]; written at" in str(told.value)
+    assert re.search(rf"{re.escape(str(place))}: \[\d+\]", str(told.value))
 
 
 def test_stopping_publishes_what_is_pending(config: Config, group: Group):
