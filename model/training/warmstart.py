@@ -45,13 +45,14 @@ def warm_start(network: Network, corpus: Corpus, rows_per_class: int, seed: int,
 def discriminant(
     x: npt.NDArray[np.float64], classes: npt.NDArray[np.int64], count: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Weights [count, width] and biases [count] from rows x [n, width] in random order; a class without rows stays at
-    the others' average: neither ruled out nor preferred."""
+    """Weights [count, width] and biases [count] from rows x [n, width] in random order, one at least; a class without
+    rows stays at the others' average: neither ruled out nor preferred. Without rows to fit a temperature on it is 1."""
     cut = len(x) - int(COOLING_SHARE * len(x))
     weight, bias, present = _fit(x[:cut], classes[:cut], count)
     unseen = np.isin(classes[cut:], present)
     logits = x[cut:][unseen] @ weight[present].T + bias[present]
-    heat = temperature(logits, np.searchsorted(present, classes[cut:][unseen]), np.ones(logits.shape, bool))
+    truth = np.searchsorted(present, classes[cut:][unseen])
+    heat = temperature(logits, truth, np.ones(logits.shape, bool)) if unseen.any() else 1.0
     absent = np.setdiff1d(np.arange(count), present)
     weight[absent], bias[absent] = weight[present].mean(0), bias[present].mean()
     return weight / heat, bias / heat
@@ -65,8 +66,11 @@ def _fit(
     centre = x.mean(0)
     means = np.stack([x[classes == c].mean(0) for c in present]) - centre
     spread = x - centre - means[np.searchsorted(present, classes)]
+    if not spread.any():  # a row a class tells nothing of how rows of one class differ: all rows differ by less
+        spread = x - centre
     covariance = spread.T @ spread / max(1, len(x) - len(present))
-    covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.trace(covariance) / x.shape[1] * np.eye(x.shape[1])
+    variance = np.trace(covariance) / x.shape[1] or 1.0  # of rows that are all alike any will do
+    covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * variance * np.eye(x.shape[1])
     weight[present] = np.linalg.solve(covariance, means.T).T
     bias[present] = -0.5 * np.einsum("cd,cd->c", weight[present], means)
     bias[present] -= weight[present] @ centre

@@ -6,8 +6,10 @@ For each seed and each share of the labels: one network with all heads on N toke
 same size on the rows that carry its labels, N tokens over all of them together. Both are judged on the same rows of the
 valid files; the difference of the mean accuracy comes with a paired bootstrap over rows. Then the other half of the
 claim: what a stream's texts cost to encode once for all of its heads, against once a head. The n-gram channel is left
-out: it is linear and shared by nobody. Writes sharing.json (for `millrace report --sharing`) and sharing.png to --out;
-last line: one JSON object.
+out: it is linear and shared by nobody.
+
+What one seed and share gave is a file in --out/runs the moment it is there, so the same command goes on after Ctrl-C or
+a kill. Writes sharing.json (for `millrace report --sharing`) and sharing.png to --out; last line: one JSON object.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +38,13 @@ from tests.bench.paired import (
     Judged,
     answers,
     common_arguments,
+    digest,
+    ended,
     fewer_labels,
     furnished,
     interval,
     judged_rows,
+    remembered,
     resampled,
     rows_of,
     train,
@@ -59,11 +65,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     for one in judged_rows(recipe, shop, args.data, args.rows):
         judged.setdefault(one.task, one)
     began = time.monotonic()
-    right = {
-        (share, seed): compare(recipe, shop, judged, share, seed, args.tokens, console)
-        for share in args.shares
-        for seed in range(args.seeds)
-    }
+    right = dict[tuple[float, int], dict[str, Right]]()
+    for seed in range(args.seeds):  # outermost, so that a run cut short has all shares on fewer seeds
+        for share in args.shares:
+            seeded = replace(recipe, seed=recipe.seed + seed)
+            known = digest(seeded, shop, judged.values(), args.tokens, share)
+            measure = partial(compare, seeded, shop, judged, share, seed, args.tokens, console)
+            right[share, seed] = remembered(args.out / "runs" / f"share-{share:g}-{seed}-{known}.json", measure)
     result = summary(right, args) | {
         "encoder_work": encoder_work(shop, judged),
         "seconds": round(time.monotonic() - began),
@@ -84,7 +92,6 @@ def compare(
     console: Console,
 ) -> dict[str, Right]:
     """Right answers of the shared model and of the single ones."""
-    recipe = replace(recipe, seed=recipe.seed + seed)
     some = replace(shop, corpus=fewer_labels(shop.corpus, share, seed))
     console.log(f"share {share:g}, seed {seed}: shared")
     found = answers(train(recipe, some, tokens, console).network, [*judged.values()])
@@ -236,4 +243,4 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    ended(main)

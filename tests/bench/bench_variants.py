@@ -18,13 +18,9 @@ and one with more --seeds or other --only trains only what is missing. Writes va
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,27 +32,31 @@ from model.data import Example
 from model.errors import DivergedError
 from model.training.corpus import Corpus, build_corpus
 from model.training.examples import read_corpus
-from model.training.made_from import MadeFrom
 from model.training.recipe import Recipe
 from model.training.workshop import Workshop
 from tests.bench.paired import (
     Judged,
+    Result,
     answers,
     common_arguments,
+    digest,
+    ended,
     fewer_labels,
     furnished,
     interval,
     judged_rows,
+    remembered,
     resampled,
     rows_of,
     train,
+    write,
 )
 from tests.bench.variants import NAMES, Translators, Variant, chosen, recipe_of, variants
 from tests.bench.variants_view import picture, table
 
 QUIET = Console(quiet=True)
 FIGURES = ("parameters", "tokens", "seconds", "memory_mb")  # of a training
-Run = dict[str, Any]  # FIGURES, and under `right` by name of what is judged: bool [rows]
+Run = Result  # FIGURES, and under `right` by name of what is judged: bool [rows]
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,9 @@ def run_of(bench: Bench, variant: Variant, seed: int, told: Callable[[float], ob
     Raises DivergedError."""
     recipe = replace(bench.recipe, seed=bench.recipe.seed + seed)
     changed = recipe_of(variant, recipe, bench.rows, bench.translators)
-    path = bench.args.out / "runs" / f"{variant.name}-{seed}-{digest(bench, changed)}.json"
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        write(path, json.dumps(measured(bench, recipe, changed, seed, told)))
-    run: Run = json.loads(path.read_text())
-    return run | {"right": {name: np.array(list(bits)) == "1" for name, bits in run["right"].items()}}
+    known = digest(changed, bench.shop, bench.judged, bench.args.tokens, bench.args.share)
+    path = bench.args.out / "runs" / f"{variant.name}-{seed}-{known}.json"
+    return remembered(path, lambda: measured(bench, recipe, changed, seed, told))
 
 
 def measured(bench: Bench, recipe: Recipe, changed: Recipe, seed: int, told: Callable[[float], object]) -> Run:
@@ -154,7 +151,7 @@ def measured(bench: Bench, recipe: Recipe, changed: Recipe, seed: int, told: Cal
     trained = train(changed, replace(bench.shop, corpus=start), bench.args.tokens, QUIET, corpus=corpus, told=told)
     right = answers(trained.network, bench.judged)
     figures = {name: round(getattr(trained, name), 3) for name in FIGURES}
-    return figures | {"right": {name: "".join("01"[int(bit)] for bit in bits) for name, bits in right.items()}}
+    return figures | {"right": right}
 
 
 def without_templates(corpus: Corpus, recipe: Recipe) -> Corpus:
@@ -162,16 +159,6 @@ def without_templates(corpus: Corpus, recipe: Recipe) -> Corpus:
     on what is there, drawn or not."""
     gone = [d for d, dataset in enumerate(recipe.datasets) if dataset.templates and not dataset.weight]
     return rows_of(corpus, ~np.isin(corpus.dataset, gone)) if gone else corpus
-
-
-def digest(bench: Bench, recipe: Recipe) -> str:
-    """Of all that a training's result rests on, but the code and the machine."""
-    parts: list[Any] = [sorted(MadeFrom.of(recipe, bench.shop.corpus.files).parts.items())]
-    parts += [bench.args.tokens, bench.args.share, torch.cuda.is_available()]
-    content = hashlib.sha256(repr(parts).encode())
-    for one in bench.judged:
-        content.update(one.name.encode() + one.truth.tobytes() + b"".join(text.ids.tobytes() for text in one.texts))
-    return content.hexdigest()[:12]
 
 
 def summary(bench: Bench, todo: Sequence[Variant], runs: Mapping[tuple[str, int], Run]) -> dict[str, Any]:
@@ -227,13 +214,6 @@ def difference(mean: float, means: np.ndarray) -> list[float]:
     return [round(value, 4) for value in (float(mean), *interval(means))]
 
 
-def write(path: Path, text: str) -> None:
-    """Whole or not at all: a kill leaves no half of a result."""
-    fresh = path.with_suffix(".part")
-    fresh.write_text(text)
-    os.replace(fresh, path)
-
-
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     common_arguments(parser, "bench-variants")
@@ -251,8 +231,4 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        raise SystemExit(130) from None
+    ended(main)

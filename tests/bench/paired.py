@@ -9,12 +9,15 @@ import argparse
 import ctypes
 import gc
 import hashlib
+import json
 import os
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -28,6 +31,7 @@ from model.scoring import Floats, Prepared
 from model.training.corpus import Corpus
 from model.training.export import encode
 from model.training.lora import merge_lora
+from model.training.made_from import MadeFrom
 from model.training.optimiser import trained_parameters
 from model.training.plan import draw_batches, half_is_faster
 from model.training.recipe import Bag, Recipe, load_recipe
@@ -36,6 +40,7 @@ from model.training.workshop import FirstRows, Workshop, furnish, new_network
 
 ROOT = Path(__file__).resolve().parents[2]
 RESAMPLES = 2000
+Result = dict[str, Any]  # what JSON holds, and arrays of bool
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,15 @@ class Trained:
     tokens: int
     seconds: float
     memory_mb: float
+
+
+def ended(main: Callable[[], int | None]) -> NoReturn:
+    """Run a comparison as a program: one that is stopped by hand says that it can go on."""
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def common_arguments(parser: argparse.ArgumentParser, out: str) -> None:
@@ -181,6 +195,34 @@ def _right(network: Network, judged: Judged, encoded: Floats) -> np.ndarray:
     logits = network.read(judged.task, encoded) @ weight.T + bias
     present = np.unique(judged.truth)  # a file of two sentiments is judged on two
     return np.asarray(present[logits[:, present].argmax(1)] == judged.truth)
+
+
+def remembered(path: Path, measure: Callable[[], Result]) -> Result:
+    """A result from its file, measured and written there where it is not yet. Rights are arrays of bool again."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, json.dumps(measure(), default=lambda bits: {"bits": "".join("01"[int(bit)] for bit in bits)}))
+    found: Result = json.loads(
+        path.read_text(), object_hook=lambda o: np.array(list(o["bits"])) == "1" if o.keys() == {"bits"} else o
+    )
+    return found
+
+
+def write(path: Path, text: str) -> None:
+    """Whole or not at all: a kill leaves no half of a result."""
+    fresh = path.with_suffix(".part")
+    fresh.write_text(text)
+    os.replace(fresh, path)
+
+
+def digest(recipe: Recipe, shop: Workshop, judged: Iterable[Judged], *settings: object) -> str:
+    """Of all that a training's result rests on, but the code: recipe, data, rows that it is judged on, kind of device
+    and the ``settings`` of the comparison."""
+    parts = [sorted(MadeFrom.of(recipe, shop.corpus.files).parts.items()), *settings, torch.cuda.is_available()]
+    content = hashlib.sha256(repr(parts).encode())
+    for one in judged:
+        content.update(one.name.encode() + one.truth.tobytes() + b"".join(text.ids.tobytes() for text in one.texts))
+    return content.hexdigest()[:12]
 
 
 def rows_of(corpus: Corpus, keep: np.ndarray) -> Corpus:

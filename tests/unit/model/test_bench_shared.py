@@ -11,7 +11,7 @@ import pytest
 
 from model.assess.sharing import learning_curve, read_sharing
 from tests.bench.bench_shared import summary
-from tests.bench.paired import fewer_labels
+from tests.bench.paired import fewer_labels, remembered
 from tests.tiny_training import make_corpus
 
 
@@ -50,3 +50,14 @@ def test_the_report_reads_what_the_bench_writes(tmp_path: Path) -> None:
     assert all_["difference"] == 0
     assert 0.2 < few["single_needs"] < 0.5  # half of the way from 0.6 to 0.8, on a logarithmic scale
     assert "Yes, with 10 % of the labels." in curve["answer"]
+
+
+def test_a_result_is_measured_once_and_read_back_as_it_was(tmp_path: Path) -> None:
+    measured = {"shared": {"mood": np.array([True, False, True])}, "seconds": 1.5}
+    path = tmp_path / "runs" / "one.json"
+    for measure in (lambda: measured, lambda: pytest.fail("measured again")):
+        found = remembered(path, measure)
+        assert found["shared"]["mood"].dtype == bool
+        assert found["shared"]["mood"].tolist() == [True, False, True]
+        assert found["seconds"] == 1.5
+    assert [each.name for each in path.parent.iterdir()] == ["one.json"]
