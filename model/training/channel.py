@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from model.bag import GramBag
+from model.errors import DataError
 from model.scoring import Floats
 from model.training.corpus import Corpus
 from model.training.linear import BagTarget, LinearFit, fit_bag
@@ -25,7 +26,8 @@ def linear_channel(
 ) -> tuple[GramBag | None, Floats | None, dict[str, int]]:
     """The n-gram channel, fitted into the folder ``out`` or read back from there, its out-of-fold values for every row
     [rows, columns] and each head's first column; nothing when the recipe has no targets. One that was made from other
-    data or another recipe is fitted anew; with ``resume`` it raises ModelError."""
+    data or another recipe is fitted anew; with ``resume`` it raises ModelError. Raises DataError for a target whose
+    rows have one label only."""
     settings = recipe.bag
     if not settings.targets:
         return None, None, {}
@@ -62,6 +64,11 @@ def _target(recipe: Recipe, corpus: Corpus, dataset: str, head: str) -> BagTarge
     column = corpus.names.index(head)
     rows = np.flatnonzero((corpus.dataset == d) & (corpus.labels[:, column] >= 0))
     labels = corpus.labels[rows, column]
+    if len(np.unique(labels[~corpus.held[rows]])) < 2:
+        raise DataError(
+            f"bag.targets: [{dataset}, {head}]: the rows to learn from have fewer than two labels of {head}; there is "
+            "nothing to tell apart. Give rows of more labels, or leave the target out"
+        )
     if recipe.datasets[d].partial and head in recipe.datasets[d].partial:  # number the classes that occur
         labels = np.unique(labels, return_inverse=True)[1]
         return BagTarget(head, rows, labels, int(labels.max()) + 1)

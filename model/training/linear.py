@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import sparse  # type: ignore[import-untyped]
 from sklearn.svm import LinearSVC
 
 from model.bag import GramBag
+from model.errors import DataError
 from model.scoring import Floats, Prepared
 
 COUNT_MIN = 2  # an n-gram seen once teaches nothing
@@ -61,12 +63,15 @@ def fit_bag(
     ``origin`` [rows]: the row that each was made from; a row and what was made from it share a fold.
 
     The n-grams to keep are chosen on all those rows, so out-of-fold values know that much of their own label: on the
-    starter's data they are right as often as on held rows, within a point.
+    starter's data they are right as often as on held rows, within a point. Raises DataError where no n-gram is
+    frequent enough.
     """
     counts = _matrix(prepared, buckets)
     frequency = np.asarray(counts[learn].sum(0)).ravel()
     idf = np.log((1 + learn.sum()) / (1 + frequency)) + 1
     idf[frequency < COUNT_MIN] = 0
+    if not idf.any():
+        raise DataError(f"bag: no n-gram stands in {COUNT_MIN} texts or more; give more rows, or leave the bag out")
     kept = _select(counts, idf, learn, targets, keep, c)
     x = _weigh(counts[:, kept], idf[kept].astype(np.float16).astype(np.float64))
     fold = np.array([zlib.crc32(p.ids.tobytes()) % 9973 % folds for p in prepared])
@@ -90,7 +95,8 @@ def fit_bag(
             part = _fit(x[rows[~out]], classes[~out], target, c)
             values[rows[out], columns] = x[rows[out]] @ part.coef_.T + part.intercept_
         # One unit and zero for all columns of a target: which class is largest must not change.
-        spread, centre = values[rows, columns].std(), values[rows, columns].mean()
+        # Rows that share no n-gram with others are all answered alike; then any unit will do.
+        spread, centre = values[rows, columns].std() or 1.0, values[rows, columns].mean()
         values[:, columns] = (values[:, columns] - centre) / spread
         weight[:, columns] /= spread
         bias[columns] = (bias[columns] - centre) / spread
@@ -131,7 +137,12 @@ def _select(
 
 
 def _fit(x: Any, classes: npt.NDArray[np.int64], target: BagTarget, c: float) -> Any:
-    """A linear machine whose columns are the target's classes, also when some of them are missing in these rows."""
+    """A linear machine whose columns are the target's classes, also when some of them are missing in these rows; where
+    all but one are, it always answers that one."""
+    if len(present := np.unique(classes)) < 2:
+        # Of two classes there is one column, below zero for the first; of more each has its own.
+        always = 2.0 * np.isin([1] if target.count == 2 else np.arange(target.count), present) - 1.0
+        return SimpleNamespace(coef_=np.zeros((target.columns, x.shape[1])), intercept_=always)
     weights = "balanced" if target.balanced else None
     scale = _ratio(x, classes)
     machine = LinearSVC(C=c, class_weight=weights, tol=_TOLERANCE, max_iter=3000, random_state=0)

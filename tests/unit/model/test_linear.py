@@ -1,10 +1,12 @@
 """The n-gram channel: what it computes, and that no row is judged by a machine that has seen it."""
 
 import numpy as np
+import pytest
 import torch
 
 from model.bag import GramBag, places
 from model.encoder import EncoderConfig, build_encoder
+from model.errors import DataError
 from model.network import Network, linear_weights
 from model.scoring import Prepared
 from model.training.linear import BagTarget, fit_bag
@@ -97,6 +99,28 @@ def test_a_class_missing_from_the_learning_rows_keeps_its_column() -> None:
     target = BagTarget("mood", np.arange(ROWS), np.minimum(labels, 1), 3)
     fit = fit_bag(prepared, np.ones(ROWS, bool), [target], buckets=BUCKETS, keep=256, folds=2, c=1.0)
     assert (fit.values.argmax(1) != 2).all()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_fold_that_leaves_one_class_to_learn_from_answers_that_one(count: int) -> None:
+    prepared = [text([1, 20 + i]) for i in range(5)] + [text([2, 30])]
+    classes = np.array([0] * 5 + [1])
+    target = BagTarget("mood", np.arange(6), classes, count)
+    fit = fit_bag(prepared, np.ones(6, bool), [target], buckets=BUCKETS, keep=BUCKETS, folds=4, c=1.0)
+    assert np.isfinite(fit.values).all()
+    alone = fit.values[5, : target.columns]  # judged by a machine that has seen only the other class
+    assert alone[0] < 0 if count == 2 else alone.argmax() == 0
+
+
+def test_rows_without_a_common_ngram_are_refused_and_a_target_whose_rows_have_none_is_answered_alike() -> None:
+    prepared, every = [text([20 + i]) for i in range(6)], np.ones(6, bool)
+    target = BagTarget("mood", np.arange(6), np.array([0, 1] * 3), 2)
+    with pytest.raises(DataError, match="no n-gram stands in 2 texts"):
+        fit_bag(prepared, every, [target], buckets=BUCKETS, keep=BUCKETS, folds=2, c=1.0)
+    other = BagTarget("stars", np.arange(2), np.array([0, 1]), 2)
+    prepared = [*prepared[:2], *(text([1 + i % 2]) for i in range(4))]
+    fit = fit_bag(prepared, every, [target, other], buckets=BUCKETS, keep=BUCKETS, folds=2, c=1.0)
+    assert np.isfinite(fit.values).all()
 
 
 def test_linear_weights_answer_as_the_machines_alone() -> None:
