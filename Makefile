@@ -20,7 +20,7 @@ help: ## This list
 demo: $(READY) ## A simulated shop through worker, profiles and alerts, with a live view (ARGS="--events 2000 --exit --json")
 	$(VENV)/bin/millrace demo $(ARGS)
 
-test: $(READY) ## All tests; those on real Kafka and Redis where the machine has Java, Maven and redis-server
+test: $(READY) ## All tests; those on Kafka, Redis and pages where the machine has Java, Maven, redis-server, chromium
 	$(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15 $(ARGS)
 
 check: $(READY) ## Lint, format and strict types

@@ -69,6 +69,14 @@ def redis_program() -> str:
     return program
 
 
+def chromium_program() -> str:
+    """The path of a Chromium. Raises `MissingError` where there is none."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if program := shutil.which(name):
+            return program
+    raise MissingError("Tests of pages need a browser: apt-get install chromium")
+
+
 def read_properties(path: Path) -> dict[str, str]:
     """A Java properties file without continuation lines, as Kafka's are."""
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())

@@ -19,8 +19,11 @@ SUBJECTS_DRAWN: Final = 12
 POINTS_DRAWN: Final = 600
 """Steps along a subject's time; minutes are joined to so many."""
 _COLOURS: Final = {"opened": "tab:red", "worsening": "darkred", "improving": "tab:orange", "resolved": "tab:green"}
-_STYLE: Final = """body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;font-size:.9rem}td,th{padding:.2rem .7rem;border-bottom:1px solid #ccc;text-align:left}
+_STYLE: Final = """:root{color-scheme:light dark}
+body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
+div{overflow-x:auto}
+table{border-collapse:collapse;font-size:.9rem;white-space:nowrap}
+td,th{padding:.2rem .7rem;border-bottom:1px solid #ccc;text-align:left}
 svg{max-width:100%;height:auto}"""
 
 
@@ -102,12 +105,13 @@ def _page(run: Replay, svg: str, subjects: Sequence[str]) -> str:
     rows = "".join(_row(each) for each in run.alerts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Alerts, replayed</title>'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<style>{_STYLE}</style></head>\n<body><h1>Alerts, replayed</h1>\n"
         f"<p>{sum(run.counted.values()):,} opinions on {len(run.minutes):,} subjects, {run.subject_days:,.1f}"
-        f" subject-days; {len(subjects)} subjects drawn. Grey: opinions; red: negative ones; blue: the truth; lines:"
+        f" subject-days; {len(subjects)} drawn. Grey: opinions; red: negative ones; blue: the truth; lines:"
         " opened (red), worsening (dark red), improving (orange), resolved (green). Times are UTC.</p>\n"
-        f"{svg}\n<h2>Every alert</h2><table><tr><th>time<th>subject<th>rule<th>status<th>severity<th>score"
-        f"<th>negative share<th>expected<th>opinions</tr>\n{rows}</table></body></html>\n"
+        f"{svg}\n<h2>Every alert</h2><div><table><tr><th>time<th>subject<th>rule<th>status<th>severity<th>score"
+        f"<th>negative share<th>expected<th>opinions</tr>\n{rows}</table></div></body></html>\n"
     )
 
 
