@@ -133,7 +133,7 @@ class Recipe:
     vocabulary: int = 0  # pieces of the body's vocabulary that are kept; 0 keeps all
     layers: list[int] = field(default_factory=list)  # layers of the body that are kept; empty: all
     int8: bool = False  # store the encoder's matrices in int8 rather than half precision
-    warm_rows: int = 0  # rows a head's first weights are fitted on, at most so many a class; 0: random weights
+    warm_rows: int = 40  # rows a head's first weights are fitted on, at most so many a class; 0: random weights
     text: TextSpec = field(default_factory=TextSpec)
     bag: Bag = field(default_factory=Bag)
     training: Training = field(default_factory=Training)

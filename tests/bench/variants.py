@@ -30,7 +30,8 @@ RATES: Mapping[str, Mapping[str, float]] = {
 @dataclass(frozen=True)
 class Variant:
     """One change of the recipe. ``training``: settings that differ. ``augment``: of every data set that is a file.
-    ``templates``: whether generated sentences are trained on. ``against``: the variant that it is compared with."""
+    ``templates``: whether generated sentences are trained on. ``warm``: whether heads begin by a discriminant.
+    ``against``: the variant that it is compared with."""
 
     name: str
     group: str
@@ -39,6 +40,7 @@ class Variant:
     augment: Augmentation | None = None
     translated: bool = False
     templates: bool = True
+    warm: bool = True
     against: str = BASE
 
 
@@ -85,6 +87,7 @@ def variants(recipe: Recipe, layers: int) -> list[Variant]:
             {"frozen_layers": 0, "lora": Lora(rank=8), **RATES["lora"]},
             against=FULL,
         ),
+        Variant("random-heads", "start", "heads begin at random", warm=False),
         Variant("adam", "optimiser", "Adam, no decoupled decay", {"optimiser": "adam"}),
         Variant("sgd", "optimiser", "SGD with momentum", {"optimiser": "sgd", **RATES["sgd"]}),
         Variant("synonyms", "augmentation", "a copy of each row, 0.1 synonyms", augment=Augmentation(synonyms=0.1)),
@@ -113,7 +116,8 @@ def recipe_of(
     datasets = [
         _dataset(variant, dataset, own, translators) for dataset, own in zip(recipe.datasets, rows, strict=True)
     ]
-    return replace(recipe, datasets=datasets, training=replace(recipe.training, **variant.training))
+    training = replace(recipe.training, **variant.training)
+    return replace(recipe, datasets=datasets, training=training, warm_rows=variant.warm * recipe.warm_rows)
 
 
 def _dataset(variant: Variant, dataset: Dataset, rows: Sequence[Example], translators: Translators | None) -> Dataset:
