@@ -101,7 +101,7 @@ def needs_words(whole: Mapping[str, Any], smallest: float) -> str:
     """What one model a task needs to reach the shared figure, in words."""
     needed = whole["single_needs"]
     if needed is None:
-        return "more than all that were tried"
+        return "more than tried"
     return f"{'at most ' if needed <= smallest else ''}{share_words(float(f'{needed:.2g}'))}"
 
 
