@@ -117,7 +117,7 @@ def _overview(tasks: Sequence[Mapping[str, Any]]) -> str:
     if not tasks:
         return "<h2>Tasks</h2><p>No trial was given.</p>"
     shown = [name for name in _FIGURES if any(name in task for task in tasks)]
-    floor = ("linear_accuracy", "linear_macro_f1") if any("linear_accuracy" in task for task in tasks) else ()
+    floor = any("linear_accuracy" in task for task in tasks)
     rows = []
     for i, task in enumerate(tasks):
         ends = task.get("intervals", {})
@@ -128,7 +128,8 @@ def _overview(tasks: Sequence[Mapping[str, Any]]) -> str:
         cells = [named, f"{task['n']:,}", drawn]
         cells += [f"{task[name]:.3f} {range_of(ends[name])}" if ends else "" for name in ("accuracy", "macro_f1")]
         if floor:
-            cells.append(f"{task[floor[0]]:.3f}, {task[floor[1]]:.3f}" if floor[0] in task else "")
+            both = [f"{task[name]:.3f}" for name in ("linear_accuracy", "linear_macro_f1") if name in task]
+            cells.append(", ".join(both))
         rows.append(cells + [f"{task[name]:.3f}" if name in task else "" for name in shown])
     heads = ["task", "rows", "0 — accuracy — 1", "accuracy", "macro F1", *(["linear: both"] if floor else [])]
     below = [i for i, task in enumerate(tasks) if task.get("accuracy", 1.0) < task.get("linear_accuracy", 0.0)]

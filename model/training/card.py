@@ -127,9 +127,8 @@ def _data(recipe: Recipe) -> str:
 def _figures(manifest: Mapping[str, Any]) -> str:
     if not manifest["metrics"]:
         return "\n## Figures\n\nNone: no file of the recipe's `evaluation` was there.\n"
-    names = ["accuracy", "macro_f1", "in_scope_accuracy", "oos_recall", "mae", "auc", "log_loss", "ece"]
-    floor = [name for name in ("linear_accuracy", "linear_macro_f1") if any(name in f for f in manifest["metrics"])]
-    names += floor
+    floor = ["linear_accuracy", "linear_macro_f1"] if any("linear_accuracy" in f for f in manifest["metrics"]) else []
+    names = ["accuracy", "macro_f1", "in_scope_accuracy", "oos_recall", "mae", "auc", "log_loss", "ece", *floor]
     columns = ["task", "file", "rows", *(name.replace("_", " ") for name in names)]
     told = "; `linear` is a linear machine on n-grams that learned from the same rows" if floor else ""
     lines = ["", "## Figures", "", f"On the valid splits{told}.", ""]

@@ -76,9 +76,9 @@ class SpaceTexts:
 class Trial:
     """A valid file and the task it is measured on; a file that is not there is passed over. ``text``, ``label``: its
     fields; left out, those that the head was trained on. With ``without``, there are figures for the rows whose text
-    that (training) file does not have, too. ``shipped``: the file is not among the
-    data but in this package. ``history``: files of what came before: run through first for clicks, and for texts
-    what tells which users are new (left out: the files that the head was trained on)."""
+    that (training) file does not have, too. ``shipped``: the file is not among the data but in this package.
+    ``history``: files of what came before: run through first for clicks, and for texts what tells which users are new
+    (left out: the files that the head was trained on)."""
 
     task: str
     file: str
@@ -100,8 +100,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class Card:
-    """What the model card says that nothing else tells: ``intro``, ``use`` and
-    ``limits``, which come before those of any artifact."""
+    """What the model card says that nothing else tells: ``intro``, ``use`` and ``limits``, which come before those of
+    any artifact."""
 
     intro: str = ""
     use: str = ""

@@ -10,12 +10,12 @@ import structlog
 from model.artifact import Artifact
 from model.assess.detail import assess_files
 from model.assess.evaluate import OUTSIDE, STREAM_TASKS, evaluate_files, evaluate_texts
-from model.data import Columns, check_label, fingerprint, read_labelled, read_rows, read_split, text_of
+from model.data import Columns, Labelled, check_label, fingerprint, read_labelled, read_rows, read_split, text_of
 from model.errors import DataError
 from model.scoring import Scorer, load_scorer
 from model.text import normalise
-from model.training.examples import Tell
-from model.training.floor import fit_floor
+from model.training.examples import Tell, read_corpus
+from model.training.floor import LinearFloor, fit_floor
 from model.training.recipe import Recipe, Trial
 
 _log = structlog.get_logger(__name__)
@@ -57,7 +57,8 @@ def add_figures(recipe: Recipe, data: Path, folder: Path, *, detail: bool = Fals
     figures = [found for found in artifact.manifest.get("metrics", []) if found["task"] not in own]
     details = []
     measure = assess_files if detail else evaluate_files
-    floor = cache(lambda head: fit_floor(recipe, head, data))
+    corpus = cache(lambda: read_corpus(recipe, data, lambda _: None))
+    floor = cache(lambda head: fit_floor(recipe, head, corpus()))
     for trial in recipe.evaluation:
         path = trial.path(data)
         if not path.exists():
@@ -67,10 +68,8 @@ def add_figures(recipe: Recipe, data: Path, folder: Path, *, detail: bool = Fals
         stream = trial.task in STREAM_TASKS  # its events have their own fields, and their history is run through
         columns = None if stream else recipe.columns_of(trial)
         found = measure(scorer, trial.task, [path], recipe.history_of(trial, data), columns=columns)
-        if columns and (machine := floor(trial.task)):
-            known = scorer.labels[trial.task]
-            rows = [row for row in read_labelled([path], columns) if row.label in known]
-            found |= machine.figures([row.text for row in rows], [row.label for row in rows])
+        if columns:
+            found |= _linear(floor(trial.task), read_labelled([path], columns), scorer.labels[trial.task])
         figures.append({name: value for name, value in found.items() if not isinstance(value, list | dict)} | files)
         if detail:
             details.append(found | {"file": trial.file, "sha256": digest})
@@ -78,6 +77,12 @@ def add_figures(recipe: Recipe, data: Path, folder: Path, *, detail: bool = Fals
             figures.append(_unseen(scorer, recipe, trial, data) | files | {"rows": "texts not in train"})
     Artifact.save(folder, artifact.manifest | {"metrics": figures}, artifact.tensors, artifact.tokenizer_json)
     return details
+
+
+def _linear(machine: LinearFloor | None, rows: Sequence[Labelled], known: Sequence[str]) -> dict[str, float]:
+    """What the floor reaches on the rows whose label the head knows; nothing where there is no floor or no such row."""
+    rows = [row for row in rows if row.label in known]
+    return machine.figures([row.text for row in rows], [row.label for row in rows]) if machine and rows else {}
 
 
 def _unseen(scorer: Scorer, recipe: Recipe, trial: Trial, data: Path) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from model.training import floor
-from model.training.floor import LinearFloor, fit_floor
+from model.training.examples import read_corpus
+from model.training.floor import LinearFloor, drawn, fit_floor
 from model.training.recipe import Dataset, Head, Recipe
 
 SAID = {"negative": ["坏了", "broken 退货"], "positive": ["很好", "great 满意"], "neutral": ["一般", "so so"]}
@@ -36,7 +37,8 @@ def test_two_labels_make_one_plane_and_are_told_apart_all_the_same() -> None:
 
 def test_of_too_many_characters_rows_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(floor, "CHARACTERS_MAX", sum(map(len, TEXTS)) // 2)
-    found = LinearFloor([*TEXTS, "x" * 10_000], [*LABELS, "never drawn"])
+    rows = drawn([*zip(TEXTS, LABELS, strict=True), ("x" * 10_000, "never drawn")], 0)
+    found = LinearFloor([text for text, _ in rows], [label for _, label in rows])
     assert set(found.classes) == set(SAID)
 
 
@@ -52,7 +54,8 @@ def test_it_learns_from_the_labelled_rows_of_the_recipe_but_not_from_guessed_one
         Dataset("guess", file="guess.jsonl", labels={"other": "other"}, guessed=True),
     ]
     recipe = Recipe("own", heads=heads, datasets=datasets)
-    machine = fit_floor(recipe, "mood", tmp_path)
+    corpus = read_corpus(recipe, tmp_path)
+    machine = fit_floor(recipe, "mood", corpus)
     assert machine is not None
     assert machine.figures(["bad", "good"], ["bad", "good"])["linear_accuracy"] == 1.0
-    assert fit_floor(recipe, "other", tmp_path) is None
+    assert fit_floor(recipe, "other", corpus) is None

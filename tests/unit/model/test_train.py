@@ -78,6 +78,17 @@ def test_training_ends_with_a_report_of_the_figures_that_the_artifact_has(worksh
     assert "sentiment by step" in html
 
 
+def test_a_valid_file_of_rows_out_of_scope_alone_has_no_floor(tmp_path: Path) -> None:
+    shop = make_workshop(tmp_path)
+    (shop / "outside.jsonl").write_text('{"text": "good", "intent": "oos"}\n', encoding="utf-8")
+    content = yaml.safe_load((shop / "recipe.yaml").read_text(encoding="utf-8"))
+    content["evaluation"] = [{"task": "intent.shop", "file": "outside.jsonl"}]
+    (shop / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    (figures,) = Artifact.load(run(shop, tmp_path / "out", tokens=2000)).manifest["metrics"]
+    assert figures["n"] == 1
+    assert "linear_accuracy" not in figures
+
+
 def test_watching_valid_rows_changes_no_byte_of_the_artifact(workshop: Path, tmp_path: Path) -> None:
     content = yaml.safe_load((workshop / "recipe.yaml").read_text(encoding="utf-8"))
     watched = {"tensorboard": True, "valid_every": 7, "valid_rows": 20, "conflict_every": 3, "held_every": 5}
