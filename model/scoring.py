@@ -82,6 +82,18 @@ def check_head(scorer: Scorer, head: str) -> list[str]:
     return list(scorer.labels[head])
 
 
+def decide(
+    scorer: Scorer, head: str, probabilities: npt.NDArray[Any], among: Sequence[int] | None = None
+) -> npt.NDArray[np.intp]:
+    """The column that is the answer, [n], of a head's probabilities [n, labels], or of those of the labels ``among``:
+    the likeliest one, or where the head has decision weights (`model.calibrate`) the one of the largest product."""
+    weights = scorer.head(head).get("decision_weights")
+    if weights is not None:
+        own = np.asarray(weights, np.float64)
+        probabilities = probabilities * (own if among is None else own[list(among)])
+    return np.asarray(probabilities.argmax(1))
+
+
 def load_scorer(folder: Path, *, device: str = "auto", precision: str = "auto") -> Scorer:
     """Load an artifact folder, checksums verified, for ``cpu``, ``cuda`` or ``auto`` (CUDA when there is one).
 

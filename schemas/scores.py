@@ -63,10 +63,13 @@ class CtrScore(Score, frozen=True, kw_only=True, omit_defaults=True):
     candidates: list[RankedCandidate] = []
 
 
+Sentiment = Literal["negative", "neutral", "positive"]
+
+
 class SentimentScore(Score, frozen=True, kw_only=True, omit_defaults=True):
     """Sentiment and subject of a review. ``polarity`` is p(positive) - p(negative), in [-1, 1]."""
 
-    sentiment: Literal["negative", "neutral", "positive"]
+    sentiment: Sentiment
     p_negative: float
     p_neutral: float
     p_positive: float

@@ -10,13 +10,19 @@ from model.scoring import Floats, Prepared
 LABELS = {"sentiment": ["negative", "neutral", "positive"], "intent.shop": ["refund", "track", "oos"]}
 
 
+RARE = {"sentiment": {"decision_weights": [1.0, 3.0, 1.0]}}  # neutral counts three times
+
+
 class SpokenScorer:
-    """Three labels a head; encoded rows [n, 5] are the probabilities and the place (0 0 where none is spelt)."""
+    """Three labels a head; encoded rows [n, 5] are the probabilities and the place (0 0 where none is spelt).
+
+    ``heads``: what its manifest says of them.
+    """
 
     version, space, hidden, labels = "spoken", "spoken", 5, LABELS
 
-    def __init__(self, threshold: float | None = None) -> None:
-        self._threshold = threshold
+    def __init__(self, threshold: float | None = None, heads: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        self._threshold, self._heads = threshold, heads or {}
         self.largest_batch = 0
 
     def prepare(self, texts: Sequence[str]) -> list[Prepared]:
@@ -39,7 +45,7 @@ class SpokenScorer:
         return self._threshold if head.startswith("intent") else None
 
     def head(self, name: str) -> Mapping[str, Any]:
-        return {}
+        return self._heads.get(name, {})
 
     def tensor(self, name: str) -> Floats:
         raise KeyError(name)

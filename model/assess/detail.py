@@ -123,7 +123,7 @@ def _classes(candidates: Sequence[str], matrix: Truth) -> list[dict[str, Any]]:
 
 
 def _reliability(judged: Judged) -> list[dict[str, float]]:
-    points = metrics.reliability(judged.conditional.max(1), judged.truth == judged.guess)
+    points = metrics.reliability(judged.confidence, judged.truth == judged.guess)
     return [{"confidence": rounded(c), "accuracy": rounded(a), "n": int(n)} for c, a, n in points]
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from model import metrics
 from model.data import Columns, Labelled, check_label, columns_of, read_split
 from model.errors import DataError
-from model.scoring import Floats, Scorer, check_head
+from model.scoring import Floats, Scorer, check_head, decide
 
 OUTSIDE = "oos"
 STREAM_TASKS = ("click", "purchase", "conversion")
@@ -39,6 +39,11 @@ class Judged:
     conditional: npt.NDArray[np.float64]
     truth: Truth
     guess: Truth
+
+    @property
+    def confidence(self) -> npt.NDArray[np.float64]:
+        """Probability of each guess, [m]."""
+        return np.asarray(self.conditional[np.arange(len(self.guess)), self.guess])
 
 
 def evaluate_files(
@@ -116,11 +121,11 @@ def evaluate_texts(
 ) -> dict[str, Any]:
     """Figures of one head on texts and labels.
 
-    The guess is the argmax over the labels that occur (a file of two sentiments is judged on two), or over those of
-    ``among``, and log_loss, auc and ece use the conditional probabilities over them. For an intent head with a
-    threshold, in_scope_accuracy and oos_recall apply it: a top probability below it, or the class ``oos``, means out of
-    scope. A head of kind ``score`` is judged by mae as well, of the expected value. Raises DataError for an unknown
-    task or label, or one that occurs without being in ``among``.
+    The guess is the head's answer (``decide``) among the labels that occur (a file of two sentiments is judged on two),
+    or among those of ``among``; log_loss, auc and ece use the conditional probabilities over them. For an intent head
+    with a threshold, in_scope_accuracy and oos_recall apply it: a top probability below it, or the class ``oos``, means
+    out of scope. A head of kind ``score`` is judged by mae as well, of the expected value. Raises DataError for an
+    unknown task or label, or one that occurs without being in ``among``.
     """
     judged = judge(scorer, task, texts, labels, among)
     return flat_figures(judged, labels, scorer)
@@ -144,7 +149,7 @@ def judge(
     columns = [known.index(label) for label in candidates]
     conditional = probabilities[inside][:, columns].astype(np.float64)
     conditional /= np.maximum(conditional.sum(1, keepdims=True), 1e-300)
-    guess = conditional.argmax(1) if len(truth) else truth
+    guess = decide(scorer, task, conditional, columns) if len(truth) else truth
     return Judged(task, known, probabilities, inside, candidates, conditional, truth, guess)
 
 
@@ -231,7 +236,7 @@ def _figures(judged: Judged) -> dict[str, float]:
         "accuracy": metrics.accuracy(truth, guess),
         "macro_f1": metrics.macro_f1(truth, guess, conditional.shape[1]),
         "log_loss": metrics.log_loss(conditional, truth),
-        "ece": metrics.ece(conditional.max(1), guess == truth),
+        "ece": metrics.ece(judged.confidence, guess == truth),
     }
     if conditional.shape[1] == 2 and len(np.unique(truth)) == 2:
         figures["auc"] = metrics.auc(conditional[:, 1], truth)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from model.assess import spans
 from model.errors import DataError
-from model.scoring import Scorer, check_head, load_scorer
+from model.scoring import Scorer, check_head, decide, load_scorer
 
 METHODS = ("occlusion", "gradients")
 PARTS_MAX = 128  # more words or characters than this are taken in runs of neighbours
@@ -64,7 +64,7 @@ class Explanation:
 def explain(
     model: Scorer | Path | str, head: str, text: str, label: str | None = None, method: str = "occlusion"
 ) -> Explanation:
-    """Weigh the parts of ``text`` for ``label`` of ``head``; without a label, for the likeliest.
+    """Weigh the parts of ``text`` for ``label`` of ``head``; without a label, for the head's answer.
 
     ``model``: a scorer or an artifact folder. At most PARTS_MAX + 1 texts are scored. Raises DataError for an empty
     text, an unknown head, label or method, or gradients of a scorer that has none; ArtifactError for the folder.
@@ -79,7 +79,7 @@ def explain(
     if label is not None and label not in labels:
         raise DataError(f"label {label!r} is unknown to head {head!r}; its labels: {', '.join(labels)}")
     whole = _probabilities(scorer, head, [text])
-    column = int(whole[0].argmax()) if label is None else labels.index(label)
+    column = int(decide(scorer, head, whole)[0]) if label is None else labels.index(label)
     logit = float(log_odds(whole, column)[0])
     base, error = None, None
     if method == "occlusion":

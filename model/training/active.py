@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from model.data import columns_of
 from model.errors import DataError
-from model.scoring import Floats, Scorer, check_head
+from model.scoring import Floats, Scorer, check_head, decide
 from model.training.unlabelled import Text, Unlabelled, score, write_rows
 
 POOL_FACTOR = 10  # texts in the pool for each that is asked for
@@ -61,7 +61,7 @@ def run_active(
     vectors, doubts = np.zeros((0, 0), np.float32), np.zeros(0)
     for batch in source.batches():
         encoded, probabilities = score(scorer, head, batch)
-        pool += _rows(batch, probabilities, labels)
+        pool += _rows(batch, probabilities, decide(scorer, head, probabilities), labels)
         doubts = np.concatenate([doubts, uncertainty(probabilities, measure)])
         fresh = scorer.vectors(encoded)
         vectors = np.concatenate([vectors, fresh]) if len(vectors) else fresh
@@ -115,9 +115,10 @@ def spread(vectors: Floats, doubts: Doubles, count: int) -> list[int]:
         chosen.append(best)
 
 
-def _rows(batch: Sequence[Text], probabilities: Floats, labels: Sequence[str]) -> list[dict[str, Any]]:
-    guesses, tops = probabilities.argmax(1).tolist(), probabilities.max(1).tolist()
+def _rows(
+    batch: Sequence[Text], probabilities: Floats, guesses: npt.NDArray[np.intp], labels: Sequence[str]
+) -> list[dict[str, Any]]:
     return [
-        {"text": text} | row | {"line": line, "guess": labels[guess], "probability": round(top, 5)}
-        for (line, text, row), guess, top in zip(batch, guesses, tops, strict=True)
+        {"text": text} | row | {"line": line, "guess": labels[guess], "probability": round(float(own[guess]), 5)}
+        for (line, text, row), own, guess in zip(batch, probabilities, guesses, strict=True)
     ]

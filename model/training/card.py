@@ -183,6 +183,11 @@ def _heads(manifest: Mapping[str, Any]) -> str:
         threshold = "" if head["threshold"] is None else f"{head['threshold']:.3f}"
         lines.append(f"| `{name}` | {labels} | {head['temperature']:.2f} | {threshold} |")
     rows = {name: head.get("calibration_rows", CALIBRATION_ROWS_MIN) for name, head in manifest["heads"].items()}
+    for name, head in manifest["heads"].items():
+        if weights := head.get("decision_weights"):
+            told = ", ".join(f"{label} {weight:.2f}" for label, weight in zip(head["labels"], weights, strict=True))
+            words = f"`{name}` answers for macro-F1: the label of the largest probability times its weight ({told})."
+            lines += ["", _wrapped(words)]
     few = ", ".join(f"`{name}` ({count})" for name, count in rows.items() if count < CALIBRATION_ROWS_MIN)
     if few:
         lines += ["", f"Calibrated on fewer than {CALIBRATION_ROWS_MIN} rows, so how sure it is says little: {few}."]

@@ -138,8 +138,8 @@ def head_entry(
     first: npt.NDArray[np.bool_],
 ) -> dict[str, Any]:
     """A head's manifest entry from logits [n, labels] of rows [n] that it was not fitted on: labels, kind, the fields
-    of its training rows, temperature (from those marked in ``first`` [n]) and, for an intent, the threshold (from the
-    others)."""
+    of its training rows, temperature (from those marked in ``first`` [n]), for an intent the threshold (from the
+    others), and decision weights where the recipe asks for them."""
     names, columns = corpus.heads[head], recipe.columns(head)
     labels = corpus.labels[rows, corpus.names.index(head)]
     own, known = labels != NO_LABEL, int((labels >= 0).sum())
@@ -153,6 +153,7 @@ def head_entry(
         first[own],
         oos=names.index(OUTSIDE) if OUTSIDE in names else None,
         cost=recipe.scope_cost if recipe.heads[head].threshold else None,
+        rare=recipe.heads[head].decide == "macro_f1",
     )
     return {
         "labels": names,

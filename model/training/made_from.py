@@ -44,6 +44,8 @@ class MadeFrom:
         read = {dataset.file for dataset in datasets} | {texts.file for texts in space}
         parts: dict[str, Any] = {"order": ([*recipe.heads], [dataset.name for dataset in datasets])}
         parts |= {f"datasets.{dataset['name']}": dataset for dataset in content.pop("datasets")}
+        for head in content["heads"].values():
+            del head["decide"]  # acts on what is trained
         if any(dataset.templates for dataset in datasets):
             parts["templates.yaml"] = templates()
         for key, value in content.items():

@@ -28,6 +28,7 @@ class Bag:
 
 
 KINDS = ("classes", "score")  # of heads
+DECISIONS = ("accuracy", "macro_f1")  # what a head's answers are chosen for
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,15 @@ class Head:
     """A head over ``labels`` (without: those of the data, sorted).
 
     ``kind``: ``classes``, or ``score`` for labels that are numbers: the expected value over them is the answer, and its
-    mean absolute error joins the loss with weight ``error_weight``.
+    mean absolute error joins the loss with weight ``error_weight``. ``decide``: for ``accuracy`` the likeliest label is
+    the answer; for ``macro_f1`` rare labels count more (`model.calibrate.decision_weights`).
     """
 
     labels: list[str] = field(default_factory=list)
     kind: str = "classes"
     error_weight: float = 1.0
     threshold: bool = False
+    decide: str = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -211,6 +214,10 @@ def _check(recipe: Recipe, where: str) -> None:
 def _check_head(head: Head, name: str, where: str) -> None:
     if head.kind not in KINDS:
         raise DataError(f"{where}.kind: {head.kind!r} is unknown; use {' or '.join(KINDS)}")
+    if head.decide not in DECISIONS:
+        raise DataError(f"{where}.decide: {head.decide!r} is unknown; use {' or '.join(DECISIONS)}")
+    if head.decide != "accuracy" and (head.threshold or head.kind == "score"):
+        raise DataError(f"{where}.decide: {head.decide} is for heads of kind classes without a threshold")
     if head.error_weight < 0:
         raise DataError(f"{where}.error_weight: {head.error_weight} must be at least 0")
     if len(set(head.labels)) != len(head.labels) or len(head.labels) == 1:

@@ -17,7 +17,7 @@ import numpy as np
 
 from model.data import columns_of
 from model.errors import DataError
-from model.scoring import Scorer, check_head
+from model.scoring import Scorer, check_head, decide
 from model.training.unlabelled import Unlabelled, score, write_rows
 
 WEIGHT = 0.3  # of the data set in the recipe, to begin with
@@ -34,8 +34,8 @@ def run_selftrain(
     fields: Sequence[str] = (),
     labelled: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Label the texts of ``path`` whose top probability is at least ``confidence``, at most ``per_class_max`` of a
-    class, the surest ones, and write them to ``out`` as JSON Lines in the order of the file.
+    """Label the texts of ``path`` whose answer has a probability of at least ``confidence``, at most ``per_class_max``
+    of a class, the surest ones, and write them to ``out`` as JSON Lines in the order of the file.
 
     ``fields``: of the text; empty: those that the head was trained on. An intent head's own threshold is respected
     where it is the higher. Texts of the ``labelled`` files are passed over. A row: text, confidence, line, model, and
@@ -57,9 +57,10 @@ def run_selftrain(
     for batch in source.batches():
         _, probabilities = score(scorer, head, batch)
         read += len(batch)
-        tops = probabilities.max(1)
+        guesses = decide(scorer, head, probabilities)
+        tops = probabilities[np.arange(len(guesses)), guesses]
         top_max = max(top_max, float(tops.max()))
-        for (line, text, _), guess, top in zip(batch, probabilities.argmax(1).tolist(), tops.tolist(), strict=True):
+        for (line, text, _), guess, top in zip(batch, guesses.tolist(), tops.tolist(), strict=True):
             if top < least:
                 continue
             sure += 1

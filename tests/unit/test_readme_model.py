@@ -53,7 +53,8 @@ def rows(kind: str, count: int) -> list[dict[str, Any]]:
         if kind == "reviews":
             made.append({"text": f"{' '.join(words)} {i}", "mood": label, "rating": i % 3 + 1 + i // 3 % 3})
         else:
-            made.append({"subject": " ".join(words[:3]), "body": f"{' '.join(words[3:])} {i}", "prio": label})
+            text = {"subject": " ".join(words[:3]), "body": f"{' '.join(words[3:])} {i}"}
+            made.append(text | {"prio": label, "reason": "broken" if i % 9 == 0 else "late"})
     return made
 
 
@@ -123,7 +124,10 @@ def test_the_commands_work_as_printed(shop: Path, monkeypatch: pytest.MonkeyPatc
         "sentiment": ("classes", ["text"], "mood"),
         "urgency": ("classes", ["subject", "body"], "prio"),
         "stars": ("score", ["text"], "rating"),
+        "reason": ("classes", ["subject", "body"], "reason"),
     }
+    late, broken = (mine["heads"]["reason"]["decision_weights"][label] for label in (1, 0))
+    assert late == 1.0 <= broken
     assert [(found["task"], found["n"]) for found in mine["metrics"]] == [("sentiment", 42), ("urgency", 40)]
     assert "Sentiment and urgency of our own mails." in Path("runs/mine/artifact/README.md").read_text(encoding="utf-8")
     (task,) = json.loads(Path("report.json").read_text(encoding="utf-8"))["tasks"]

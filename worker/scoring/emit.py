@@ -34,7 +34,6 @@ from worker.scoring.aspects import Aspects, load_aspects
 from worker.scoring.batcher import Unit
 from worker.scoring.results import ClickResult, Failure, Result, ReviewResult, ServiceResult
 from worker.scoring.routing import Routing
-from worker.scoring.sentiment import SENTIMENTS
 
 CATEGORY_CONFIDENCE_MIN: Final = 0.8
 """A review that names no category counts for the model's when the model is this sure."""
@@ -143,7 +142,7 @@ class Emitter:
         score = SentimentScore(
             output_id=source.output_id("sentiment"),
             **common,
-            sentiment=SENTIMENTS[result.sentiment.index(max(result.sentiment))],
+            sentiment=result.label,
             p_negative=negative,
             p_neutral=neutral,
             p_positive=positive,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from schemas.folds import F16
-from schemas.scores import RankedCandidate, StateSource
+from schemas.scores import RankedCandidate, Sentiment, StateSource
 from schemas.states import State
 from worker.scoring.batcher import Batch
 from worker.scoring.cache import Slot
@@ -23,8 +23,10 @@ class ClickResult(msgspec.Struct, gc=False):
 
 
 class ReviewResult(msgspec.Struct, gc=False):
-    """Probabilities in the order of SENTIMENTS, the likeliest category, and the text's vector."""
+    """The sentiment that is the answer, probabilities in the order of SENTIMENTS, the category, and the text's
+    vector."""
 
+    label: Sentiment
     sentiment: list[float]
     category: str
     category_confidence: float

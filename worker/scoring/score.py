@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from model.scoring import Floats, Prepared, Scorer
+from model.scoring import Floats, Prepared, Scorer, decide
 from model.state import States
 from schemas.events import ClickEvent
 from schemas.folds import F16, VECTOR_SIZE
@@ -208,15 +208,19 @@ class BatchScorer:
     def _reviews(self, slots: list[Slot]) -> list[Result]:
         rows = np.stack([cast("Floats", slot.row) for slot in slots])
         sentiment = np.zeros((len(slots), len(SENTIMENTS)), np.float32)
-        sentiment[:, self._sentiments] = self._scorer.classify("sentiment", rows)
+        answered = self._scorer.classify("sentiment", rows)
+        sentiment[:, self._sentiments] = answered
+        labels = [SENTIMENTS[self._sentiments[i]] for i in decide(self._scorer, "sentiment", answered)]
         category = self._scorer.classify("category", rows)
         vectors = np.stack([cast("Floats", slot.vector) for slot in slots]).astype(np.float16)
-        best = category.argmax(axis=1)
+        best = decide(self._scorer, "category", category)
         confidence = _numbers(category[np.arange(len(best)), best])
         good = _finite(sentiment, category, vectors)
         return [
-            ReviewResult(p, self._categories[b], c, v) if fine else Failure(_NOT_A_NUMBER)
-            for p, b, c, v, fine in zip(_numbers(sentiment), best.tolist(), confidence, vectors, good, strict=True)
+            ReviewResult(s, p, self._categories[b], c, v) if fine else Failure(_NOT_A_NUMBER)
+            for s, p, b, c, v, fine in zip(
+                labels, _numbers(sentiment), best.tolist(), confidence, vectors, good, strict=True
+            )
         ]
 
     def _services(self, slots: list[Slot]) -> list[Result]:

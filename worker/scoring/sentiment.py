@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from schemas.scores import Sentiment
 from worker.errors import ModelLoadError
 
-SENTIMENTS: Final = ("negative", "neutral", "positive")
+SENTIMENTS: Final[tuple[Sentiment, ...]] = ("negative", "neutral", "positive")
 
 
 def sentiment_places(labels: Sequence[str]) -> list[int]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from model.scoring import Scorer
+from model.scoring import Scorer, decide
 from worker.config import ModelConfig
 from worker.errors import InputError, ModelLoadError
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """One head's answer, most probable label first. ``threshold``: an intent less likely than this is out of scope."""
+    """One head's answer and its probabilities, most probable first: not always the answer, see `model.scoring.decide`.
+    ``threshold``: an intent less likely than this is out of scope."""
 
     task: str
     label: str
@@ -54,9 +55,10 @@ def score_text(model: ModelConfig, text: str, *, task: str | None = None, artifa
     encoded = scorer.encode(scorer.prepare([text]))
     answers = []
     for head in heads:
-        row = scorer.classify(head, encoded)[0]
-        ranked = dict(sorted(zip(scorer.labels[head], map(float, row), strict=True), key=lambda pair: -pair[1]))
-        label, probability = next(iter(ranked.items()))
+        row = scorer.classify(head, encoded)
+        label = scorer.labels[head][decide(scorer, head, row)[0]]
+        ranked = dict(sorted(zip(scorer.labels[head], map(float, row[0]), strict=True), key=lambda pair: -pair[1]))
+        probability = ranked[label]
         threshold = scorer.threshold(head)
         if threshold is not None and probability < threshold:
             label = "oos"

@@ -14,7 +14,7 @@ from model.errors import DataError
 from model.scoring import load_scorer
 from model.training import unlabelled
 from model.training.active import COUNT_MAX, POOL_FACTOR, run_active, spread, uncertainty
-from tests.spoken_scorer import SpokenScorer
+from tests.spoken_scorer import RARE, SpokenScorer
 from tests.tiny_artifact import make_tiny_artifact
 
 
@@ -54,6 +54,13 @@ def test_a_choice_has_no_two_alike_and_goes_on_to_the_last(vectors: np.ndarray, 
     assert len(set(places)) == len(places) == min(count, len({tuple(place) for place in vectors.tolist()}))
     assert chosen[0] == doubts.argmax()
     assert chosen[: count // 2 + 1] == spread(vectors, doubts, count // 2 + 1)[: len(chosen)]
+
+
+def test_the_guess_is_what_the_head_answers(tmp_path: Path) -> None:
+    path = texts(tmp_path / "t.jsonl", "0.52 0.28 0.20 | 1 1")
+    run_active(SpokenScorer(heads=RARE), "sentiment", path, 1, out := tmp_path / "out.jsonl")
+    (row,) = read(out)
+    assert (row["guess"], row["probability"]) == ("neutral", 0.28)
 
 
 def test_uncertain_texts_far_apart_come_first(tmp_path: Path) -> None:

@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.artifact import Artifact
-from model.calibrate import ScopeCost, blend, log_loss, scope_threshold, softmax, temperature
+from model.calibrate import (
+    ScopeCost,
+    blend,
+    calibrate,
+    decision_weights,
+    expected_f1,
+    log_loss,
+    scope_threshold,
+    softmax,
+    temperature,
+)
+from model.metrics import accuracy, macro_f1
 from model.space import fit_space
 from model.training.card import render
 from model.training.recipe import load_recipe
@@ -128,3 +139,40 @@ def test_blend_of_two_class_rows_is_conditional() -> None:
     labels = drawn(np.where(allowed, logits, -1e9))
     shouting = logits + np.array([0.0, 50.0, 0.0])  # the class that is not in question must not matter
     np.testing.assert_allclose(blend([shouting], labels, allowed, prior=(1.0,)), [1], atol=0.1)
+
+
+def skewed(rows: int) -> np.ndarray:
+    """Calibrated logits over a common, a less common and a rare class that look alike."""
+    return rng.normal(size=(rows, 3)) + np.log([0.8, 0.15, 0.05])
+
+
+def test_decision_weights_find_more_of_what_is_rare_than_the_likeliest_label_does() -> None:
+    weights = decision_weights(softmax(skewed(2_000), 1.0))
+    assert weights[0] == 1.0 < weights[1] < weights[2]
+    logits = skewed(20_000)  # others than those that they rest on
+    labels, p = drawn(logits), softmax(logits, 1.0)
+    plain, weighted = p.argmax(1), (p * weights).argmax(1)
+    assert macro_f1(labels, weighted, 3) > macro_f1(labels, plain, 3) + 0.03
+    assert accuracy(labels, plain) >= accuracy(labels, weighted)  # which is why not every head has them
+    assert expected_f1(p, weighted) == pytest.approx(macro_f1(labels, weighted, 3), abs=0.02)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 6))
+def test_no_power_of_the_frequencies_has_a_better_expectation(seed: int, rows: int, classes: int) -> None:
+    p = softmax(np.random.default_rng(seed).normal(size=(rows, classes)) * 2, 1.0)
+    weights, mean = decision_weights(p), p.mean(0)
+    assert weights.min() == pytest.approx(1.0)
+    best = expected_f1(p, (p * weights).argmax(1))
+    assert all(best >= expected_f1(p, (p * mean**-tau).argmax(1)) - 1e-9 for tau in np.linspace(0, 1, 41))
+
+
+def test_decision_weights_are_there_where_they_are_asked_for_and_read_no_label() -> None:
+    logits, everything = skewed(400), np.ones((400, 3), bool)
+    labels, first = drawn(logits), np.arange(400) % 2 == 0
+    assert calibrate(logits, labels, everything, first).decision_weights is None
+    found = calibrate(logits, labels, everything, first, rare=True)
+    assert found.decision_weights == decision_weights(softmax(logits, found.temperature)).tolist()
+    other = np.where(first, labels, rng.integers(3, size=400))  # the temperature reads those of the first
+    assert calibrate(logits, other, everything, first, rare=True) == found
+    none = calibrate(logits[:0], labels[:0], everything[:0], first[:0], rare=True)
+    assert none.decision_weights == [1.0, 1.0, 1.0]

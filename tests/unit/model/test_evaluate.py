@@ -95,6 +95,19 @@ def evaluate(scorer: KnownScorer, task: str, rows: Sequence[tuple[str, str]]) ->
     return evaluate_texts(scorer, task, texts, labels)
 
 
+def test_decision_weights_choose_the_answer_and_leave_the_probabilities_as_they_are() -> None:
+    rows = [("0.6 0.3 0.1", "neutral"), ("0.6 0.1 0.3", "positive"), ("0.9 0.05 0.05", "negative")]
+    plain = evaluate(KnownScorer(), "sentiment", rows)
+    weighted = evaluate(KnownScorer(sentiment={"decision_weights": [1.0, 3.0, 2.5]}), "sentiment", rows)
+    assert (plain["accuracy"], weighted["accuracy"]) == (0.33333, 1.0)
+    assert plain["log_loss"] == weighted["log_loss"]
+    assert weighted["ece"] == pytest.approx(
+        np.mean([0.7, 0.7, 0.1])
+    )  # three bins of one row: what was said of the answer
+    two = evaluate(KnownScorer(sentiment={"decision_weights": [1.0, 3.0, 2.5]}), "sentiment", rows[1:])
+    assert two["accuracy"] == 1.0  # among negative and positive, with the weights of those
+
+
 def test_a_file_of_two_classes_is_judged_on_two() -> None:
     rows = [
         ("0.3 0.5 0.2", "negative"),

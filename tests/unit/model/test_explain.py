@@ -1,7 +1,9 @@
 """Explanations: places in the original text, occlusion against scoring by hand, gradients that add up."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,6 +224,20 @@ def test_the_scorer_is_as_before(scorer: TorchScorer, folder: Path) -> None:
     fresh = TorchScorer(folder, device="cpu")
     assert (rows == fresh.encode(fresh.prepare(TEXTS))).all()
     assert all(parameter.grad is None for parameter in scorer.network.parameters())
+
+
+class Rare(NullScorer):
+    def __init__(self, label: str) -> None:
+        super().__init__()
+        self._rare = label
+
+    def head(self, name: str) -> Mapping[str, Any]:
+        return {"decision_weights": [1.0 if label == self._rare else 1e-9 for label in self.labels[name]]}
+
+
+@pytest.mark.parametrize("label", NullScorer.labels["sentiment"])
+def test_it_is_the_answer_of_the_head_that_is_explained(label: str) -> None:
+    assert explain(Rare(label), "sentiment", "broken, do not buy").label == label
 
 
 def test_any_scorer_can_be_explained_by_occlusion_and_a_folder_by_its_path(folder: Path) -> None:

@@ -16,7 +16,7 @@ from model.training import unlabelled
 from model.training.examples import read_corpus
 from model.training.recipe import load_recipe
 from model.training.selftrain import run_selftrain
-from tests.spoken_scorer import LABELS, SpokenScorer
+from tests.spoken_scorer import LABELS, RARE, SpokenScorer
 from tests.tiny_artifact import make_tiny_artifact
 
 
@@ -64,6 +64,12 @@ def test_sure_texts_are_labelled_and_the_rest_is_counted(tmp_path: Path) -> None
     assert summary["unsure"] == 1
     assert summary["written"] == 3
     assert summary["by_class"] == {"negative": 1, "positive": 2}
+
+
+def test_what_a_head_answers_is_the_label_and_its_probability_what_must_be_sure(tmp_path: Path) -> None:
+    path = texts(tmp_path / "t.jsonl", "0.52 0.28 0.20", "0.4 0.6 0.0", "0.9 0.1 0.0")
+    run_selftrain(SpokenScorer(heads=RARE), "sentiment", path, out := tmp_path / "guessed.jsonl", confidence=0.5)
+    assert [(row["sentiment"], row["confidence"]) for row in read(out)] == [("neutral", 0.6), ("negative", 0.9)]
 
 
 def test_a_recipe_reads_what_was_written(tmp_path: Path) -> None:

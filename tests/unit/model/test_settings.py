@@ -62,6 +62,21 @@ def test_mistakes_are_named(content: dict[str, Any], message: str, tmp_path: Pat
         load_recipe(path)
 
 
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ({"decide": "f1"}, r"\.decide: 'f1' is unknown; use accuracy or macro_f1"),
+        ({"decide": "macro_f1", "threshold": True}, r"\.decide: macro_f1 is for heads of kind classes without"),
+        ({"decide": "macro_f1", "kind": "score"}, r"\.decide: macro_f1 is for heads of kind classes without"),
+    ],
+)
+def test_what_a_head_cannot_be_decided_for_is_named(head: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path, (name, *_) = tmp_path / "recipe.yaml", RECIPE["heads"]
+    path.write_text(yaml.safe_dump(RECIPE | {"heads": {name: head}}))
+    with pytest.raises(DataError, match=rf"^{path}: heads\.{name}{message}"):
+        load_recipe(path)
+
+
 def test_every_setting_has_a_word_in_the_starters_recipe() -> None:
     text = (Path(__file__).parents[3] / "model" / "training" / "starter.yaml").read_text()
     for entry in [*fields(Training), *fields(Lora)]:

@@ -86,7 +86,7 @@ def test_fold_rules(event: ClickEvent, weights: tuple[int, ...], counts: tuple[i
 )
 def test_review_folds(stars: float | None, negative: float, positive: float, expected: tuple[int, ...] | None) -> None:
     event = ReviewEvent(event_id="e", event_time_ms=5, text="t", user_id="u", item_id="i", stars=stars)
-    result = ReviewResult([negative, 1 - negative - positive, positive], "books", 0.3, VECTOR)
+    result = ReviewResult("neutral", [negative, 1 - negative - positive, positive], "books", 0.3, VECTOR)
     folds = emit("review", event, result).folds
     assert [(fold.kind, fold.key, fold.weights) for fold in folds] == (
         [] if expected is None else [("user", "u", expected), ("item", "i", expected)]
@@ -133,7 +133,7 @@ def test_review_gives_a_score_and_one_opinion_per_level() -> None:
     event = ReviewEvent(
         event_id="e", event_time_ms=5, text=" Good ", item_id="i", brand="b", category="c", topics=["t", "s", "t", ""]
     )
-    outcome = emit("review", event, ReviewResult([0.1, 0.2, 0.7], "books", 0.99, VECTOR))
+    outcome = emit("review", event, ReviewResult("positive", [0.1, 0.2, 0.7], "books", 0.99, VECTOR))
     score = msgspec.json.decode(outcome.messages[0].value, type=SentimentScore)
     assert (score.sentiment, score.polarity, score.category) == ("positive", 0.6, "books")
     opinions = [msgspec.json.decode(m.value, type=Opinion) for m in outcome.messages[1:]]
@@ -148,7 +148,7 @@ def test_review_gives_a_score_and_one_opinion_per_level() -> None:
 
 def test_a_review_counts_for_every_aspect_it_names() -> None:
     event = ReviewEvent(event_id="e", event_time_ms=5, text="物流太慢，包装也破了", item_id="i")
-    outcome = emit("review", event, ReviewResult([0.9, 0.05, 0.05], "books", 0.1, VECTOR))
+    outcome = emit("review", event, ReviewResult("negative", [0.9, 0.05, 0.05], "books", 0.1, VECTOR))
     opinions = [msgspec.json.decode(m.value, type=Opinion) for m in outcome.messages[1:]]
     assert [(o.level, o.subject) for o in opinions] == [
         ("item", "item:i"),
@@ -161,7 +161,7 @@ def test_a_review_counts_for_every_aspect_it_names() -> None:
 def test_an_excerpt_is_masked_and_short_and_can_be_left_out() -> None:
     text = "打13812345678没人接，" + "慢" * 500
     event = ReviewEvent(event_id="e", event_time_ms=5, text=text, item_id="i")
-    result = ReviewResult([0.9, 0.05, 0.05], "books", 0.1, VECTOR)
+    result = ReviewResult("negative", [0.9, 0.05, 0.05], "books", 0.1, VECTOR)
     shown = msgspec.json.decode(emit("review", event, result).messages[1].value, type=Opinion).excerpt
     assert shown.startswith("打[phone]没人接")
     assert len(shown) == WorkerConfig().excerpt_chars
@@ -176,7 +176,7 @@ def test_an_excerpt_is_masked_and_short_and_can_be_left_out() -> None:
 @pytest.mark.parametrize(("confidence", "subjects"), [(0.8, ["category:books"]), (0.79, [])])
 def test_the_models_category_counts_only_when_it_is_sure(confidence: float, subjects: list[str]) -> None:
     event = ReviewEvent(event_id="e", event_time_ms=5, text="good")
-    outcome = emit("review", event, ReviewResult([0.1, 0.2, 0.7], "books", confidence, VECTOR))
+    outcome = emit("review", event, ReviewResult("positive", [0.1, 0.2, 0.7], "books", confidence, VECTOR))
     assert [msgspec.json.decode(m.value, type=Opinion).subject for m in outcome.messages[1:]] == subjects
 
 

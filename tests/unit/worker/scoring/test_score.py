@@ -1,7 +1,7 @@
 """One result per unit, in order; each text is encoded once; one bad event costs its neighbours nothing."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -162,6 +162,28 @@ def test_sentiments_are_read_by_name(order: tuple[str, ...]) -> None:
     scorer = OrderedScorer(**{label: says[label] for label in order})
     results = score(scorer, units_of(scorer, review("so so"), review("bad"))).results
     assert [result.sentiment for result in results if isinstance(result, ReviewResult)] == [[0.7, 0.2, 0.1]] * 2
+
+
+class RareScorer(OrderedScorer):
+    """Neutral and the second category count more than their probability."""
+
+    def head(self, name: str) -> Mapping[str, Any]:
+        counts = {"sentiment": [1.0, 1.0, 4.0], "category": [1.0, 1e9, *[1.0] * (len(self.labels["category"]) - 2)]}
+        return {"decision_weights": counts[name]}
+
+
+def test_the_answer_is_the_heads_and_probabilities_are_as_they_were() -> None:
+    says = {"positive": 0.7, "negative": 0.1, "neutral": 0.2}
+    plain, rare = OrderedScorer(**says), RareScorer(**says)
+    found = [score(scorer, units_of(scorer, review("so so"))).results[0] for scorer in (plain, rare)]
+    assert [(r.label, r.sentiment) for r in found if isinstance(r, ReviewResult)] == [
+        ("positive", [0.1, 0.2, 0.7]),
+        ("neutral", [0.1, 0.2, 0.7]),
+    ]
+    (_, second) = found
+    assert isinstance(second, ReviewResult)
+    assert second.category == rare.labels["category"][1]
+    assert 0.0 < second.category_confidence < 1.0
 
 
 def test_a_sentiment_head_without_neutral_never_says_it() -> None:

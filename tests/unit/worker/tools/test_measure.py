@@ -9,9 +9,11 @@ import pytest
 from rich.console import Console
 
 from model.scoring import Scorer
+from tests.spoken_scorer import RARE, SpokenScorer
 from tests.tiny_artifact import make_tiny_artifact
 from worker.config import ModelConfig
 from worker.errors import InputError, ModelLoadError
+from worker.tools import one_text
 from worker.tools.assessed import assessment_view
 from worker.tools.measure import measure
 from worker.tools.one_text import load, score_text
@@ -74,6 +76,13 @@ def test_one_text_is_answered_by_one_head_a_family_or_all(folder: Path, scorer: 
     assert {each.task for each in score_text(model, "取消订单")} == set(scorer.labels)
     with pytest.raises(InputError, match="sentiment"):
         score_text(model, "a", task="mood")
+
+
+def test_the_answer_is_the_heads_which_is_not_always_the_likeliest_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_text, "load", lambda *_: SpokenScorer(heads=RARE))
+    (answer,) = score_text(ModelConfig(), "0.52 0.28 0.20", task="sentiment")
+    assert (answer.label, answer.probability) == ("neutral", pytest.approx(0.28))
+    assert list(answer.probabilities) == ["negative", "neutral", "positive"]
 
 
 def test_an_intent_below_its_threshold_is_out_of_scope(folder: Path, scorer: Scorer) -> None:
