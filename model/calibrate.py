@@ -100,10 +100,12 @@ def calibrate(
     *,
     oos: int | None = None,
     cost: ScopeCost | None = None,
-    rare: bool = False,
+    shares: npt.NDArray[np.float64] | None = None,
 ) -> Calibration:
     """Temperature from the rows marked in ``first`` [n], threshold (with ``cost``) from the rest: no row serves both.
-    With ``rare``, decision weights from the answers to all of them; no label is looked at for those.
+    With ``shares`` [C] of the labels among the training rows, decision weights from all rows whose data set knows
+    every label (a head has them or a threshold); with fewer than ``CALIBRATION_ROWS_MIN`` of them, or a label that no
+    row has, the likeliest label stays the answer.
 
     logits [n, C] of rows that were never trained on, labels [n]: class, or negative for a row out of scope;
     ``oos``: the class that means out of scope, where there is one.
@@ -111,8 +113,10 @@ def calibrate(
     known = first & (labels >= 0)
     heat = temperature(logits[known], labels[known], allowed[known]) if known.any() else 1.0
     if cost is None:
-        weights = decision_weights(softmax(np.where(allowed, logits, -np.inf), heat)) if rare else None
-        return Calibration(heat, None, None if weights is None else weights.tolist())
+        whole = (labels >= 0) & allowed.all(1)
+        if shares is None or whole.sum() < CALIBRATION_ROWS_MIN or not shares.all():
+            return Calibration(heat, None)
+        return Calibration(heat, None, decision_weights(logits[whole] / heat, labels[whole], shares).tolist())
     top = softmax(logits, heat).max(1)
     right = logits.argmax(1) == labels
     outside = (labels < 0) | (labels == oos)
@@ -120,24 +124,43 @@ def calibrate(
     return Calibration(heat, scope_threshold(top[rest & ~outside], right[rest & ~outside], top[rest & outside], cost))
 
 
-def decision_weights(probabilities: Logits) -> npt.NDArray[np.float64]:
+def decision_weights(
+    logits: Logits, labels: npt.NDArray[np.int64], shares: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
     """What each label's probability counts for, [C], the commonest label's one, so that the label with the largest
-    product is the answer with the best macro-F1 that calibrated probabilities [n, C] lead one to expect.
+    product is the answer with the best macro-F1 that the cooled logits [n, C] of calibration rows lead one to expect.
+    ``labels`` [n] of those rows; ``shares`` [C] of the labels among the rows that were learned from, all above zero.
 
-    A label of mean probability m counts (m_max / m)^tau (post-hoc logit adjustment, Menon et al. 2021). tau, from 0 to
-    1, is the one number chosen, and by expectation rather than by labels: the F1 of a label is 2 E[right] over the
-    times answered plus the times expected. A weight for each label, or F1 by the labels themselves, follows the handful
-    of rows that a rare label has (509 calibration rows of the starter's emotions, macro-F1 on 2,000 others: as they are
-    0.590, this 0.621, tau by labels 0.613, free weights by expectation 0.605, by labels 0.579).
+    A label of share s counts (s_max / s)^tau (post-hoc logit adjustment, Menon et al. 2021). tau, from 0 to 1, is
+    chosen by expectation rather than by labels: the F1 of a label is 2 E[right] over the times answered plus the times
+    expected. A weight for each label, or F1 by the labels themselves, follows the handful of rows that a rare label
+    has. But expectations hold for calibrated probabilities alone, and a head that learned with balanced classes may say
+    the rare ones too often: where the labels show that, it is undone first, by a bias for each.
     """
-    if not len(probabilities):
-        return np.ones(probabilities.shape[1])
-    mean = np.maximum(probabilities.mean(0), 1e-9)
+    bias = _bias(logits, labels)
+    p = softmax(logits + bias, 1.0)
     marks = np.linspace(0.0, 1.0, _TAU_MARKS)
-    expected = np.array([expected_f1(probabilities, (probabilities * mean**-tau).argmax(1)) for tau in marks])
-    best = np.flatnonzero(expected >= expected.max() - 1e-12)
-    tau = marks[best[len(best) // 2]]  # the middle of a flat top
-    return np.asarray((mean.max() / mean) ** tau)
+    expected = np.array([expected_f1(p, (p * shares**-tau).argmax(1)) for tau in marks])
+    tau = marks[np.flatnonzero(expected >= expected.max() - 1e-12)[0]]  # no more than there is evidence for
+    weights = np.exp(bias) * shares**-tau
+    return np.asarray(weights / weights[shares.argmax()])
+
+
+def _bias(logits: Logits, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """What to add to the logits [n, C] for the least negative log-likelihood, with a weak pull towards nothing; nothing
+    where that gains less than so many numbers cost (the Bayesian information criterion, Schwarz 1978)."""
+    rows, classes = np.arange(len(labels)), logits.shape[1]
+
+    def objective(bias: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        p = softmax(logits + bias, 1.0)
+        loss = -np.log(np.maximum(p[rows, labels], 1e-300)).sum() + 0.5 * _PRIOR_ROWS * bias @ bias
+        p[rows, labels] -= 1.0
+        return float(loss), p.sum(0) + _PRIOR_ROWS * bias
+
+    none = np.zeros(classes)
+    found = optimize.minimize(objective, none, jac=True, method="L-BFGS-B")
+    gain = objective(none)[0] - float(found.fun)
+    return np.asarray(found.x, np.float64) if gain > 0.5 * (classes - 1) * np.log(len(labels)) else none
 
 
 def expected_f1(probabilities: Logits, answers: npt.NDArray[np.intp]) -> float:

@@ -153,7 +153,7 @@ def head_entry(
         first[own],
         oos=names.index(OUTSIDE) if OUTSIDE in names else None,
         cost=recipe.scope_cost if recipe.heads[head].threshold else None,
-        rare=recipe.heads[head].decide == "macro_f1",
+        shares=_shares(corpus, head) if recipe.heads[head].decide == "macro_f1" else None,
     )
     return {
         "labels": names,
@@ -163,6 +163,14 @@ def head_entry(
         "calibration_rows": known,
         **asdict(found),
     }
+
+
+def _shares(corpus: Corpus, head: str) -> npt.NDArray[np.float64]:
+    """Of a head's labels, [labels], among the rows as they were read whose data set knows all of them."""
+    whole = np.array([own[head].all() for own in corpus.allowed])[corpus.dataset]
+    labels = corpus.labels[whole & (corpus.origin == np.arange(len(corpus.origin))), corpus.names.index(head)]
+    counts = np.bincount(labels[labels >= 0], minlength=len(corpus.heads[head]))
+    return np.asarray(counts / max(counts.sum(), 1), np.float64)
 
 
 def first_half(rows: int) -> npt.NDArray[np.bool_]:

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer
 
 from schemas.scores import Alert
 from schemas.topics import ALERTS_OPINION, OPINIONS, TRENDS_OPINION
@@ -33,6 +33,7 @@ from tests.roles import process, program
 from tests.servers import free_ports
 from worker.config import Config
 from worker.kafka.admin import create_topics
+from worker.kafka.bulk import BulkProducer
 
 SUBJECTS: Final = 3000
 HISTORY_MS: Final = 3_600_000
@@ -50,9 +51,13 @@ class Writer:
 
     def __init__(self, config: Config, seed: int) -> None:
         self._rng, self._sent = random.Random(seed), 0
-        self._topic = config.kafka.topic(OPINIONS)
-        settings = {"bootstrap.servers": config.kafka.bootstrap, "compression.type": "lz4", "linger.ms": 5}
-        self._producer = Producer(settings)
+        self._producer = BulkProducer(
+            config.kafka,
+            config.kafka.topic(OPINIONS),
+            doing="writing opinions",
+            advice="Run the bench again.",
+            timeout_s=120,
+        )
 
     def write(self, subject: str, at_ms: int, *, negative: bool | None = None) -> None:
         """One opinion; negative as often as in calm times unless told."""
@@ -60,19 +65,11 @@ class Writer:
         p_negative = self._rng.uniform(0.8, 1.0) if bad else self._rng.uniform(0.0, 0.2)
         made = opinion(subject, at_ms, p_negative, self._sent)
         self._sent += 1
-        while True:
-            try:
-                self._producer.produce(self._topic, msgspec.json.encode(made), subject)
-            except BufferError:  # the client's queue is full: this is faster than the broker
-                self._producer.poll(0.1)
-            else:
-                self._producer.poll(0)
-                return
+        self._producer.write(msgspec.json.encode(made), subject.encode())
 
     def flush(self) -> None:
         """Until all is there."""
-        left = self._producer.flush(120)
-        assert left == 0, f"{left} opinions could not be written"
+        self._producer.finish()
 
 
 def preload(writer: Writer, count: int, bursts: int, seed: int) -> int:

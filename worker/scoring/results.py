@@ -34,7 +34,8 @@ class ReviewResult(msgspec.Struct, gc=False):
 
 
 class ServiceResult(msgspec.Struct, gc=False):
-    """Likeliest intents, best first, of the first head that knows the message; ``out_of_scope`` where none does."""
+    """The answer and then the likeliest intents, of the first head that knows the message; ``out_of_scope`` where none
+    does."""
 
     intents: list[tuple[str, float]]
     out_of_scope: bool

@@ -230,7 +230,9 @@ class BatchScorer:
         for head in self._intent_heads:
             labels, threshold = self._scorer.labels[head], self._scorer.threshold(head) or 0.0
             probabilities = self._scorer.classify(head, rows)
-            top = np.argsort(-probabilities, axis=1)[:, :TOP_INTENTS]
+            ranks = -probabilities
+            ranks[np.arange(len(ranks)), decide(self._scorer, head, probabilities)] = -np.inf  # the answer comes first
+            top = np.argsort(ranks, axis=1)[:, :TOP_INTENTS]
             values = _numbers(np.take_along_axis(probabilities, top, axis=1))
             good = _finite(probabilities)
             found: list[Result] = []

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from model.artifact import Artifact
 from model.calibrate import (
+    Calibration,
     ScopeCost,
     blend,
     calibrate,
@@ -19,7 +20,7 @@ from model.calibrate import (
     softmax,
     temperature,
 )
-from model.metrics import accuracy, macro_f1
+from model.metrics import macro_f1
 from model.space import fit_space
 from model.training.card import render
 from model.training.recipe import load_recipe
@@ -141,38 +142,64 @@ def test_blend_of_two_class_rows_is_conditional() -> None:
     np.testing.assert_allclose(blend([shouting], labels, allowed, prior=(1.0,)), [1], atol=0.1)
 
 
-def skewed(rows: int) -> np.ndarray:
-    """Calibrated logits over a common, a less common and a rare class that look alike."""
-    return rng.normal(size=(rows, 3)) + np.log([0.8, 0.15, 0.05])
+SHARES = np.array([0.8, 0.15, 0.05])
+
+
+def skewed(rows: int, balance: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of a common, a less common and a rare class that look alike, and the logits of a head that learned them
+    with class weights of frequency^-balance."""
+    labels = rng.choice(3, rows, p=SHARES)
+    seen = 1.5 * np.eye(3)[labels] + rng.normal(size=(rows, 3))
+    return 1.5 * seen + (1 - balance) * np.log(SHARES), labels
+
+
+def gain(weights: np.ndarray, balance: float = 0.0) -> float:
+    """In macro-F1 on 20,000 other rows."""
+    logits, labels = skewed(20_000, balance)
+    p = softmax(logits, 1.0)
+    return macro_f1(labels, (p * weights).argmax(1), 3) - macro_f1(labels, p.argmax(1), 3)
 
 
 def test_decision_weights_find_more_of_what_is_rare_than_the_likeliest_label_does() -> None:
-    weights = decision_weights(softmax(skewed(2_000), 1.0))
+    logits, labels = skewed(1_000)
+    weights = decision_weights(logits, labels, SHARES)
     assert weights[0] == 1.0 < weights[1] < weights[2]
-    logits = skewed(20_000)  # others than those that they rest on
-    labels, p = drawn(logits), softmax(logits, 1.0)
-    plain, weighted = p.argmax(1), (p * weights).argmax(1)
-    assert macro_f1(labels, weighted, 3) > macro_f1(labels, plain, 3) + 0.03
-    assert accuracy(labels, plain) >= accuracy(labels, weighted)  # which is why not every head has them
-    assert expected_f1(p, weighted) == pytest.approx(macro_f1(labels, weighted, 3), abs=0.02)
+    assert gain(weights) > 0.01
+    others, truth = skewed(20_000)
+    p = softmax(others, 1.0)
+    assert expected_f1(p, (p * weights).argmax(1)) == pytest.approx(
+        macro_f1(truth, (p * weights).argmax(1), 3), abs=0.02
+    )
 
 
-@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 6))
-def test_no_power_of_the_frequencies_has_a_better_expectation(seed: int, rows: int, classes: int) -> None:
-    p = softmax(np.random.default_rng(seed).normal(size=(rows, classes)) * 2, 1.0)
-    weights, mean = decision_weights(p), p.mean(0)
-    assert weights.min() == pytest.approx(1.0)
-    best = expected_f1(p, (p * weights).argmax(1))
-    assert all(best >= expected_f1(p, (p * mean**-tau).argmax(1)) - 1e-9 for tau in np.linspace(0, 1, 41))
+def test_a_head_that_says_rare_labels_too_often_is_not_made_to_say_them_more() -> None:
+    weights = decision_weights(*skewed(1_000, balance=1.0), SHARES)
+    assert weights[0] == 1.0 > weights[1] > weights[2]
+    assert gain(weights, balance=1.0) > 0.05
 
 
-def test_decision_weights_are_there_where_they_are_asked_for_and_read_no_label() -> None:
-    logits, everything = skewed(400), np.ones((400, 3), bool)
-    labels, first = drawn(logits), np.arange(400) % 2 == 0
-    assert calibrate(logits, labels, everything, first).decision_weights is None
-    found = calibrate(logits, labels, everything, first, rare=True)
-    assert found.decision_weights == decision_weights(softmax(logits, found.temperature)).tolist()
-    other = np.where(first, labels, rng.integers(3, size=400))  # the temperature reads those of the first
-    assert calibrate(logits, other, everything, first, rare=True) == found
-    none = calibrate(logits[:0], labels[:0], everything[:0], first[:0], rare=True)
-    assert none.decision_weights == [1.0, 1.0, 1.0]
+@given(st.integers(0, 10_000), st.integers(50, 100))
+def test_a_few_rows_do_little_harm(seed: int, rows: int) -> None:
+    draw = np.random.default_rng(seed)
+    labels = draw.choice(3, rows, p=SHARES)
+    logits = 9.0 * np.eye(3)[labels] + draw.normal(size=(rows, 3)) + np.log(SHARES)  # nothing to gain: all are clear
+    assert decision_weights(logits, labels, SHARES).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_decision_weights_are_there_where_they_are_asked_for_and_can_be_had() -> None:
+    (logits, labels), everything = skewed(400), np.ones((400, 3), bool)
+    first = np.arange(400) % 2 == 0
+
+    def found(rows: int = 400, allowed: np.ndarray = everything, shares: np.ndarray | None = SHARES) -> Calibration:
+        return calibrate(logits[:rows], labels[:rows], allowed[:rows], first[:rows], shares=shares)
+
+    heat = found().temperature
+    assert found().decision_weights == decision_weights(logits / heat, labels, SHARES).tolist()
+    assert found(shares=None) == Calibration(heat, None)
+    assert found(shares=np.array([0.9, 0.1, 0.0])) == Calibration(heat, None)  # a label that nobody has seen
+    assert found(rows=49).decision_weights is None
+    partial = np.ones((400, 3), bool)
+    partial[40:, 1] = False  # of a data set that knows two of the labels, all but forty
+    assert found(allowed=partial).decision_weights is None
+    partial[:300] = True
+    assert found(allowed=partial).decision_weights is not None

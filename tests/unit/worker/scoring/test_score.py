@@ -165,11 +165,11 @@ def test_sentiments_are_read_by_name(order: tuple[str, ...]) -> None:
 
 
 class RareScorer(OrderedScorer):
-    """Neutral and the second category count more than their probability."""
+    """Neutral and the second label of any other head count more than their probability."""
 
     def head(self, name: str) -> Mapping[str, Any]:
-        counts = {"sentiment": [1.0, 1.0, 4.0], "category": [1.0, 1e9, *[1.0] * (len(self.labels["category"]) - 2)]}
-        return {"decision_weights": counts[name]}
+        second = [1.0, 1e9, *[1.0] * (len(self.labels[name]) - 2)]
+        return {"decision_weights": [1.0, 1.0, 4.0] if name == "sentiment" else second}
 
 
 def test_the_answer_is_the_heads_and_probabilities_are_as_they_were() -> None:
@@ -184,6 +184,16 @@ def test_the_answer_is_the_heads_and_probabilities_are_as_they_were() -> None:
     assert isinstance(second, ReviewResult)
     assert second.category == rare.labels["category"][1]
     assert 0.0 < second.category_confidence < 1.0
+
+
+def test_the_answer_is_the_first_of_the_intents() -> None:
+    rare = RareScorer(positive=0.7, negative=0.1, neutral=0.2)
+    (result,) = score(rare, units_of(rare, service("where is it"))).results
+    assert isinstance(result, ServiceResult)
+    (answer, _), *others = result.intents
+    assert answer == rare.labels["intent.shop"][1]
+    assert answer not in dict(others)
+    assert [p for _, p in others] == sorted((p for _, p in others), reverse=True)
 
 
 def test_a_sentiment_head_without_neutral_never_says_it() -> None:
