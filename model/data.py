@@ -83,7 +83,7 @@ def _parse(path: Path, number: int, line: bytes) -> Row:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start}); re-encode it") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}:{number}: not JSON ({error}); mend or remove the line") from error
     if not isinstance(row, dict):
         raise DataError(f"{path}:{number}: a JSON {type(row).__name__}, not an object; one object a line is expected")

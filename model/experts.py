@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 T = TypeVar("T")
+_BARE = nn.ModuleDict()  # has the names that no module in one may have
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,15 @@ class ExpertsConfig:
 
 
 def module_name(head: str) -> str:
-    """A head's name as part of a module's, which cannot hold dots: intent.shop is kept as intent/shop."""
-    return head.replace(".", "/")
+    """A head's name as part of a module's, which cannot hold dots: intent.shop is kept as intent/shop. Nor can it be a
+    name that torch has for itself: type is kept as type/."""
+    name = head.replace(".", "/")
+    return f"{name}/" if hasattr(_BARE, name) else name
+
+
+def head_name(module: str) -> str:
+    """The head that ``module_name`` calls so."""
+    return module.removesuffix("/").replace("/", ".")
 
 
 class Experts(nn.Module):

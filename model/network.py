@@ -4,7 +4,7 @@ Encoded rows are shared; experts, where there are any, stand between a row and i
 """
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -83,21 +83,23 @@ class Network(nn.Module):
         return self.head(name)(self.rows_for(name, encoded))  # type: ignore[no-any-return]
 
 
-def linear_weights(network: Network, first_column: Mapping[str, int]) -> dict[str, Tensor]:
-    """For every head with linear columns of its own, the weights [labels, hidden] that answer as those alone do.
+class LinearColumns(NamedTuple):
+    """Columns of the n-gram channel that speak for a head: the ``first`` of them, and the head's ``classes`` that they
+    stand for, one column each; of two classes there is one column, for the second against the first."""
 
-    ``first_column``: each such head's first column of the n-gram channel. One column stands for the last label against
-    the first.
-    """
+    first: int
+    classes: tuple[int, ...]
+
+
+def linear_weights(network: Network, columns: Mapping[str, LinearColumns]) -> dict[str, Tensor]:
+    """For every head with linear ``columns`` of its own, the weights [labels, hidden] that answer as those alone do."""
     body = network.encoder.config.hidden
-    ends = [*sorted(first_column.values()), network.hidden - body]
     weights = {}
-    for head, column in first_column.items():
+    for head, (first, classes) in columns.items():
         weight = torch.zeros(network.head(head).out_features, network.hidden)
-        own = ends[ends.index(column) + 1] - column
-        if own == len(weight):
-            weight[:, body + column : body + column + own] = torch.eye(own)
+        if len(classes) == 2:
+            weight[classes[1], body + first], weight[classes[0], body + first] = 1.0, -1.0
         else:
-            weight[-1, body + column], weight[0, body + column] = 1.0, -1.0
+            weight[list(classes), list(range(body + first, body + first + len(classes)))] = 1.0
         weights[head] = weight
     return weights

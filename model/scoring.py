@@ -66,8 +66,8 @@ class Scorer(Protocol):
         ...
 
     def head(self, name: str) -> Mapping[str, Any]:
-        """What the artifact's manifest says of a head: ``kind``, the fields of its ``text`` and the ``field`` of its
-        label in the rows that it was trained on, and more. Empty where nothing is said."""
+        """What the artifact's manifest says of a head, or of ``click``: ``kind``, the fields of its ``text`` and the
+        ``field`` of its label in the rows that it was trained on, and more. Empty where nothing is said."""
         ...
 
     def tensor(self, name: str) -> npt.NDArray[Any]:

@@ -47,7 +47,7 @@ class TextSpec:
     """How texts become input. Stored in the artifact."""
 
     max_tokens: int = 128
-    head_share: float = 0.75  # of a cut text's tokens, the share kept from its beginning
+    head_share: float = 0.75  # of a cut text's tokens, the share kept from its beginning, 0 to 1
     lower: bool = True
     gram_buckets: int = 0  # 0: no n-gram channel
     gram_orders: tuple[int, ...] = (1, 2, 3)
@@ -111,7 +111,7 @@ class TextCodec:
         spans: list[tuple[int, int] | None] = list(self._tokenizer.encode(clean, add_special_tokens=False).offsets)
         if len(spans) > self._room:
             head = int(self._room * self.spec.head_share)
-            spans = spans[:head] + spans[head - self._room :]
+            spans = spans[:head] + spans[len(spans) + head - self._room :]
         return clean, [None] * len(self._prefix) + spans + [None] * len(self._suffix)
 
     def piece_id(self, *names: str) -> int | None:
@@ -125,7 +125,7 @@ class TextCodec:
     def _cut(self, ids: Ints) -> Ints:
         if len(ids) > self._room:
             head = int(self._room * self.spec.head_share)
-            ids = np.concatenate([ids[:head], ids[head - self._room :]])
+            ids = np.concatenate([ids[:head], ids[len(ids) + head - self._room :]])
         return np.concatenate([self._prefix, ids, self._suffix])
 
 

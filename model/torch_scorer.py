@@ -14,7 +14,7 @@ from model.cpu_encoder import CpuEncoder
 from model.cuda_encoder import CudaEncoder
 from model.encoder import EncoderConfig, PackedEncoder, build_encoder
 from model.errors import ArtifactError
-from model.experts import ExpertsConfig
+from model.experts import ExpertsConfig, head_name, module_name
 from model.network import Network
 from model.packing import chunks
 from model.products import fast_precision
@@ -43,6 +43,7 @@ class TorchScorer:
         self.manifest = manifest
         self.labels: Mapping[str, Sequence[str]] = {name: h["labels"] for name, h in manifest["heads"].items()}
         self._heads = manifest["heads"]
+        self._sections = {"click": manifest.get("click", {}), **self._heads}  # the click head is no head over texts
         self._codec = TextCodec(artifact.tokenizer_json, TextSpec.from_dict(manifest["text"]))
         self._network = network_from(artifact).eval().to(self.device)
         self.hidden = self._network.hidden
@@ -110,7 +111,7 @@ class TorchScorer:
         return None if value is None else float(value)
 
     def head(self, name: str) -> Mapping[str, Any]:
-        return self._heads.get(name, {})  # type: ignore[no-any-return]
+        return self._sections.get(name, {})  # type: ignore[no-any-return]
 
     def tensor(self, name: str) -> npt.NDArray[Any]:
         return self._tensors[name].astype(np.float32)
@@ -167,11 +168,14 @@ def round_encoder(network: Network) -> None:
 
 
 def _artifact_name(name: str) -> str:
-    return name.replace("/", ".") if name.startswith("heads.") else name
+    if not name.startswith("heads."):
+        return name
+    module, _, kind = name.removeprefix("heads.").rpartition(".")
+    return f"heads.{head_name(module)}.{kind}"
 
 
 def _module_name(name: str) -> str:
     if not name.startswith("heads."):
         return name
     head, _, kind = name.removeprefix("heads.").rpartition(".")
-    return f"heads.{head.replace('.', '/')}.{kind}"
+    return f"heads.{module_name(head)}.{kind}"

@@ -105,10 +105,23 @@ def read_task(
     for a label that the head does not know, or the task when the model has no such head."""
     known = check_head(scorer, task)
     found, unlabelled = read_split(paths, columns_of(task, scorer.head(task), columns))
+    scoped = scorer.threshold(task) is not None
     for labelled in found:
-        if labelled.label != OUTSIDE:
-            check_label(labelled.label, task, known, labelled.place)
+        check_truth(labelled.label, task, known, labelled.place, scoped=scoped)
     return found, unlabelled
+
+
+def check_truth(label: str, head: str, known: Sequence[str], place: str, *, scoped: bool) -> None:
+    """Raises DataError, naming ``place``, for a label that answers of a head cannot be held against: none of its
+    ``known`` ones, nor `oos` where it is ``scoped``, that is, has a threshold to turn messages away by."""
+    if label == OUTSIDE and label not in known:
+        if not scoped:
+            raise DataError(
+                f"{place}: label {OUTSIDE!r} is for heads that turn messages away; {head!r} has neither a threshold nor"
+                " that label: take the row out, or train the head with `threshold: true`"
+            )
+    else:
+        check_label(label, head, known, place)
 
 
 def told_unlabelled(count: int) -> dict[str, int]:
@@ -125,7 +138,8 @@ def evaluate_texts(
     or among those of ``among``; log_loss, auc and ece use the conditional probabilities over them. For an intent head
     with a threshold, in_scope_accuracy and oos_recall apply it: a top probability below it, or the class ``oos``, means
     out of scope. A head of kind ``score`` is judged by mae as well, of the expected value. Raises DataError for an
-    unknown task or label, or one that occurs without being in ``among``.
+    unknown task or label, one that occurs without being in ``among``, and `oos` where the head has neither a threshold
+    nor that label.
     """
     judged = judge(scorer, task, texts, labels, among)
     return flat_figures(judged, labels, scorer)
@@ -138,9 +152,9 @@ def judge(
     known = check_head(scorer, task)
     if not texts:
         raise DataError(f"no rows to measure {task!r} on; give at least one")
-    unknown = sorted(set(labels) - set(known) - {OUTSIDE})
-    if unknown:
-        raise DataError(f"label {unknown[0]!r} is unknown to head {task!r}; its labels: {', '.join(known)}")
+    scoped = scorer.threshold(task) is not None
+    for label in sorted(set(labels) - set(known)):
+        check_truth(label, task, known, f"rows of {task}", scoped=scoped)
     candidates = _candidates(task, known, labels, among)
     probabilities = score_texts(scorer, task, texts)
     inside = np.array([label in known for label in labels])  # `oos` rows of a head without that class are judged apart

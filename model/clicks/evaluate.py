@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from model.clicks.fields import Line
 from model.clicks.figures import figures, warmth_slices
 from model.clicks.head import ClickHead
 from model.clicks.log import Log, settled
-from model.clicks.rows import click_log, purchase_log
+from model.clicks.rows import PURCHASE_WINDOW_S, click_log, purchase_log
 from model.errors import DataError
 from model.scoring import Scorer
 from model.state import F64, I64
@@ -51,6 +52,51 @@ class Answered(NamedTuple):
         return warmth_slices(self.p, self.truth, self.earlier)
 
 
+@dataclass(frozen=True, slots=True)
+class LogSpec:
+    """How the logs of a shop are to be read, as `model.clicks.settings.ClickSettings` has it.
+
+    window_s, purchase_window_s  attribution windows, see `click_log`
+    negative_rate                share of the unclicked impressions that was kept
+    """
+
+    window_s: float | None = None
+    purchase_window_s: float = PURCHASE_WINDOW_S
+    negative_rate: float = 1.0
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> LogSpec:
+        """As an artifact's click section says, or the values of a recipe's; an older artifact does not say all of it,
+        and one without a click head nothing."""
+        return cls(**{entry.name: section[entry.name] for entry in fields(cls) if entry.name in section})
+
+
+def read_events(
+    task: str, data: Sequence[Line], history: Sequence[Line], spec: LogSpec
+) -> tuple[Log, npt.NDArray[np.bool_]]:
+    """A log without vectors of the history's and the data's rows, and which of its events [n] are the data's.
+
+    The windows are those of both. The share of unclicked impressions that was kept is the history's alone, as it was
+    when the head was fitted: each of its unclicked impressions stands in the states for as many as were shown, while
+    of its time the data is every impression, as in service. Figures on data that kept only a part would be of another
+    base rate than the shop's, whatever they were weighed by. Raises DataError, also where no event of the data can be
+    judged.
+    """
+    lines = [*history, *data]
+    actions = bool(lines) and "action" in lines[0].row
+    if actions and task != "purchase":
+        raise DataError(
+            f"{lines[0]}: a shop action; {task} is measured on impressions, which say whether they were clicked"
+        )
+    new = np.arange(len(lines)) >= len(history)
+    if actions:
+        log = purchase_log(lines, spec.purchase_window_s)
+    else:
+        log = click_log(lines, spec.window_s, spec.purchase_window_s).standing_for(spec.negative_rate, ~new)
+    _judged(log, task, new)
+    return log, new
+
+
 def evaluate_log(
     scorer: Scorer,
     task: str,
@@ -61,19 +107,14 @@ def evaluate_log(
     detail: bool = False,
 ) -> dict[str, Any]:
     """Figures of one of `TASKS` over the data's rows, with the states that the history leaves; outcomes are known at
-    once, events of one time never see each other. ``delays``: the same for outcomes known so much later, see
-    `delayed_figures`. ``slices``, for ``detail``: by the user's earlier events, see `warmth_slices`. Raises
-    DataError."""
-    head, lines = ClickHead.from_scorer(scorer), [*history, *data]
-    actions = bool(lines) and "action" in lines[0].row
-    if actions and task != "purchase":
-        raise DataError(
-            f"{lines[0]}: a shop action; {task} is measured on impressions, which say whether they were clicked"
-        )
-    if actions and delays_s:
-        raise DataError(f"{lines[0]}: a shop action is known when it happens; delays are of impressions")
-    log = purchase_log(lines) if actions else click_log(lines).encoded(scorer)
-    new = np.arange(len(lines)) >= len(history)
+    once, events of one time never see each other. Both are read as the log that the artifact's head was fitted on, see
+    `read_events`. ``delays``: the same for outcomes known so much later, see `delayed_figures`. ``slices``, for
+    ``detail``: by the user's earlier events, see `warmth_slices`. Raises DataError."""
+    head = ClickHead.from_scorer(scorer)
+    log, new = read_events(task, data, history, LogSpec.of(scorer.head("click")))
+    if delays_s and "action" in (first := [*history, *data][0]).row:
+        raise DataError(f"{first}: a shop action is known when it happens; delays are of impressions")
+    log = log.encoded(scorer)
     told = answered(log, head, task, new)
     found: dict[str, Any] = {"task": task, **told.figures()}
     if delays_s:
@@ -101,12 +142,18 @@ def delayed_figures(
 
 def answered(log: Log, head: ClickHead, task: str, new: npt.NDArray[np.bool_], delay: Delay = NO_DELAY) -> Answered:
     """What the head says of the ``new`` events [n] whose outcome is known. Raises DataError when there is none."""
+    truth, judged = _judged(log, task, new)
+    earlier = earlier_events(log.users, log.time_ms)[judged]
+    return Answered(_answers(log, head, task, judged, delay), truth[judged], log.users[judged], earlier)
+
+
+def _judged(log: Log, task: str, new: npt.NDArray[np.bool_]) -> tuple[F64, npt.NDArray[np.bool_]]:
+    """Outcomes [n] and which of the ``new`` events [n] have a known one. Raises DataError when there is none."""
     truth = {"click": log.label, "purchase": log.bought, "conversion": log.converted}[task]
     judged = new & ~np.isnan(truth)
     if not judged.any():
         raise DataError(f"no row has a known outcome for {task}: {_NEEDED[task]}")
-    earlier = earlier_events(log.users, log.time_ms)[judged]
-    return Answered(_answers(log, head, task, judged, delay), truth[judged], log.users[judged], earlier)
+    return truth, judged
 
 
 def _answers(log: Log, head: ClickHead, task: str, judged: npt.NDArray[np.bool_], delay: Delay) -> F64:

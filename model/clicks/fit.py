@@ -112,6 +112,8 @@ def fit(clicks: Log, purchases: Log | None, settings: ClickSettings) -> Fitted:
     section: dict[str, Any] = {
         "base_rate": rate,
         "negative_rate": settings.negative_rate,
+        "window_s": settings.window_s,
+        "purchase_window_s": settings.purchase_window_s,
         "delay_s": settings.delay_s,
         "scales_s": list(scales_s),
         "context": [{"name": feature.name, "kind": feature.kind, "neutral": feature.neutral} for feature in spec],
@@ -148,7 +150,6 @@ def _fit_purchase(log: Log, settings: ClickSettings, delay: Delay) -> tuple[Perc
     section: dict[str, Any] = {
         "purchase_base_rate": rate,
         "purchase_note": "fitted without text: counts alone, a click bought within the attribution window",
-        "purchase_window_s": settings.purchase_window_s,
     }
     if all(0 < label[part].sum() < part.sum() for part in (early, late)):
         trial = train(inputs[early], label[early])

@@ -14,18 +14,19 @@ from safetensors.numpy import load_file, save_file
 
 from model.bag import GramBag
 from model.errors import DataError
+from model.network import LinearColumns
 from model.scoring import Floats
 from model.training.corpus import Corpus
-from model.training.linear import BagTarget, LinearFit, fit_bag
+from model.training.linear import BagTarget, LinearFit, fit_bag, target_columns
 from model.training.made_from import MadeFrom
 from model.training.recipe import Recipe
 
 
 def linear_channel(
     recipe: Recipe, corpus: Corpus, out: Path, console: Console, *, resume: bool = False
-) -> tuple[GramBag | None, Floats | None, dict[str, int]]:
+) -> tuple[GramBag | None, Floats | None, dict[str, LinearColumns]]:
     """The n-gram channel, fitted into the folder ``out`` or read back from there, its out-of-fold values for every row
-    [rows, columns] and each head's first column; nothing when the recipe has no targets. One that was made from other
+    [rows, columns] and each head's columns; nothing when the recipe has no targets. One that was made from other
     data or another recipe is fitted anew; with ``resume`` it raises ModelError. Raises DataError for a target whose
     rows have one label only."""
     settings = recipe.bag
@@ -38,7 +39,7 @@ def linear_channel(
         if resume:
             made_from.check(path, written)
         if written == made_from.parts:
-            return _read_bag(path, targets, recipe)
+            return *_read_bag(path, recipe), target_columns(targets)
         path.unlink()
     started = time.monotonic()
     fit = fit_bag(
@@ -56,7 +57,7 @@ def linear_channel(
     fresh = path.with_suffix(".part")  # a run that is killed now must not leave half a file behind
     save_file(tensors | {"values": fit.values}, fresh, metadata={"made_from": json.dumps(made_from.parts)})
     os.replace(fresh, path)
-    return fit.bag, fit.values, fit.first_column
+    return fit.bag, fit.values, target_columns(targets)
 
 
 def _target(recipe: Recipe, corpus: Corpus, dataset: str, head: str) -> BagTarget:
@@ -69,10 +70,11 @@ def _target(recipe: Recipe, corpus: Corpus, dataset: str, head: str) -> BagTarge
             f"bag.targets: [{dataset}, {head}]: the rows to learn from have fewer than two labels of {head}; there is "
             "nothing to tell apart. Give rows of more labels, or leave the target out"
         )
-    if recipe.datasets[d].partial and head in recipe.datasets[d].partial:  # number the classes that occur
-        labels = np.unique(labels, return_inverse=True)[1]
-        return BagTarget(head, rows, labels, int(labels.max()) + 1)
-    return BagTarget(head, rows, labels, len(corpus.heads[head]), balanced=bool(recipe.datasets[d].balance))
+    if head in recipe.datasets[d].partial:
+        occurring, labels = np.unique(labels, return_inverse=True)
+        return BagTarget(head, rows, labels, tuple(occurring.tolist()))
+    known = tuple(range(len(corpus.heads[head])))
+    return BagTarget(head, rows, labels, known, balanced=bool(recipe.datasets[d].balance))
 
 
 def _written(path: Path) -> Mapping[str, str]:
@@ -85,20 +87,19 @@ def _written(path: Path) -> Mapping[str, str]:
         return {}
 
 
-def _read_bag(path: Path, targets: list[BagTarget], recipe: Recipe) -> tuple[GramBag, Floats, dict[str, int]]:
+def _read_bag(path: Path, recipe: Recipe) -> tuple[GramBag, Floats]:
     tensors = load_file(path)
     values = tensors.pop("values")
     bag = GramBag(recipe.text.gram_buckets, *tensors["weight"].shape)
     bag.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
-    starts = np.cumsum([0] + [t.columns for t in targets])
-    return bag, values, {t.head: int(s) for t, s in zip(targets, starts, strict=False)}
+    return bag, values
 
 
 def _linear_report(corpus: Corpus, fit: LinearFit, targets: list[BagTarget]) -> str:
     """Accuracy of the linear machines alone, out of fold and on the calibration rows."""
     parts = []
-    for target in targets:
-        scores = fit.values[target.rows][:, fit.first_column[target.head] :][:, : target.columns]
+    for target, (first, _) in zip(targets, target_columns(targets).values(), strict=True):
+        scores = fit.values[target.rows][:, first : first + target.columns]
         guess = (scores[:, 0] > 0).astype(int) if target.count == 2 else scores.argmax(1)
         right, held = guess == target.classes, corpus.held[target.rows]
         shares = [f"{own.mean():.3f}" if len(own) else "no rows" for own in (right[~held], right[held])]

@@ -115,11 +115,13 @@ def evenly(rows: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
 
 
 def space_texts(specs: Sequence[SpaceTexts], folder: Path) -> list[str]:
-    """Distinct texts for the vector space, evenly spread over each file. Raises DataError."""
+    """Distinct texts for the vector space, evenly spread over each file. Raises DataError, also for a file of none."""
     chosen: list[str] = []
     for spec in specs:
         path = folder / spec.file
         texts = list(dict.fromkeys(text_of(row, spec.text, path, number) for number, row in read_rows(path)))
+        if not texts:
+            raise DataError(f"{path}: no rows; space needs texts, give a file that is not empty or leave it out there")
         step = max(1, len(texts) // spec.rows)
         chosen += texts[::step][: spec.rows]
     return chosen

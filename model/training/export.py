@@ -21,7 +21,7 @@ from model.space import fit_space
 from model.text import TextCodec
 from model.torch_scorer import round_encoder, tensors_from
 from model.training.card import render
-from model.training.corpus import Corpus, evenly, space_texts
+from model.training.corpus import Corpus, evenly
 from model.training.loss import NO_LABEL
 from model.training.recipe import Recipe
 
@@ -36,11 +36,11 @@ def export(
     machines: dict[str, torch.Tensor],
     codec: TextCodec,
     tokenizer_json: str,
-    data: Path,
+    spread: Sequence[str],
     folder: Path,
 ) -> Path:
     """Blend and calibrate on the held rows, fit the vector space, and save. ``machines``: ``linear_weights`` of the
-    network."""
+    network. ``spread``: texts for the vector space; none: rows of the corpus."""
     if recipe.int8:
         round_encoder(network)
     held = np.flatnonzero(corpus.held)
@@ -52,8 +52,8 @@ def export(
         for head in corpus.heads
     }
     rows = encoded
-    if recipe.space:
-        rows = encode(network, codec.prepare(space_texts(recipe.space, data)))
+    if spread:
+        rows = encode(network, codec.prepare(spread))
     elif len(held) < SPACE_ROWS_MIN:
         chosen = evenly(np.arange(len(corpus.prepared)), SPACE_ROWS_MIN)
         rows = encode(network, [corpus.prepared[i] for i in chosen])

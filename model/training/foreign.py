@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 
 from model.encoder import ACTIVATIONS, EncoderConfig, PackedEncoder, PaddedEncoder, build_encoder
@@ -44,7 +45,7 @@ def load_foreign(body: str) -> Foreign:
     try:
         model = AutoModel.from_pretrained(body)
         tokenizer = AutoTokenizer.from_pretrained(body, use_fast=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"encoder {body!r} cannot be loaded ({error}); give a model folder with config.json, "
             "tokenizer.json and weights, or a hub name while the network is there"

@@ -13,6 +13,7 @@ from sklearn.svm import LinearSVC
 
 from model.bag import GramBag
 from model.errors import DataError
+from model.network import LinearColumns
 from model.scoring import Floats, Prepared
 
 COUNT_MIN = 2  # an n-gram seen once teaches nothing
@@ -21,30 +22,40 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class BagTarget:
-    """One set of columns: the rows that carry a label, and which class each bears (classes: how many there are).
+    """One set of columns: the rows that carry a label, and which class each bears, numbered among the ``known`` ones:
+    the head's classes that these rows can have.
 
-    Two classes give one column (positive for class 1), more give one column each.
+    Two known classes give one column (positive for the second), more give one column each.
     """
 
     head: str
     rows: npt.NDArray[np.int64]
     classes: npt.NDArray[np.int64]
-    count: int
+    known: tuple[int, ...]
     balanced: bool = False
+
+    @property
+    def count(self) -> int:
+        return len(self.known)
 
     @property
     def columns(self) -> int:
         return 1 if self.count == 2 else self.count
 
 
+def target_columns(targets: Sequence[BagTarget]) -> dict[str, LinearColumns]:
+    """Where each target's head has its columns in a channel of these targets."""
+    ends = np.cumsum([0, *(target.columns for target in targets)]).tolist()
+    return {t.head: LinearColumns(first, t.known) for t, first in zip(targets, ends, strict=False)}
+
+
 @dataclass(frozen=True, slots=True)
 class LinearFit:
-    """The fitted channel, its values [rows, columns] for every row given (out of fold where a column's machine has
-    learned from the row), and each target's first column."""
+    """The fitted channel, and its values [rows, columns] for every row given (out of fold where a column's machine has
+    learned from the row)."""
 
     bag: GramBag
     values: Floats
-    first_column: dict[str, int]
 
 
 def fit_bag(
@@ -79,12 +90,8 @@ def fit_bag(
     total = sum(target.columns for target in targets)
     weight, bias = np.zeros((int(kept.sum()), total)), np.zeros(total)
     values = np.zeros((len(prepared), total))
-    first_column: dict[str, int] = {}
-    at = 0
-    for target in targets:
-        columns = slice(at, at + target.columns)
-        first_column[target.head] = at
-        at += target.columns
+    for target, (first, _) in zip(targets, target_columns(targets).values(), strict=True):
+        columns = slice(first, first + target.columns)
         own = learn[target.rows]
         rows, classes = target.rows[own], target.classes[own]
         whole = _fit(x[rows], classes, target, c)
@@ -107,7 +114,7 @@ def fit_bag(
         bias.astype(np.float32),
         idf[kept].astype(np.float32),
     )
-    return LinearFit(bag, values.astype(np.float32), first_column)
+    return LinearFit(bag, values.astype(np.float32))
 
 
 def _select(

@@ -43,17 +43,6 @@ def row_losses(
     return -torch.where(inside, own * weights, outside_weight * flat)
 
 
-def task_loss(
-    logits: Tensor, labels: Tensor, allowed: Tensor, weights: Tensor, outside_weight: float = 0.5
-) -> Tensor | None:
-    """Mean loss of one task over its labelled rows, None when there are none. Arguments as ``row_losses``, but for
-    labels that may be NO_LABEL."""
-    own = labels != NO_LABEL
-    if not bool(own.any()):
-        return None
-    return row_losses(logits[own], labels[own], allowed[own], weights[own], outside_weight).mean()
-
-
 def disagreement(first: Tensor, second: Tensor, allowed: Tensor) -> Tensor:
     """R-Drop's term (Liang et al. 2021): mean over the rows of (KL(p || q) + KL(q || p)) / 2 for the probabilities p, q
     over the ``allowed`` classes, bool [n, C], of two passes of the same rows, logits [n, C] each."""

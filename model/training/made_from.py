@@ -33,19 +33,21 @@ class MadeFrom:
 
     @classmethod
     def of(cls, recipe: Recipe, files: Mapping[str, str]) -> "MadeFrom":
-        """What must not change between a run and its continuation (what is only watched, measured or told may).
+        """What must not change between a run and its continuation (what is only watched, measured, told or applied to
+        the trained network may, and what only a search reads).
         ``files``: as ``file_digests`` gives them."""
         training = _unwatched(recipe.training)
         teachers = [replace(own, training=own.training and _unwatched(own.training)) for own in recipe.teachers]
         datasets = [replace(dataset, source="") for dataset in recipe.datasets]
         space = recipe.space if recipe.vocabulary else []  # its texts have a say in which pieces are kept
         ours = replace(recipe, training=training, teachers=teachers, datasets=datasets, space=space)
-        content = asdict(replace(ours, name="", evaluation=[], card=Card(), click=None))
+        content = asdict(replace(ours, name="", evaluation=[], card=Card(), click=None, search={}))
         read = {dataset.file for dataset in datasets} | {texts.file for texts in space}
         parts: dict[str, Any] = {"order": ([*recipe.heads], [dataset.name for dataset in datasets])}
         parts |= {f"datasets.{dataset['name']}": dataset for dataset in content.pop("datasets")}
+        del content["scope_cost"]
         for head in content["heads"].values():
-            del head["decide"]  # acts on what is trained
+            del head["decide"], head["threshold"]
         if any(dataset.templates for dataset in datasets):
             parts["templates.yaml"] = templates()
         for key, value in content.items():

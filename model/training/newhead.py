@@ -2,11 +2,13 @@
 
 Encoder, n-gram channel, projection and the other heads stay untouched to the bit, so the vector space, every user's
 state and every other answer stay too. Each head of the recipe is a multinomial regression on encoded rows with the loss
-of the joint training (partial labels, rows out of scope, class weights), its L2 strength chosen by cross-validation.
-What the folds say of rows that they had not seen gives the temperature too, so that few rows are not divided further.
+of the joint training (partial labels, rows out of scope, class weights, the mean absolute error of scores), its L2
+strength chosen by cross-validation. A row counts as much as its data set's ``weight`` says, for no schedule draws from
+one more often than from another; those of weight 0 are left out. What the folds say of rows that they had not seen
+gives the temperature too, so that few rows are not divided further.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from model.training.corpus import Corpus, build_corpus
 from model.training.examples import Tell, read_corpus
 from model.training.export import encode, head_entry
 from model.training.finish import finish
-from model.training.loss import NO_LABEL, task_loss
+from model.training.loss import NO_LABEL, row_losses, score_loss
 from model.training.made_from import file_digests
 from model.training.recipe import Recipe, load_recipe
 from model.training.trials import check_trials
@@ -58,7 +60,7 @@ def add_heads(
     if recipe.heads:
         _add_text_heads(recipe, data, artifact, out)
     else:
-        check_trials(recipe, {}, data)
+        check_trials(recipe, {}, data, click=artifact.manifest.get("click"))
         kept = artifact.manifest | {"onto": artifact.manifest["version"]}
         Artifact.save(out, kept, artifact.tensors, artifact.tokenizer_json)
     if recipe.click and clicks:
@@ -74,11 +76,11 @@ def _add_text_heads(recipe: Recipe, data: Path, artifact: Artifact, out: Path) -
     corpus = build_corpus(recipe, read_corpus(recipe, data), codec)
     if not corpus.held.any() or corpus.held.all():
         raise DataError(f"recipe {recipe.name}: calibration_share leaves no rows on one side; give more rows")
-    check_trials(recipe, corpus.heads, data)
+    check_trials(recipe, corpus.heads, data, click=artifact.manifest.get("click"))
     encoded = encode(network_from(artifact).eval(), corpus.prepared)
     tensors, entries = dict(artifact.tensors), dict(artifact.manifest["heads"])
     for head in corpus.heads:
-        weight, bias, rows, logits = _fit_head(corpus, head, encoded, recipe.seed)
+        weight, bias, rows, logits = _fit_head(recipe, corpus, head, encoded)
         tensors |= {f"heads.{head}.weight": weight.astype(np.float16), f"heads.{head}.bias": bias.astype(np.float16)}
         entries[head] = _entry(recipe, corpus, head, rows, logits, encoded[corpus.held] @ weight.T + bias)
     kept = {name: value for name, value in artifact.manifest.items() if name != "golden"}
@@ -89,25 +91,65 @@ def _add_text_heads(recipe: Recipe, data: Path, artifact: Artifact, out: Path) -
     save_with_golden(out, kept, tensors, artifact.tokenizer_json)
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a head learns from, n rows and C classes: labels int64 [n], allowed bool [n, C] and weights float32 [n] as
+    ``row_losses`` has them; ``worth`` float32 [n] of each row, whatever its label, one in the mean. ``levels`` [C] of a
+    head of scores, whose mean absolute error counts ``error_weight``; else empty."""
+
+    labels: Tensor
+    allowed: Tensor
+    weights: Tensor
+    worth: Tensor
+    levels: Tensor
+    error_weight: float = 1.0
+
+    def of(self, rows: npt.NDArray[np.bool_]) -> "Lesson":
+        """Only the marked rows [n]."""
+        chosen = torch.from_numpy(rows)
+        parts = {name: getattr(self, name)[chosen] for name in ("labels", "allowed", "weights", "worth")}
+        return replace(self, **parts)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Mean loss of logits [n, C]."""
+        loss = (row_losses(logits, self.labels, self.allowed, self.weights) * self.worth).mean()
+        if len(self.levels):
+            error = score_loss(logits, self.labels, self.levels, self.weights * self.worth)
+            loss = loss + self.error_weight * error
+        return loss
+
+
 def _fit_head(
-    corpus: Corpus, head: str, encoded: Floats, seed: int
+    recipe: Recipe, corpus: Corpus, head: str, encoded: Floats
 ) -> tuple[Floats, Floats, npt.NDArray[np.int64], Floats]:
-    """Weight [C, d] and bias [C], and for the labelled training rows [n] the logits [n, C] of fits without them."""
+    """Weight [C, d] and bias [C], and for the labelled training rows [n] the logits [n, C] of fits without them. Raises
+    DataError where there are none."""
+    worth = np.array([spec.weight for spec in recipe.datasets], np.float32)[corpus.dataset]
     column = corpus.names.index(head)
-    rows = np.flatnonzero((corpus.labels[:, column] != NO_LABEL) & ~corpus.held)
-    allowed = np.stack([own[head] for own in corpus.allowed])[corpus.dataset[rows]]
-    parts = (encoded[rows], corpus.labels[rows, column], allowed, corpus.weights[rows, column])
+    rows = np.flatnonzero((corpus.labels[:, column] != NO_LABEL) & ~corpus.held & (worth > 0))
     sources, source = np.unique(corpus.origin[rows], return_inverse=True)  # a row and its variants share a fold
-    fold = np.random.default_rng(seed).permutation(len(sources))[source] % FOLDS
-    unseen = [np.zeros(allowed.shape, np.float32) for _ in STRENGTHS]
+    if len(sources) < 2:
+        raise DataError(f"head {head} has {len(sources)} labelled rows to learn from; give more, of a weight above 0")
+    levels = [float(label) for label in corpus.heads[head]] if recipe.heads[head].kind == "score" else []
+    lesson = Lesson(
+        labels=torch.from_numpy(corpus.labels[rows, column]),
+        allowed=torch.from_numpy(np.stack([own[head] for own in corpus.allowed])[corpus.dataset[rows]]),
+        weights=torch.from_numpy(corpus.weights[rows, column]),
+        worth=torch.from_numpy(worth[rows] / worth[rows].mean()),
+        levels=torch.tensor(levels),
+        error_weight=recipe.heads[head].error_weight,
+    )
+    x = encoded[rows]
+    fold = np.random.default_rng(recipe.seed).permutation(len(sources))[source] % FOLDS
+    unseen = [np.zeros(lesson.allowed.shape, np.float32) for _ in STRENGTHS]
     for strength, logits in zip(STRENGTHS, unseen, strict=True):
         for k in range(FOLDS):
-            weight, bias = fit_linear(*(part[fold != k] for part in parts), strength=strength)
-            logits[fold == k] = parts[0][fold == k] @ weight.T + bias
-    losses = [_loss(logits, *parts[1:]) for logits in unseen]
+            weight, bias = fit_linear(x[fold != k], lesson.of(fold != k), strength=strength)
+            logits[fold == k] = x[fold == k] @ weight.T + bias
+    losses = [float(lesson.loss(torch.from_numpy(logits))) for logits in unseen]
     best = int(np.argmin(losses))
     _log.info("head fitted", head=head, rows=len(rows), strength=STRENGTHS[best], loss=round(losses[best], 4))
-    return *fit_linear(*parts, strength=STRENGTHS[best]), rows, unseen[best]
+    return *fit_linear(x, lesson, strength=STRENGTHS[best]), rows, unseen[best]
 
 
 def _entry(
@@ -122,42 +164,20 @@ def _entry(
     return head_entry(recipe, corpus, head, chosen, np.concatenate([unseen[read], held_logits]), first)
 
 
-def fit_linear(
-    x: Floats,
-    labels: npt.NDArray[np.int64],
-    allowed: npt.NDArray[np.bool_],
-    weights: npt.NDArray[np.float32],
-    *,
-    strength: float,
-) -> tuple[Floats, Floats]:
-    """Weight [C, d] and bias [C] that minimise ``task_loss`` plus strength/2 |W|^2 over standardised rows x [n, d]."""
+def fit_linear(x: Floats, lesson: Lesson, *, strength: float) -> tuple[Floats, Floats]:
+    """Weight [C, d] and bias [C] that minimise the lesson's loss plus strength/2 |W|^2 over standardised x [n, d]."""
     mean, spread = x.mean(0), np.maximum(x.std(0), 1e-6)
     rows = torch.from_numpy(((x - mean) / spread).astype(np.float32))
-    truth, known, worth = torch.from_numpy(labels), torch.from_numpy(allowed), torch.from_numpy(weights)
-    weight = torch.zeros(allowed.shape[1], x.shape[1], requires_grad=True)
-    bias = torch.zeros(allowed.shape[1], requires_grad=True)
+    weight = torch.zeros(lesson.allowed.shape[1], x.shape[1], requires_grad=True)
+    bias = torch.zeros(lesson.allowed.shape[1], requires_grad=True)
     optimiser = torch.optim.LBFGS([weight, bias], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = task_loss(rows @ weight.T + bias, truth, known, worth)
-        if loss is None:
-            raise DataError("a head has no labelled rows left to learn from; give more rows")
-        loss = loss + 0.5 * strength * weight.pow(2).sum()
+        loss = lesson.loss(rows @ weight.T + bias) + 0.5 * strength * weight.pow(2).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
     own = weight.detach().numpy() / spread
     return own.astype(np.float32), (bias.detach().numpy() - own @ mean).astype(np.float32)
-
-
-def _loss(
-    logits: Floats,
-    labels: npt.NDArray[np.int64],
-    allowed: npt.NDArray[np.bool_],
-    weights: npt.NDArray[np.float32],
-) -> float:
-    truth, known, worth = torch.from_numpy(labels), torch.from_numpy(allowed), torch.from_numpy(weights)
-    loss = task_loss(torch.from_numpy(logits), truth, known, worth)
-    return float("inf") if loss is None else float(loss)

@@ -8,10 +8,11 @@ from typing import Any
 from model.calibrate import ScopeCost
 from model.clicks.context import ContextFeature
 from model.clicks.settings import ClickSettings, check_click
-from model.data import Columns, as_label, check_number
+from model.data import Columns, as_label
 from model.errors import DataError
 from model.text import TextSpec
-from model.training.augmentation import Augmentation, BackTranslation, check_augmentation
+from model.training.augmentation import Augmentation, BackTranslation
+from model.training.recipe_checks import check_recipe
 from model.training.recipe_file import entries_of, mapping, read_content
 from model.training.settings import Training, build_training
 from model.training.values import build
@@ -25,10 +26,6 @@ class Bag:
     folds: int = 4
     c: float = 0.3
     targets: list[list[str]] = field(default_factory=list)
-
-
-KINDS = ("classes", "score")  # of heads
-DECISIONS = ("accuracy", "macro_f1")  # what a head's answers are chosen for
 
 
 @dataclass(frozen=True)
@@ -168,8 +165,8 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read and check a recipe. With ``base: FILE`` (beside it) it says only what differs from that recipe: sections
-    key by key, data sets by name. Raises DataError naming file and key."""
+    """Read and check a recipe. With ``base: FILE`` (seen from its folder) it says only what differs from that recipe:
+    sections key by key, data sets by name. Raises DataError naming file and key."""
     content = read_content(path)
     where = str(path)
     parts: dict[str, Any] = dict(content)
@@ -186,73 +183,8 @@ def load_recipe(path: Path) -> Recipe:
         parts["click"] = _click(content["click"], where)
     parts["teachers"] = [_teacher(t, training, f"{where}: teachers") for t in entries_of(content, "teachers", where)]
     recipe = build(Recipe, parts, where, whole=True)
-    _check(recipe, where)
+    check_recipe(recipe, where)
     return recipe
-
-
-def _check(recipe: Recipe, where: str) -> None:
-    if not 0 < recipe.calibration_share < 1:
-        raise DataError(f"{where}: calibration_share: {recipe.calibration_share} must be above 0 and below 1")
-    if any(spec.rows < 1 or not spec.text for spec in recipe.space):
-        raise DataError(f"{where}: space: each needs a field of text and 1 row or more")
-    for name, head in recipe.heads.items():
-        _check_head(head, name, f"{where}: heads.{name}")
-    for dataset in recipe.datasets:
-        _check_dataset(dataset, recipe, f"{where}: datasets.{dataset.name}")
-    names = {dataset.name for dataset in recipe.datasets}
-    if recipe.training.fairness_weight and not any(dataset.groups for dataset in recipe.datasets):
-        raise DataError(f"{where}: training.fairness_weight needs a data set that names its groups (groups: FIELD)")
-    _check_bag(recipe, names, where)
-    _check_teachers(recipe, names, where)
-    taught = set[str]().union(*(dataset.labels for dataset in recipe.datasets))
-    if untaught := set(recipe.heads) - taught:
-        raise DataError(
-            f"{where}: heads.{min(untaught)}: no data set has labels of it; give one, or leave the head out"
-        )
-
-
-def _check_head(head: Head, name: str, where: str) -> None:
-    if head.kind not in KINDS:
-        raise DataError(f"{where}.kind: {head.kind!r} is unknown; use {' or '.join(KINDS)}")
-    if head.decide not in DECISIONS:
-        raise DataError(f"{where}.decide: {head.decide!r} is unknown; use {' or '.join(DECISIONS)}")
-    if head.decide != "accuracy" and (head.threshold or head.kind == "score"):
-        raise DataError(f"{where}.decide: {head.decide} is for heads of kind classes without a threshold")
-    if head.error_weight < 0:
-        raise DataError(f"{where}.error_weight: {head.error_weight} must be at least 0")
-    if len(set(head.labels)) != len(head.labels) or len(head.labels) == 1:
-        raise DataError(
-            f"{where}.labels: {head.labels} are not two or more different ones; left out: those of the data"
-        )
-    for label in head.labels if head.kind == "score" else ():
-        check_number(label, name, f"{where}.labels")
-
-
-def _check_dataset(dataset: Dataset, recipe: Recipe, where: str) -> None:
-    if bool(dataset.file) == bool(dataset.templates):
-        raise DataError(f"{where}: give either file or templates")
-    if not dataset.text:
-        raise DataError(f"{where}.text: name a field, or leave it out for [text]")
-    if dataset.weight < 0 or dataset.balance < 0:
-        raise DataError(f"{where}: weight and balance must be at least 0")
-    if dataset.groups and not dataset.file:
-        raise DataError(f"{where}.groups: generated rows have no fields; only files do")
-    if dataset.augment:
-        check_augmentation(dataset.augment, f"{where}: augment")
-    for head in [*dataset.labels, *dataset.outside, *dataset.partial]:
-        if head not in recipe.heads:
-            raise DataError(f"{where} names head {head!r}, which heads does not list")
-
-
-def _check_bag(recipe: Recipe, names: set[str], where: str) -> None:
-    for target in recipe.bag.targets:
-        if len(target) != 2 or target[0] not in names or target[1] not in recipe.heads:
-            raise DataError(f"{where}: bag.targets: {target} is not a pair of a data set and a head of this recipe")
-    buckets = recipe.text.gram_buckets
-    if buckets & (buckets - 1) or buckets % 8:
-        raise DataError(f"{where}: text.gram_buckets {buckets} is not a power of two of at least 8 (or 0)")
-    if recipe.bag.targets and not buckets:
-        raise DataError(f"{where}: bag.targets need text.gram_buckets")
 
 
 def _teacher(content: Any, training: Mapping[str, Any], where: str) -> Teacher:
@@ -271,17 +203,6 @@ def _click(content: Any, where: str) -> ClickSettings:
     click = build(ClickSettings, parts | {"context": context}, section)
     check_click(click, section)
     return click
-
-
-def _check_teachers(recipe: Recipe, names: set[str], where: str) -> None:
-    for teacher in recipe.teachers:
-        if unknown := set(teacher.datasets) - names:
-            raise DataError(f"{where}: teachers: {min(unknown)!r} is none of the data sets of this recipe")
-    taught = set[str]().union(*(teacher.datasets or names for teacher in recipe.teachers))
-    if recipe.teachers and (alone := names - taught):
-        raise DataError(f"{where}: teachers: none learns the data set {min(alone)}; name it, or leave `datasets` out")
-    if recipe.teachers and recipe.training.teacher_folds < 2:
-        raise DataError(f"{where}: training.teacher_folds: with fewer than 2 a teacher has seen every row")
 
 
 def _head(content: Any, where: str) -> Head:

@@ -78,7 +78,7 @@ def train(
     network, machines = _learned(run, shop, each * folds, answers, further=further)
     merge_lora(network)
     folder = export(
-        recipe, network.eval(), shop.corpus, machines, shop.codec, shop.tokenizer_json, data, out / "artifact"
+        recipe, network.eval(), shop.corpus, machines, shop.codec, shop.tokenizer_json, shop.spread, out / "artifact"
     )
     if recipe.click and clicks:
         fit_into(folder, recipe.click, clicks)

@@ -1,5 +1,6 @@
 """The trials of a recipe: its valid files, checked before anything is trained and measured on the artifact after."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -9,8 +10,10 @@ import structlog
 
 from model.artifact import Artifact
 from model.assess.detail import assess_files
-from model.assess.evaluate import OUTSIDE, STREAM_TASKS, evaluate_files, evaluate_texts
-from model.data import Columns, Labelled, check_label, fingerprint, read_labelled, read_rows, read_split, text_of
+from model.assess.evaluate import STREAM_TASKS, check_truth, evaluate_files, evaluate_texts
+from model.clicks.evaluate import LogSpec, read_events
+from model.clicks.fields import read_lines
+from model.data import Columns, Labelled, fingerprint, read_labelled, read_rows, read_split, text_of
 from model.errors import DataError
 from model.scoring import Scorer, load_scorer
 from model.text import normalise
@@ -21,30 +24,39 @@ from model.training.recipe import Recipe, Trial
 _log = structlog.get_logger(__name__)
 
 
-def check_trials(recipe: Recipe, heads: Mapping[str, Sequence[str]], data: Path, tell: Tell = _log.info) -> None:
-    """Read the valid files that are there; ``tell`` hears how many rows have no label and will be left out. ``heads``:
-    their labels. Raises DataError, naming file and line, for a row without text, a file without labels and a label that
-    its head does not have; naming the task, for one that is no head."""
+def check_trials(
+    recipe: Recipe,
+    heads: Mapping[str, Sequence[str]],
+    data: Path,
+    tell: Tell = _log.info,
+    click: Mapping[str, Any] | None = None,
+) -> None:
+    """Read the valid files that are there, whole, and what their trials name besides; ``tell`` hears how many rows have
+    no label and will be left out. ``heads``: their labels; ``click``: what the artifact says of the click head that it
+    has already. Raises DataError, naming file and line, for a row without text, a file without labels, a label that its
+    head does not have and an event that cannot be read; naming the task, for one that is no head, and for a trial that
+    has nothing to measure."""
+    spec = LogSpec.of(vars(recipe.click) if recipe.click else click or {})
     for trial in recipe.evaluation:
         path = trial.path(data)
-        for name in trial.history if path.exists() else ():
-            next(read_rows(data / name), None)
-        if trial.task in STREAM_TASKS:
-            continue
-        if trial.task not in heads:
+        if trial.task not in heads and trial.task not in STREAM_TASKS:
             known = ", ".join([*heads, *STREAM_TASKS])
             raise DataError(f"evaluation: task {trial.task!r} is no head of recipe {recipe.name}; its tasks: {known}")
         if not path.exists():
             continue
-        columns = recipe.columns_of(trial)
+        if trial.task in STREAM_TASKS:
+            read_events(trial.task, read_lines([path]), read_lines(recipe.history_of(trial, data)), spec)
+            continue
+        for name in trial.history:
+            deque(read_rows(data / name), maxlen=0)
+        columns, scoped = recipe.columns_of(trial), recipe.heads[trial.task].threshold
         found, unlabelled = read_split([path], columns)
         for row in found:
-            if row.label != OUTSIDE:
-                check_label(row.label, trial.task, heads[trial.task], row.place)
+            check_truth(row.label, trial.task, heads[trial.task], row.place, scoped=scoped)
         if unlabelled:
             tell(f"{trial.file}: {unlabelled} rows have no {columns.label} and are left out of {trial.task}'s figures")
         if trial.without:
-            _texts(data / trial.without, columns)
+            _unseen_rows(recipe, trial, data, found)
 
 
 def add_figures(recipe: Recipe, data: Path, folder: Path, *, detail: bool = False) -> list[dict[str, Any]]:
@@ -87,10 +99,20 @@ def _linear(machine: LinearFloor | None, rows: Sequence[Labelled], known: Sequen
 
 def _unseen(scorer: Scorer, recipe: Recipe, trial: Trial, data: Path) -> dict[str, Any]:
     """Figures on the rows of a valid file whose text does not stand in the training file."""
-    columns = recipe.columns_of(trial)
-    known = _texts(data / trial.without, columns)
-    rows = [row for row in read_labelled([trial.path(data)], columns) if normalise(row.text, lower=True) not in known]
+    rows = _unseen_rows(recipe, trial, data, read_labelled([trial.path(data)], recipe.columns_of(trial)))
     return evaluate_texts(scorer, trial.task, [row.text for row in rows], [row.label for row in rows])
+
+
+def _unseen_rows(recipe: Recipe, trial: Trial, data: Path, rows: Sequence[Labelled]) -> list[Labelled]:
+    """Those of a trial's rows whose text does not stand in its file ``without``. Raises DataError where all do."""
+    known = _texts(data / trial.without, recipe.columns_of(trial))
+    left = [row for row in rows if normalise(row.text, lower=True) not in known]
+    if not left:
+        raise DataError(
+            f"evaluation: {trial.file}: every text with a label stands in {trial.without} too, so nothing is left to"
+            " measure; leave `without` out, or name another file"
+        )
+    return left
 
 
 def _texts(path: Path, columns: Columns) -> set[str]:

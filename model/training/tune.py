@@ -45,7 +45,8 @@ def tune(recipe_path: Path, data: Path, out: Path, *, trials: int, tokens: float
     recipe = load_recipe(recipe_path)
     space = _space(recipe, str(recipe_path))
     out.mkdir(parents=True, exist_ok=True)
-    made_from = MadeFrom({**MadeFrom.of(recipe, file_digests(recipe, data)).parts, "--tokens": f"{tokens:g}"})
+    tried = {f"search.{key}": repr(spec) for key, spec in space.items()} | {"--tokens": f"{tokens:g}"}
+    made_from = MadeFrom({**MadeFrom.of(recipe, file_digests(recipe, data)).parts, **tried})
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # it would show a failed trial's traceback
     study = optuna.create_study(study_name=recipe.name, storage=f"sqlite:///{out / STUDY}", load_if_exists=True)
     if study.trials:
@@ -133,16 +134,23 @@ def _space(recipe: Recipe, where: str) -> dict[str, dict[str, Any]]:
             f"{where}: nothing to search for; add for instance "
             "`search: {body_lr: {low: 5.0e-5, high: 4.0e-4, log: true}}`"
         )
-    known = {f.name for f in fields(Training)}
+    known = {f.name for f in fields(Training)} - {"lora"}
     for key, spec in recipe.search.items():
         if key not in known:
-            raise DataError(f"{where}: search.{key} is no setting of training; known: {', '.join(sorted(known))}")
+            raise DataError(f"{where}: search.{key} cannot be searched; what can: {', '.join(sorted(known))}")
         ranged = isinstance(spec, Mapping) and {"low", "high"} <= set(spec) <= {"low", "high", "log"}
         listed = isinstance(spec, Mapping) and set(spec) == {"choices"} and isinstance(spec["choices"], list)
-        if not ranged and not listed:
+        if not ranged and not (listed and spec["choices"]):
             raise DataError(f"{where}: search.{key}: give low and high (and log: true), or choices: [...]")
-        if ranged and not 0 <= spec["low"] < spec["high"]:
+        values = [spec["low"], spec["high"]] if ranged else spec["choices"]
+        for value in values:  # as if a trial had it, which would end the study
+            _with(recipe, {key: value}, f"{where}: search")
+        if ranged and not all(isinstance(value, int | float) for value in values):
+            raise DataError(f"{where}: search.{key}: low and high are for numbers; give choices: [...]")
+        if ranged and not spec["low"] < spec["high"]:
             raise DataError(f"{where}: search.{key}: low must be below high")
+        if ranged and spec.get("log") and not spec["low"]:
+            raise DataError(f"{where}: search.{key}: with log: true low must be above 0")
     return {key: dict(spec) for key, spec in recipe.search.items()}
 
 
@@ -154,7 +162,7 @@ def _suggest(trial: Any, key: str, spec: Mapping[str, Any]) -> Any:
     return trial.suggest_float(key, spec["low"], spec["high"], log=bool(spec.get("log")))
 
 
-def _with(recipe: Recipe, chosen: Mapping[str, Any]) -> Recipe:
+def _with(recipe: Recipe, chosen: Mapping[str, Any], where: str = "search") -> Recipe:
     content = {f.name: getattr(recipe.training, f.name) for f in fields(Training) if f.name != "lora"} | dict(chosen)
-    checked = build_training(content, "search")
+    checked = build_training(content, where)
     return replace(recipe, training=replace(checked, lora=recipe.training.lora))

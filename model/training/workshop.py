@@ -11,11 +11,10 @@ from rich.console import Console
 from torch import Tensor
 
 from model.bag import GramBag
-from model.data import Example
 from model.encoder import PackedEncoder, PaddedEncoder
 from model.errors import DataError
 from model.experts import ExpertsConfig
-from model.network import Network, linear_weights
+from model.network import LinearColumns, Network, linear_weights
 from model.scoring import Floats, Prepared
 from model.text import TextCodec, TextSpec
 from model.training.channel import linear_channel
@@ -54,8 +53,9 @@ class FirstRows:
 
 @dataclass(frozen=True)
 class Workshop:
-    """Everything made from recipe and data. ``values`` [rows, columns]: the n-gram columns, out of fold. ``first``: of
-    ``encoder``, as it is. ``valid``: rows that are watched on the way, where there is a tensorboard."""
+    """Everything made from recipe and data. ``values`` [rows, columns]: the n-gram columns, out of fold; ``columns``:
+    those of each head. ``first``: of ``encoder``, as it is. ``valid``: rows that are watched on the way, where there is
+    a tensorboard. ``spread``: texts for the vector space."""
 
     encoder: PackedEncoder | PaddedEncoder
     codec: TextCodec
@@ -63,8 +63,9 @@ class Workshop:
     corpus: Corpus
     bag: GramBag | None
     values: Floats | None
-    first_column: dict[str, int]
+    columns: dict[str, LinearColumns]
     valid: list[ValidRows] = field(default_factory=list)
+    spread: list[str] = field(default_factory=list)
     first: FirstRows = field(default_factory=FirstRows)
 
 
@@ -78,14 +79,15 @@ def furnish(recipe: Recipe, data: Path, out: Path, console: Console, *, resume: 
         )
     files = file_digests(recipe, data)
     rows = read_corpus(recipe, data, console.log)
-    encoder, codec, tokenizer_json = _body(recipe, data, rows)
+    spread = space_texts(recipe.space, data)  # now, so that a bad file is told before training
+    encoder, codec, tokenizer_json = _body(recipe, [example.text for part in rows for example in part] + spread)
     corpus = replace(build_corpus(recipe, rows, codec, out / "augmented"), files=files)
     check_trials(recipe, corpus.heads, data, console.log)
     console.log(f"{len(corpus.prepared)} rows, {sum(p.tokens for p in corpus.prepared)} tokens, {len(rows)} data sets")
-    bag, values, first_column = linear_channel(recipe, corpus, out, console, resume=resume)
+    bag, values, columns = linear_channel(recipe, corpus, out, console, resume=resume)
     watched = recipe.training.tensorboard and recipe.training.valid_every
     valid = valid_rows(recipe, corpus.heads, data, codec) if watched else []
-    return Workshop(encoder, codec, tokenizer_json, corpus, bag, values, first_column, valid)
+    return Workshop(encoder, codec, tokenizer_json, corpus, bag, values, columns, valid, spread)
 
 
 def with_body(shop: Workshop, body: str, max_tokens: int) -> Workshop:
@@ -107,7 +109,7 @@ def new_network(recipe: Recipe, shop: Workshop, *, warm: bool) -> tuple[Network,
     heads = {name: len(labels) for name, labels in shop.corpus.heads.items()}
     network = Network(copy.deepcopy(shop.encoder), copy.deepcopy(shop.bag), heads, experts)
     network.to(device := torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    machines = linear_weights(network, shop.first_column)
+    machines = linear_weights(network, shop.columns)
     if recipe.warm_rows and warm:
         warm_start(network, shop.corpus, recipe.warm_rows, recipe.seed, lambda texts: shop.first.of(network, texts))
     with torch.no_grad():
@@ -117,11 +119,9 @@ def new_network(recipe: Recipe, shop: Workshop, *, warm: bool) -> tuple[Network,
     return network.to(device), machines  # with its adapters
 
 
-def _body(
-    recipe: Recipe, data: Path, rows: list[list[Example]]
-) -> tuple[PackedEncoder | PaddedEncoder, TextCodec, str]:
-    """The pretrained encoder, cut to the vocabulary and the layers that the recipe asks for. Raises DataError for texts
-    longer than it reads."""
+def _body(recipe: Recipe, texts: Sequence[str]) -> tuple[PackedEncoder | PaddedEncoder, TextCodec, str]:
+    """The pretrained encoder, cut to the vocabulary that the texts need and the layers that the recipe asks for. Raises
+    DataError for texts longer than it reads."""
     foreign = load_foreign(recipe.body)
     spec = TextSpec.from_dict(recipe.text.to_dict() | {"lower": recipe.text.lower or foreign.lower})
     encoder, tokenizer_json, kept = foreign.encoder, foreign.tokenizer_json, list[int]()
@@ -129,7 +129,6 @@ def _body(
     if isinstance(encoder, PackedEncoder) and spec.max_tokens > longest:
         raise DataError(f"text.max_tokens: body {recipe.body} reads {longest} tokens at most, not {spec.max_tokens}")
     if recipe.vocabulary:
-        texts = [example.text for part in rows for example in part] + space_texts(recipe.space, data)
         tokenizer_json, kept = prune(tokenizer_json, texts, recipe.vocabulary, lower=spec.lower)
     if kept or recipe.layers:
         encoder = cut(encoder, rows=kept, positions=spec.max_tokens, layers=recipe.layers)

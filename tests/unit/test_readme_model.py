@@ -78,7 +78,7 @@ def written(name: str, made: list[dict[str, Any]]) -> bytes:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop")
     for name, made in (
-        ("tickets.jsonl", rows("tickets", 200)),
+        ("tickets.jsonl", rows("tickets", 1000)),  # enough of them are calibrated on for weights of rare labels
         ("tickets.valid.jsonl", rows("tickets", 40)),
         ("new-tickets.jsonl", rows("tickets", 30)),
         ("new-reviews.jsonl", rows("reviews", 31)),

@@ -20,6 +20,17 @@ from tests.click_head import Loaded, action_rows, click_rows, lines, small_head
 SCORER = Loaded(small_head())
 
 
+class Sampled(Loaded):
+    """A scorer whose click head says of itself what ``section`` says."""
+
+    def __init__(self, section):
+        super().__init__(small_head())
+        self._section = section
+
+    def head(self, name):
+        return self._section if name == "click" else {}
+
+
 def bought_rows(n=400):
     """Impressions of which every other click is bought."""
     rows = click_rows(n, seed=8)
@@ -50,6 +61,35 @@ def test_impressions_whose_purchase_may_still_come_are_not_judged():
     assert 300 <= ripe < 400
     assert evaluate_log(SCORER, "conversion", lines(later))["n"] == ripe
     assert evaluate_log(SCORER, "click", lines(later))["n"] == len(rows)
+
+
+def test_the_history_is_weighed_as_the_log_that_the_head_was_fitted_on_and_the_data_are_every_impression():
+    rows = lines(click_rows(400, seed=8))
+    found = evaluate_log(Sampled({"negative_rate": 0.1}), "click", rows[200:], rows[:200])
+    head, log = ClickHead.from_scorer(SCORER), click_log(rows).encoded(NullScorer())
+    p = settled(log.standing_for(0.1, np.arange(400) < 200), head)[200:]
+    assert found == {"task": "click", **figures(p, log.label[200:], log.users[200:])}
+    plain = evaluate_log(SCORER, "click", rows[200:], rows[:200])
+    assert found["log_loss"] != plain["log_loss"]
+    every = evaluate_log(Sampled({"negative_rate": 1.0, "base_rate": 0.4}), "click", rows[200:], rows[:200])
+    assert every == plain
+
+
+def test_what_is_not_told_is_no_when_the_window_of_the_head_has_passed():
+    rows = click_rows(400, seed=8)
+    silent = [{name: value for name, value in row.items() if name != "clicked" or value} for row in rows]
+    with pytest.raises(DataError, match="field 'clicked' is missing"):
+        evaluate_log(SCORER, "click", lines(silent[200:]), lines(silent[:200]))
+    ripe = sum(row["ts"] <= rows[-1]["ts"] - 3600 for row in rows)
+    found = evaluate_log(Sampled({"window_s": 3600}), "click", lines(silent[200:]), lines(silent[:200]))
+    assert found == evaluate_log(SCORER, "click", lines(rows[200:ripe]), lines(rows[:200]))
+    assert found["n"] == ripe - 200 < 200
+    bought = bought_rows()
+    asked = [Sampled({"purchase_window_s": seconds}) for seconds in (7 * 86_400, 86_400)]
+    bought[-1] |= {"clicked": 1, "purchased": None}
+    with pytest.raises(DataError, match="no row has a known outcome for conversion"):
+        evaluate_log(asked[0], "conversion", lines(bought))
+    assert evaluate_log(asked[1], "conversion", lines(bought))["n"] > 200
 
 
 def test_late_outcomes_are_told_in_both_ways_the_worker_may_hear_of_them():

@@ -21,6 +21,7 @@ from model.scoring import load_scorer
 from model.training import train as training
 from model.training.newhead import add_heads
 from model.training.recipe import load_recipe
+from model.training.workshop import furnish
 from tests.click_head import action_rows, click_rows
 from tests.tiny_artifact import make_tiny_artifact
 from tests.toy_training import make_workshop, run
@@ -189,6 +190,72 @@ def test_a_click_trial_is_measured_on_the_finished_artifact(shop: Path, tmp_path
     assert measured == with_head | {"files": measured["files"]}
     assert "Learned" not in (out / "README.md").read_text(encoding="utf-8")  # the recipe names no source
     assert "## Click and purchase" in (out / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_head_of_a_sampled_log_is_evaluated_and_tried_as_when_it_was_fitted(shop: Path, tmp_path: Path) -> None:
+    rows, rng = click_rows(3000, seed=1), np.random.default_rng(0)
+    kept = [row for row in rows[:2500] if row["clicked"] or rng.random() < 0.1]
+    silent = [{name: value for name, value in row.items() if name != "clicked" or value} for row in rows]
+    write_rows(tmp_path / "clicks.jsonl", [silent[rows.index(row)] for row in kept])
+    write_rows(tmp_path / "valid.jsonl", silent[2500:])
+    recipe = write_recipe(tmp_path, valid="valid.jsonl", negative_rate=0.1, window_s=3600)
+    content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    content["evaluation"] = [{"task": "click", "file": "valid.jsonl", "history": ["clicks.jsonl"]}]
+    recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
+    out = add_heads(recipe, tmp_path, shop / "tiny", tmp_path / "out")
+    manifest = Artifact.load(out).manifest
+    expected = {"task": "click", **manifest["click"]["valid"]}
+    assert 0.5 < expected["predicted_over_observed"] < 2
+    history = [tmp_path / "clicks.jsonl"]
+    assert evaluate_files(load_scorer(out, device="cpu"), "click", [tmp_path / "valid.jsonl"], history) == expected
+    (measured,) = manifest["metrics"]
+    assert measured == expected | {"files": measured["files"]}
+
+
+@pytest.mark.parametrize(
+    ("trial", "message"),
+    [
+        ({"task": "click", "file": "broken.jsonl"}, r"broken\.jsonl:201: field 'ts' is None"),
+        ({"task": "purchase", "file": "broken.jsonl"}, r"broken\.jsonl:201: field 'ts' is None"),
+        ({"task": "conversion", "file": "valid.jsonl"}, "no row has a known outcome for conversion"),
+        ({"task": "click", "file": "valid.jsonl", "history": ["broken.jsonl"]}, r"broken\.jsonl:201: field 'ts'"),
+        ({"task": "sentiment", "file": "mood.jsonl", "history": ["torn.jsonl"]}, r"torn\.jsonl:201: not JSON"),
+        ({"task": "sentiment", "file": "mood.jsonl", "without": "mood.jsonl"}, "every text with a label stands in"),
+    ],
+)
+def test_a_trial_that_cannot_be_measured_is_refused_before_training(
+    shop: Path, tmp_path: Path, trial: dict[str, Any], message: str
+) -> None:
+    workshop, good = make_workshop(tmp_path), (shop / "valid.jsonl").read_text(encoding="utf-8")
+    for name, more in (("valid", ""), ("broken", '{"user_id": 1, "item_id": 1}\n'), ("torn", "{\n")):
+        (workshop / f"{name}.jsonl").write_text(f"{good}\n{more}", encoding="utf-8")
+    content = yaml.safe_load((workshop / "recipe.yaml").read_text(encoding="utf-8"))
+    (workshop / "recipe.yaml").write_text(yaml.safe_dump(content | {"evaluation": [trial]}), encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        furnish(load_recipe(workshop / "recipe.yaml"), workshop, tmp_path, Console(quiet=True))
+
+
+def test_a_trial_of_clicks_is_read_as_the_artifact_says_before_heads_are_put_onto_it(
+    shop: Path, tmp_path: Path
+) -> None:
+    for name in ("clicks", "valid"):
+        (tmp_path / f"{name}.jsonl").write_bytes((shop / f"{name}.jsonl").read_bytes())
+    open_rows = [{"user_id": 1, "item_id": 1, "ts": 1}, *click_rows(100)]
+    write_rows(tmp_path / "open.jsonl", open_rows)
+    first = add_heads(write_recipe(tmp_path, window_s=3600), tmp_path, shop / "tiny", tmp_path / "first")
+    rows = [{"text": f"{word} {i}", "mood": word} for i in range(30) for word in ("good", "bad")]
+    write_rows(tmp_path / "mood.jsonl", rows)
+    mood = {"name": "mood", "file": "mood.jsonl", "labels": {"mood": "mood"}}
+    more = {"name": "more", "heads": {"mood": {}}, "datasets": [mood], "calibration_share": 0.2}
+    more["evaluation"] = [{"task": "click", "file": "open.jsonl"}]
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(more), encoding="utf-8")
+    (measured,) = Artifact.load(add_heads(tmp_path / "more.yaml", tmp_path, first, tmp_path / "out")).manifest[
+        "metrics"
+    ]
+    assert measured["n"] == 101
+    with pytest.raises(DataError, match=r"open\.jsonl:1: field 'clicked' is missing"):
+        add_heads(tmp_path / "more.yaml", tmp_path, shop / "tiny", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_recipe_without_heads_is_no_network(shop: Path, tmp_path: Path) -> None:

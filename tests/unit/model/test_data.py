@@ -34,6 +34,7 @@ def test_plain_and_gzipped_read_alike(tmp_path: Path) -> None:
     ("line", "reason"),
     [
         (b"{not json}", "not JSON"),
+        (b"[" * 100_000, "not JSON (maximum recursion depth"),
         (b"[1, 2]", "a JSON list"),
         (b'{"text": "\xff"}', "not UTF-8"),
         (b'{"sentiment": "positive"}', "field 'text' is missing"),
@@ -160,12 +161,56 @@ def load(folder: Path, content: str) -> Recipe:
         (changed("calibration_share", value=1), "calibration_share: 1 must be above 0 and below 1"),
         (changed("evaluation", 0, "text", value="subject"), "evaluation.text: 'subject' is not a list"),
         (changed("name", value=None), "key 'name' is missing"),
+        (changed("text", "head_share", value=1.5), "text.head_share: 1.5 is no share from 0 to 1"),
+        (changed("text", "gram_orders", value=[]), "text.gram_orders: give at least one"),
+        (changed("text", "gram_orders", value=[0, 1]), "text.gram_orders: [0, 1] must each be at least 1"),
+        (changed("text", "gram_units_max", value=0), "text.gram_units_max: 0 must be at least 1"),
+        (changed("seed", value=-1), "seed: -1 must be at least 0"),
+        (changed("seed", value=2**32), "seed: 4294967296 must be at least 0 and below 2^32"),
+        (changed("vocabulary", value=-5), "vocabulary: -5 must be at least 0"),
+        (changed("warm_rows", value=-1), "warm_rows: -1 must be at least 0"),
+        (changed("layers", value=[-1]), "layers: [-1] must each be at least 0"),
+        (changed("bag", "c", value=0), "bag.c: 0 must be above 0"),
+        (changed("bag", "folds", value=0), "bag.folds: 0 must be at least 2"),
+        (changed("bag", "keep", value=0), "bag.keep: 0 must be at least 1"),
+        (changed("scope_cost", "share", value=5), "scope_cost.share: 5 is no share from 0 to 1"),
+        (changed("scope_cost", "lost_max", value=-0.1), "scope_cost.lost_max: -0.1 is no share from 0 to 1"),
+        (changed("scope_cost", "answered", value=-1), "scope_cost.answered: -1 must be at least 0"),
+        (changed("datasets", 0, "weight", value=0), "datasets: every weight is 0"),
+        (changed("datasets", value=[{"name": "mails", "file": "a"}] * 2), "datasets: two are named 'mails'"),
+        (changed("heads", "a/b", value={}), "heads.a/b: 'a/b' is no name of a head"),
+        (changed("heads", "a.", value={}), "heads.a.: 'a.' is no name of a head"),
+        (changed("heads", "click", value={}), "heads.click: click is a task on logs"),
+        (changed("evaluation", 0, value={"task": "click", "file": "v", "without": "t"}), "evaluation: v: text, label"),
+        (
+            changed("bag", value={"targets": [["mails", "stars"]] * 2}).replace("text: {", "text: {gram_buckets: 64, "),
+            "bag.targets: stars is named twice",
+        ),
     ],
 )
 def test_a_bad_recipe_names_the_key(tmp_path: Path, content: str, reason: str) -> None:
     with pytest.raises(DataError, match=r"recipe\.yaml") as caught:
         load(tmp_path, content)
     assert reason in str(caught.value)
+
+
+def test_a_recipe_that_is_no_text_and_one_nested_too_deeply_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(RECIPE.replace("name: x", "name: größer").encode("latin-1"))
+    with pytest.raises(DataError, match=r"recipe\.yaml: not UTF-8"):
+        load_recipe(path)
+    with pytest.raises(DataError, match=r"recipe\.yaml: no readable recipe"):
+        load(tmp_path, "name: " + "[" * 100_000)
+
+
+def test_a_base_may_lie_in_another_folder_and_comes_round_by_whatever_way(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    (tmp_path / "mine" / "recipe.yaml").write_text("base: ../recipe.yaml\nname: y\n", encoding="utf-8")
+    assert load_recipe(tmp_path / "mine" / "recipe.yaml").name == "y"
+    (tmp_path / "recipe.yaml").write_text("base: mine/../mine/recipe.yaml\n", encoding="utf-8")
+    with pytest.raises(DataError, match="based on itself"):
+        load_recipe(tmp_path / "mine" / "recipe.yaml")
 
 
 def test_labels_that_are_whole_numbers_are_the_labels_of_the_rows(tmp_path: Path) -> None:
@@ -185,8 +230,8 @@ PLACES = [
     *(("datasets", 0, key) for key in ("source", "guessed", "augment", "groups", "templates")),
     *(("evaluation", 0, key) for key in ("task", "text", "label", "shipped", "without", "history")),
     *(("space", 0, key) for key in ("text", "rows")),
-    *(("bag", key) for key in ("keep", "targets")),
-    *(("text", key) for key in ("max_tokens", "gram_orders", "gram_buckets")),
+    *(("bag", key) for key in ("keep", "targets", "folds", "c")),
+    *(("text", key) for key in ("max_tokens", "gram_orders", "gram_buckets", "head_share")),
     *(("click", key) for key in ("file", "actions", "headlines", "scales_s", "context", "window_s", "negative_rate")),
     *(("click", key) for key in ("purchase_window_s", "delay_s", "purchase_delay_s")),
     *(("click", "context", 0, key) for key in ("name", "kind", "buckets", "neutral")),

@@ -138,6 +138,14 @@ def test_an_absent_folder_says_what_to_give(tmp_path: Path) -> None:
         load_foreign(str(tmp_path))
 
 
+def test_damaged_weights_of_a_folder_say_what_to_give(tmp_path: Path) -> None:
+    AutoModel.from_config(CONFIGS["bert"]).save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="give a model folder with"):
+        load_foreign(str(tmp_path))
+
+
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=60))
 def test_pack_holds_every_token_once(lengths: list[int]) -> None:
     ids = [np.full(n, i, np.int32) for i, n in enumerate(lengths)]

@@ -139,11 +139,23 @@ def test_scope_is_judged_with_the_threshold() -> None:
     assert "in_scope_accuracy" not in evaluate(KnownScorer(), "intent.general", rows)
 
 
+def test_rows_out_of_scope_are_judged_by_a_threshold_or_a_label_of_their_own_alone(tmp_path: Path) -> None:
+    rows = [("0.9 0.1 0.0", "negative"), *[("0.2 0.3 0.5", "oos")] * 8]
+    with pytest.raises(DataError, match="'sentiment' has neither a threshold nor that label"):
+        evaluate(KnownScorer(threshold=0.5), "sentiment", rows)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps({"text": t, "sentiment": label}) for t, label in rows), encoding="utf-8")
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: label 'oos' is for heads that turn messages away"):
+        evaluate_files(KnownScorer(), "sentiment", [path])
+    scorer = KnownScorer(threshold=0.6)
+    scorer.labels["intent.bank"] = ["pay", "lend", "ask"]
+    figures = evaluate(scorer, "intent.bank", [("0.9 0.1 0.0", "pay"), ("0.2 0.3 0.5", "oos")])
+    assert (figures["n"], figures["oos_recall"]) == (2, 1)
+
+
 def test_a_score_is_judged_by_its_expectation_on_the_rows_that_have_one() -> None:
     rows = [("0.5 0.5 0.0", "2"), ("0 0 1", "1")]
     assert evaluate(KnownScorer(), "stars", rows)["mae"] == pytest.approx((0.5 + 2) / 2)
-    assert evaluate(KnownScorer(), "stars", [*rows, ("0 1 0", "oos")])["mae"] == pytest.approx((0.5 + 2) / 2)
-    assert "mae" not in evaluate(KnownScorer(), "stars", [("0 1 0", "oos")])
     assert "mae" not in evaluate(KnownScorer(stars={"kind": "classes"}), "stars", rows)
     scorer = KnownScorer(rating={"kind": "score"})
     scorer.labels["rating"] = ["10", "2", "3"]

@@ -5,18 +5,17 @@ import pytest
 import torch
 from torch import nn
 
-from model.training.loss import NO_LABEL, OUTSIDE, SharedPenalty, combine, row_losses, task_loss
+from model.training.loss import OUTSIDE, SharedPenalty, combine, row_losses
 
 LOGITS = torch.tensor([[1.0, 0.0, -1.0], [0.5, 2.0, 0.0], [0.0, 0.0, 3.0], [1.0, 1.0, 1.0]])
 ALL = torch.ones(4, 3, dtype=torch.bool)
 EVEN = torch.ones(4)
 
 
-def test_mean_over_labelled_rows_only() -> None:
-    labels = torch.tensor([0, NO_LABEL, 2, NO_LABEL])
-    expected = nn.functional.cross_entropy(LOGITS[[0, 2]], labels[[0, 2]])
-    assert torch.isclose(task_loss(LOGITS, labels, ALL, EVEN), expected)
-    assert task_loss(LOGITS, torch.full((4,), NO_LABEL), ALL, EVEN) is None
+def test_the_loss_of_a_row_is_its_cross_entropy() -> None:
+    labels = torch.tensor([0, 1, 2, 0])
+    expected = nn.functional.cross_entropy(LOGITS, labels, reduction="none")
+    torch.testing.assert_close(row_losses(LOGITS, labels, ALL, EVEN), expected)
 
 
 def test_two_class_rows_train_the_conditional_probability() -> None:
@@ -24,9 +23,9 @@ def test_two_class_rows_train_the_conditional_probability() -> None:
     two = torch.tensor([True, False, True]).expand(4, 3)
     p = torch.softmax(LOGITS, 1)
     conditional = p[torch.arange(4), labels] / (p[:, 0] + p[:, 2])
-    assert torch.isclose(task_loss(LOGITS, labels, two, EVEN), -conditional.log().mean())
+    assert torch.isclose(row_losses(LOGITS, labels, two, EVEN).mean(), -conditional.log().mean())
     logits = LOGITS.clone().requires_grad_()
-    task_loss(logits, labels, two, EVEN).backward()
+    row_losses(logits, labels, two, EVEN).mean().backward()
     assert logits.grad is not None
     assert (logits.grad[:, 1] == 0).all()  # the class that the data set does not know is left alone
 
@@ -35,8 +34,8 @@ def test_outside_rows_want_the_uniform_distribution() -> None:
     labels = torch.full((4,), OUTSIDE)
     sure = torch.tensor([[9.0, 0.0, 0.0]]).expand(4, 3)
     flat = torch.zeros(4, 3)
-    assert task_loss(flat, labels, ALL, EVEN) < task_loss(sure, labels, ALL, EVEN)
-    assert torch.isclose(task_loss(flat, labels, ALL, EVEN, outside_weight=1.0), torch.log(torch.tensor(3.0)))
+    assert row_losses(flat, labels, ALL, EVEN).mean() < row_losses(sure, labels, ALL, EVEN).mean()
+    assert torch.isclose(row_losses(flat, labels, ALL, EVEN, outside_weight=1.0).mean(), torch.log(torch.tensor(3.0)))
 
 
 def test_row_weights_scale_their_rows() -> None:
@@ -44,7 +43,7 @@ def test_row_weights_scale_their_rows() -> None:
     weights = torch.tensor([2.0, 0.0, 0.0, 2.0])
     log_p = torch.log_softmax(LOGITS, 1)
     expected = -(2 * log_p[0, 0] + 2 * log_p[3, 0]) / 4
-    assert torch.isclose(task_loss(LOGITS, labels, ALL, weights), expected)
+    assert torch.isclose(row_losses(LOGITS, labels, ALL, weights).mean(), expected)
 
 
 def test_combine_counts_the_tasks_present() -> None:

@@ -9,6 +9,7 @@ import yaml
 from rich.console import Console
 
 from model.artifact import WEIGHTS
+from model.calibrate import ScopeCost
 from model.clicks.settings import ClickSettings
 from model.errors import ModelError
 from model.training import train as training
@@ -44,7 +45,9 @@ def test_each_change_is_found_by_its_name_and_what_is_only_told_is_none() -> Non
     licensed = [replace(recipe.datasets[0], source="CC0")]
     told = replace(recipe, datasets=licensed, card=Card(intro="Ours."), evaluation=[Trial("mood", "valid.jsonl")])
     told = replace(told, click=ClickSettings("clicks.jsonl"))  # fitted afterwards
-    told = replace(told, heads={name: replace(head, decide="macro_f1") for name, head in told.heads.items()})
+    heads = {name: replace(head, decide="macro_f1", threshold=not head.threshold) for name, head in told.heads.items()}
+    told = replace(told, heads=heads, scope_cost=ScopeCost(share=0.5))  # act on what is trained
+    told = replace(told, search={"body_lr": {"low": 1e-5, "high": 1e-4}})
     watched = {"tensorboard": True, "held_every": 9, "held_rows": 9, "conflict_every": 9}
     watched |= {"valid_every": 9, "valid_rows": 9}
     told = replace(told, training=replace(recipe.training, **watched))

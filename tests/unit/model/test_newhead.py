@@ -3,9 +3,12 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from structlog.testing import capture_logs
 
 from model.artifact import Artifact
@@ -14,7 +17,8 @@ from model.data import fingerprint
 from model.errors import DataError
 from model.golden import verify
 from model.scoring import load_scorer
-from model.training.newhead import add_heads, fit_linear
+from model.training.loss import OUTSIDE, row_losses, score_loss
+from model.training.newhead import Lesson, add_heads, fit_linear
 from tests.tiny_artifact import make_tiny_artifact
 
 RECIPE = """
@@ -120,14 +124,90 @@ def test_a_malformed_row_is_refused_with_its_line(shop: Path, tmp_path: Path) ->
         add_heads(shop / "recipe.yaml", tmp_path, shop / "tiny", tmp_path / "out")
 
 
+def lesson(labels: np.ndarray, classes: int, worth: np.ndarray | None = None, **settings: Any) -> Lesson:
+    ones = torch.ones(len(labels))
+    return Lesson(
+        labels=torch.from_numpy(labels),
+        allowed=torch.ones(len(labels), classes, dtype=torch.bool),
+        weights=ones,
+        worth=ones if worth is None else torch.from_numpy(worth.astype(np.float32)),
+        levels=settings.pop("levels", torch.tensor([])),
+        **settings,
+    )
+
+
 def test_the_fit_is_the_regression_it_claims() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4000, 5)).astype(np.float32) * [1, 10, 0.1, 1, 1]
     true = rng.normal(size=(3, 5)) / [1, 10, 0.1, 1, 1]
     logits = x @ true.T
     labels = (logits + rng.gumbel(size=logits.shape)).argmax(1)
-    everything = np.ones((4000, 3), bool)
-    weight, bias = fit_linear(x.astype(np.float32), labels, everything, np.ones(4000, np.float32), strength=1e-6)
+    weight, bias = fit_linear(x.astype(np.float32), lesson(labels, 3), strength=1e-6)
     centred = true - true.mean(0)
     np.testing.assert_allclose((weight - weight.mean(0)) * x.std(0), centred * x.std(0), atol=0.15)
     np.testing.assert_allclose(bias - bias.mean(), 0, atol=0.15)
+
+
+def test_a_row_counts_as_its_data_set_whatever_its_label() -> None:
+    rng = np.random.default_rng(1)
+    x, labels = rng.normal(size=(60, 4)).astype(np.float32), rng.integers(0, 3, 60)
+    labels[:6] = OUTSIDE
+    twice = np.concatenate([np.arange(60), np.arange(0, 60, 3)])  # of every third row two
+    worth = np.where(np.arange(60) % 3 == 0, 2.0, 1.0)
+    logits = torch.from_numpy(rng.normal(size=(60, 3)))
+    repeated = lesson(labels[twice], 3).loss(logits[twice])
+    torch.testing.assert_close(lesson(labels, 3, worth / worth.mean()).loss(logits), repeated, check_dtype=False)
+    assert fit_linear(x, lesson(labels, 3, worth / worth.mean()), strength=1e-2)[0].shape == (3, 4)
+
+
+def test_the_error_of_a_score_joins_the_fit_as_it_joins_the_training() -> None:
+    rng = np.random.default_rng(2)
+    levels, labels = torch.tensor([1.0, 2.0, 5.0]), rng.integers(0, 3, 50)
+    own = lesson(labels, 3, levels=levels, error_weight=0.7)
+    logits = torch.from_numpy(rng.normal(size=(50, 3)).astype(np.float32))
+    alone = row_losses(logits, own.labels, own.allowed, own.weights).mean()
+    error = score_loss(logits, own.labels, levels, own.weights)
+    torch.testing.assert_close(own.loss(logits), alone + 0.7 * error)
+
+
+def fitted(folder: Path, tiny: Path, rows: dict[str, list[dict[str, Any]]], settings: dict[str, Any]) -> np.ndarray:
+    """The weights of a head `urgency` that is put onto an artifact from data sets of these rows."""
+    for name, own in rows.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, own)), encoding="utf-8")
+    datasets = [{"name": n, "file": f"{n}.jsonl", "labels": {"urgency": "urgency"}} | settings.get(n, {}) for n in rows]
+    content = {"name": "more", "calibration_share": 0.2, "datasets": datasets}
+    content["heads"] = {"urgency": settings.get("urgency", {})}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return Artifact.load(add_heads(folder / "recipe.yaml", folder, tiny, folder / "out")).tensors[
+        "heads.urgency.weight"
+    ]
+
+
+def test_the_weight_of_a_data_set_and_of_the_error_are_heeded(shop: Path, tmp_path: Path) -> None:
+    rng = random.Random(5)
+    good = [{"text": sentence(label, rng), "urgency": label} for label in ["calm", "urgent"] * 40]
+    wrong = [row | {"text": row["text"] + " the", "urgency": "calm"} for row in good[:40]]
+    rows = {"good": good, "guessed": wrong}
+    alone = fitted(tmp_path, shop / "tiny", {"good": good}, {})
+    np.testing.assert_array_equal(fitted(tmp_path, shop / "tiny", {"good": good}, {"good": {"weight": 18}}), alone)
+    none, some, full = (
+        fitted(tmp_path, shop / "tiny", rows, {"guessed": {"weight": weight, "guessed": True}})
+        for weight in (0, 0.3, 1)
+    )
+    np.testing.assert_array_equal(none, alone)
+    assert np.abs(some - alone).max() < np.abs(full - alone).max()
+    stars = [row | {"urgency": 1 + 4 * (row["urgency"] == "urgent")} for row in good]
+    plain, erring = (
+        fitted(tmp_path, shop / "tiny", {"good": stars}, {"urgency": {"kind": "score", "error_weight": weight}})
+        for weight in (0, 1)
+    )
+    assert np.abs(plain - erring).max() > 1e-3
+
+
+def test_a_head_of_which_only_data_sets_of_weight_0_know_is_refused(shop: Path, tmp_path: Path) -> None:
+    recipe = RECIPE.replace("source: our desk", "weight: 0").replace("heads: {", "heads: {mood: {}, ")
+    recipe = recipe.replace("datasets: [", "datasets: [{name: mood, file: urgency.jsonl, labels: {mood: urgency}}, ")
+    (tmp_path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    with pytest.raises(DataError, match="head urgency has 0 labelled rows to learn from; give more, of a weight above"):
+        add_heads(tmp_path / "recipe.yaml", shop, shop / "tiny", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

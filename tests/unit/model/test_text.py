@@ -64,6 +64,17 @@ def test_long_texts_keep_head_and_tail() -> None:
     assert cut[7:9].tolist() == codec.prepare(["a b"])[0].ids[1:3].tolist()
 
 
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 1.0])
+def test_whatever_the_share_a_cut_text_has_as_many_tokens_as_are_allowed(share: float) -> None:
+    codec = TextCodec(TOKENIZER, TextSpec(max_tokens=10, head_share=share))
+    text = "a b c d e f g h i j a b"
+    ids, (clean, spans) = codec.prepare([text])[0].ids, codec.pieces(text)
+    assert len(ids) == len(spans) == 10
+    kept = [clean[start:end] for start, end in filter(None, spans)]
+    assert kept == [*text.split()[: int(8 * share)], *text.split()[12 - 8 + int(8 * share) :]]
+    assert ids[1:-1].tolist() == [codec.prepare([word])[0].ids[1] for word in kept]
+
+
 def test_a_megabyte_is_cut_before_the_tokenizer_sees_it() -> None:
     codec = TextCodec(TOKENIZER, TextSpec(max_tokens=16, gram_buckets=1 << 20, gram_units_max=512))
     (prepared,) = codec.prepare(["好" * 1_000_000])

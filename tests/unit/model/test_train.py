@@ -284,6 +284,45 @@ def test_texts_longer_than_the_body_reads_are_refused(workshop: Path, tmp_path: 
         run(workshop, tmp_path, recipe="long.yaml")
 
 
+@pytest.mark.parametrize("vocabulary", [0, 200])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"text": ["body"]}, r"texts\.jsonl:1: field 'body' is missing"),
+        ({"file": "torn.jsonl"}, r"torn\.jsonl:2: not JSON"),
+        ({"file": "empty.jsonl"}, r"empty\.jsonl: no rows; space needs texts"),
+    ],
+)
+def test_texts_of_the_vector_space_are_read_before_training(
+    workshop: Path, tmp_path: Path, vocabulary: int, change: dict[str, Any], says: str
+) -> None:
+    row = '{"text": "good"}\n'
+    for name, lines in (("texts", row), ("torn", f"{row}{{"), ("empty", "")):
+        (workshop / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    content = yaml.safe_load((workshop / "recipe.yaml").read_text(encoding="utf-8"))
+    content |= {"vocabulary": vocabulary, "space": [{"file": "texts.jsonl", "text": ["text"], "rows": 5} | change]}
+    (workshop / "space.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(DataError, match=says):
+        run(workshop, tmp_path, recipe="space.yaml")
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize("experts", ["none", "ple"])
+def test_a_head_may_have_a_name_that_torch_has_for_itself(workshop: Path, tmp_path: Path, experts: str) -> None:
+    content = yaml.safe_load((workshop / "recipe.yaml").read_text(encoding="utf-8"))
+    content["heads"] = {"type": {}, "update": {"threshold": True}}
+    content["datasets"][0] |= {"labels": {"type": "sentiment"}, "partial": ["type"]}
+    content["datasets"][1] |= {"labels": {"update": "intent"}, "outside": {"update": ["refund", "track"]}}
+    content["bag"]["targets"] = [["mood", "type"]]
+    content["evaluation"] = [{"task": "type", "file": "mood.jsonl"}]
+    content["training"] |= {"experts": experts}
+    (workshop / "owned.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    artifact = Artifact.load(run(workshop, tmp_path, recipe="owned.yaml", tokens=4000))
+    assert {"heads.type.weight", "heads.type.bias", "heads.update.weight"} <= set(artifact.tensors)
+    assert verify(artifact.folder, device="cpu") < 0.01
+    assert artifact.manifest["metrics"][0]["accuracy"] > 0.9
+
+
 @pytest.mark.parametrize(
     ("heads", "says"),
     [

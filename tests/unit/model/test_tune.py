@@ -71,6 +71,14 @@ def test_a_trial_that_diverges_is_survived_and_counted(tmp_path: Path) -> None:
         ({"body_lr": {"low": 1.0, "high": 0.1}}, "low must be below high"),
         ({"optimiser": ["adam"]}, "choices"),
         ({"optimiser": {"choices": "adam"}}, "choices"),
+        ({"optimiser": {"choices": []}}, "choices"),
+        ({"optimiser": {"choices": ["adam", "lion"]}}, r"searched\.yaml: search\.optimiser: 'lion' is unknown"),
+        ({"optimiser": {"low": "adam", "high": "sgd"}}, "low and high are for numbers"),
+        ({"body_lr": {"low": "1e-5", "high": "1e-4"}}, "search.body_lr: '1e-5' is no number; YAML .* write 1.0e-4"),
+        ({"body_lr": {"low": -1.0, "high": 1.0}}, r"search.body_lr: -1\.0 must be at least 0"),
+        ({"body_lr": {"low": 0, "high": 1.0, "log": True}}, "with log: true low must be above 0"),
+        ({"accumulate": {"low": 1, "high": 2.5}}, "search.accumulate: 2.5 is no whole number"),
+        ({"lora": {"choices": [{"rank": 4}, {"rank": 8}]}}, "search.lora cannot be searched"),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_refused_by_key(tmp_path: Path, search: Any, says: str) -> None:
