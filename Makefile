@@ -34,7 +34,7 @@ kafka: ## Apache Kafka on 127.0.0.1:9092, fetched by Maven; Ctrl-C stops it (ARG
 bench-worker: $(READY) ## Events per second of the worker and how busy the encoder is; one JSON line last
 	$(PY) -m tests.bench.bench_worker $(ARGS)
 
-bench-latency: $(READY) ## Event to score per lane from 10 % to 150 % of capacity, by stage; ARGS=--quick
+bench-latency: $(READY) ## Event to score per lane from 10 % to 200 % of capacity, by stage; ARGS=--quick
 	$(PY) -m tests.bench.bench_latency $(ARGS)
 
 bench-three: $(READY) ## One shared encoder against three separate ones: events per second and memory

@@ -306,13 +306,27 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"configuration file {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {file} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        # Its own text quotes the line, which may hold a secret, in a traceback too.
+        raise ConfigError(f"configuration file {file} is not valid YAML: {_yaml_problem(error)}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"configuration file {file}: expected a mapping of sections, found {type(tree).__name__}")
     return tree
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong and where, without what the file says there."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 at byte {error.start}"
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return "a character or a value that YAML does not have"
+    problem, mark = error.problem or "", error.problem_mark
+    if not isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError) or "tag handle" in problem:
+        # It names aliases and tags, which begin with * and !: they may be a password without its quotes.
+        problem = re.split("['\"]", problem, maxsplit=1)[0].rstrip()
+    return problem if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
 def _put(tree: dict[str, Any], path: list[str], value: str, where: str, *, literal: bool = False) -> None:
@@ -323,5 +337,5 @@ def _put(tree: dict[str, Any], path: list[str], value: str, where: str, *, liter
     # YAML reads lists and mappings given as text; plain words stay words.
     try:
         tree[path[-1]] = value if literal else yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not a YAML value") from error  # not shown: it may be a secret
+    except yaml.YAMLError:
+        raise ConfigError(f"{where}: not a YAML value") from None  # not shown: it may be a secret

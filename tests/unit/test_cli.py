@@ -25,7 +25,7 @@ from schemas.dead import Stage
 from worker import errors
 from worker.cli.app import main
 from worker.config import Config
-from worker.errors import MillraceError
+from worker.errors import KafkaError, MillraceError
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 HELP_SECONDS = 0.5
@@ -197,6 +197,34 @@ def test_every_kind_of_error_has_an_exit_code_of_its_own_or_its_parents() -> Non
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MillraceError)]
     codes = {kind.exit_code for kind in kinds if kind.__base__ in (MillraceError, Exception)}
     assert codes == {1, 2, 3, 4, 5, 6}
+
+
+@pytest.mark.parametrize(
+    ("error", "says"), [("gone", "gone; kafka.bootstrap is k:9092"), ("k:9092 gone", "k:9092 gone")]
+)
+def test_an_error_of_kafka_names_the_address(monkeypatch: pytest.MonkeyPatch, error: str, says: str) -> None:
+    def broken(config: Config) -> None:
+        raise KafkaError(error)
+
+    monkeypatch.setattr("worker.tools.status.status", broken)
+    result = run("status", "--set", "kafka.bootstrap=k:9092")
+    assert (result.exit_code, result.stderr) == (3, f"millrace: {says}\n")
+
+
+def test_topics_with_fewer_partitions_than_asked_for_are_told_with_how_to_add_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.kafka.admin.create_topics", lambda kafka, **options: [])
+    monkeypatch.setattr("worker.kafka.admin.too_narrow", lambda kafka, partitions: {"events.click": 12})
+    result = run("topics", "create", "--partitions", "24", "--set", "kafka.bootstrap=k:9092")
+    assert (result.exit_code, result.stdout) == (1, "all topics are there\n")
+    assert result.stderr.splitlines() == [
+        "events.click has 12 partitions, not 24. To add them:",
+        "kafka-topics.sh --bootstrap-server k:9092 --alter --topic events.click --partitions 24",
+    ]
+    assert run("topics", "create").exit_code == 0
+    monkeypatch.setattr("worker.kafka.admin.too_narrow", lambda kafka, partitions: {})
+    assert run("topics", "create", "--partitions", "24").exit_code == 0
 
 
 def test_a_defect_is_one_line_and_a_traceback_only_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:

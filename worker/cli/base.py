@@ -14,7 +14,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from worker.errors import InputError, MillraceError, ModelLoadError
+from worker.errors import InputError, KafkaError, MillraceError, ModelLoadError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -63,7 +63,7 @@ def told(debug: bool) -> Iterator[None]:
                 err=True,
             )
             sys.exit(1)
-        click.echo(f"millrace: {ours}", err=True)
+        click.echo(f"millrace: {'; '.join([str(ours), *getattr(ours, '__notes__', ())])}", err=True)
         sys.exit(ours.exit_code)
 
 
@@ -101,7 +101,12 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
             # A tool tells its errors itself; the client's log of the same failure would only be noise.
             logging.basicConfig(stream=sys.stderr, level=logging.DEBUG if debug else logging.ERROR)
             logging.getLogger("worker.kafka").setLevel(logging.DEBUG if debug else logging.CRITICAL)
-            function(config, **options)
+            try:
+                function(config, **options)
+            except KafkaError as error:
+                if config.kafka.bootstrap not in str(error):
+                    error.add_note(f"kafka.bootstrap is {config.kafka.bootstrap}")
+                raise
 
     return command
 

@@ -29,16 +29,27 @@ def topics() -> None:
 def create(config: Config, replication: int | None, partitions: int | None, update: bool) -> None:
     """Make the topics that are missing: partitions, retention or compaction, replication and sizes by one table.
 
-    Topics that exist are left as they are, but for --update. Partitions are never changed.
+    Those of the contract, and those of kafka.backfill, each like the input topic that it carries. Topics that exist are
+    left as they are, but for --update. Partitions are never changed: exit code 1 if an input topic has fewer than
+    --partitions, with the calls that add them.
 
     \b
     millrace topics create
     millrace topics create --partitions 24
     """
-    from worker.kafka.admin import create_topics
+    from worker.kafka.admin import create_topics, too_narrow
 
     made = create_topics(config.kafka, replication=replication, update=update, partitions=partitions)
     click.echo(f"made {', '.join(made)}" if made else "all topics are there")
+    narrow = too_narrow(config.kafka, partitions) if partitions and not config.kafka.embedded else {}
+    for name, found in narrow.items():
+        click.echo(
+            f"{name} has {found} partitions, not {partitions}. To add them:\n"
+            f"kafka-topics.sh --bootstrap-server {config.kafka.bootstrap} --alter --topic {name}"
+            f" --partitions {partitions}",
+            err=True,
+        )
+    sys.exit(bool(narrow))
 
 
 @topics.command()
@@ -46,7 +57,7 @@ def create(config: Config, replication: int | None, partitions: int | None, upda
 @json_option
 @common
 def describe(config: Config, replication: int | None, json_: bool) -> None:
-    """Every topic of the contract beside what the cluster has. Exit code 1 if they differ."""
+    """Every topic of the contract, and of kafka.backfill, beside what the cluster has. Exit code 1 if they differ."""
     from worker.cli import tables
     from worker.kafka.admin import describe_topics
 

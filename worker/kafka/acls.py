@@ -92,9 +92,8 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
             for operation in _OPERATOR
             for name in every
         ),
-        *_each("operator", "read", "topic", backfill),
+        *(right for operation in _OPERATOR_BACKFILL for right in _each("operator", operation, "topic", backfill)),
         *_each("operator", "write", "topic", _topics(kafka, (*buried, ERASURES, EVENTS_DEAD, ALERTS_CONTROL))),
-        *_each("operator", "write", "topic", backfill),
         *_prefixed("operator", ("write", "describe"), "transactional-id", f"{prefix}.dead-replay"),
         *_prefixed("operator", ("describe", "describe-configs"), "topic", "__"),
         *_prefixed("operator", ("read",), "group", prefix),
@@ -104,6 +103,8 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
 
 
 _OPERATOR: Final[tuple[Operation, ...]] = ("read", "create", "describe-configs", "alter-configs")
+_OPERATOR_BACKFILL: Final[tuple[Operation, ...]] = ("read", "write", "create", "describe-configs")
+"""Made where it is missing, never altered."""
 
 
 def principals_of(given: Iterable[str]) -> dict[Role, str]:

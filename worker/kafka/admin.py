@@ -31,7 +31,7 @@ _ALREADY_EXISTS: Final = confluent_kafka.KafkaError.TOPIC_ALREADY_EXISTS
 
 
 class TopicReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A topic of the contract beside what the cluster has. ``differences`` is empty where they agree."""
+    """A topic beside what the contract wants of it. ``differences`` is empty where they agree."""
 
     contract: str
     name: str
@@ -108,35 +108,51 @@ def create_topics(
     update: bool = False,
     partitions: int | None = None,
 ) -> list[str]:
-    """Make the topics of the contract that are missing; returns the cluster names of those made.
+    """Make the topics that are missing, of ``contracts`` or `all_topics`; returns the cluster names of those made.
 
     ``replication`` defaults to three copies or as many as there are brokers, ``partitions`` of each input topic to the
     contract's. Topics that exist keep their partitions; with ``update`` their settings (retention, sizes) are set to
-    the contract's, but for input topics that bear a shop's own name. Raises `ConfigError` for fewer partitions than the
-    contract has.
+    the contract's, but for those that are a shop's own. Raises `ConfigError` for fewer partitions than the contract
+    has.
     """
-    wanted = contract_topics(contracts if contracts is not None else TOPICS, partitions)
+    names = all_topics(kafka) if contracts is None else {kafka.topic(name): name for name in contracts}
+    by_contract = {topic.name: topic for topic in contract_topics(set(names.values()), partitions)}
+    wanted = {name: by_contract[contract] for name, contract in names.items()}
     admin = admin_client(kafka)
     if kafka.embedded:
-        return _create_embedded(kafka, wanted)
+        return _create_embedded(kafka, list(wanted))
     copies = replication or _default_replication(admin)
     existing = _topics(admin)
-    missing = [topic for topic in wanted if kafka.topic(topic.name) not in existing]
-    made = _create(admin, kafka, missing, copies)
+    made = _create(admin, kafka, {name: topic for name, topic in wanted.items() if name not in existing}, copies)
     if update:
-        ours = [topic for topic in wanted if not (topic.name in INPUTS and topic.name in kafka.topics)]
-        _update_settings(admin, kafka, [topic for topic in ours if topic not in missing], copies)
+        ours = {name: topic for name, topic in wanted.items() if not _a_shops_own(kafka, name, topic)}
+        _update_settings(admin, {name: topic for name, topic in ours.items() if name in existing}, copies)
     return made
 
 
+def all_topics(kafka: KafkaConfig) -> dict[str, str]:
+    """Cluster name to contract: every topic of the contract, then those of ``kafka.backfill``."""
+    return {kafka.topic(name): name for name in TOPICS} | kafka.backfill
+
+
+def too_narrow(kafka: KafkaConfig, partitions: int) -> dict[str, int]:
+    """Input topics that have fewer partitions than that, by cluster name, and how many they have."""
+    found = _topics(admin_client(kafka))
+    names = [name for name in map(kafka.topic, INPUTS) if name in found]
+    return {name: n for name in names if (n := len(found[name].partitions)) < partitions}
+
+
 def describe_topics(kafka: KafkaConfig, *, replication: int | None = None) -> list[TopicReport]:
-    """Every topic of the contract beside what the cluster has."""
+    """Every topic of the contract, and of ``kafka.backfill``, beside what the cluster has."""
     admin = admin_client(kafka)
     copies = replication or (1 if kafka.embedded else _default_replication(admin))
     found = _topics(admin)
     present = [kafka.topic(name) for name in TOPICS if kafka.topic(name) in found]
     settings = {} if kafka.embedded else _settings(admin, present)
-    return [_report(kafka, topic, found.get(kafka.topic(topic.name)), settings, copies) for topic in TOPICS.values()]
+    return [
+        _report(kafka, name, TOPICS[contract], found.get(name), settings, copies)
+        for name, contract in all_topics(kafka).items()
+    ]
 
 
 def contract_topics(names: Iterable[str], partitions: int | None = None) -> list[Topic]:
@@ -160,10 +176,14 @@ def wanted_partitions(kafka: KafkaConfig, topic: Topic) -> int:
     return kafka.fold_shards if topic.name in _SHARDED else topic.partitions
 
 
+def _a_shops_own(kafka: KafkaConfig, name: str, topic: Topic) -> bool:
+    """Whether its owner settles what a topic is like: it may have been there before us."""
+    return name in kafka.backfill or (topic.name in INPUTS and topic.name in kafka.topics)
+
+
 def _report(
-    kafka: KafkaConfig, topic: Topic, found: Any, settings: dict[str, dict[str, str]], copies: int
+    kafka: KafkaConfig, name: str, topic: Topic, found: Any, settings: dict[str, dict[str, str]], copies: int
 ) -> TopicReport:
-    name = kafka.topic(topic.name)
     differences: list[str] = []
     partitions = replicas = None
     if found is None:
@@ -171,7 +191,8 @@ def _report(
     else:
         partitions = len(found.partitions)
         replicas = min((len(part.replicas) for part in found.partitions.values()), default=0)
-        differences = _differences(kafka, topic, partitions, replicas, settings.get(name, {}), copies)
+        if not _a_shops_own(kafka, name, topic):
+            differences = _differences(kafka, topic, partitions, replicas, settings.get(name, {}), copies)
     return TopicReport(
         contract=topic.name,
         name=name,
@@ -188,8 +209,6 @@ def _differences(
 ) -> list[str]:
     differences: list[str] = []
     wanted = wanted_partitions(kafka, topic)
-    if topic.name in INPUTS and topic.name in kafka.topics:
-        return differences  # a shop's own topic: it was there before us, and its owner settles it
     # Events and scores may have any number of partitions; the shard function needs exactly its own.
     if topic.name in _SHARDED and partitions != wanted:
         differences.append(f"{partitions} partitions, kafka.fold_shards is {wanted}")
@@ -231,17 +250,17 @@ def _default_replication(admin: AdminClient) -> int:
         raise translate(error, doing="counting brokers") from error
 
 
-def _create(admin: AdminClient, kafka: KafkaConfig, topics: list[Topic], copies: int) -> list[str]:
+def _create(admin: AdminClient, kafka: KafkaConfig, topics: dict[str, Topic], copies: int) -> list[str]:
     if not topics:
         return []
     new = [
         NewTopic(
-            kafka.topic(topic.name),
+            name,
             num_partitions=wanted_partitions(kafka, topic),
             replication_factor=min(topic.replication_factor, copies),
             config=topic.config(min(topic.replication_factor, copies)),
         )
-        for topic in topics
+        for name, topic in topics.items()
     ]
     made = []
     try:
@@ -271,10 +290,10 @@ def _wait_until_listed(admin: AdminClient, names: list[str]) -> None:
     raise TopicError(f"topics made but not yet listed after {REQUEST_TIMEOUT_S:.0f} s: {', '.join(names)}")
 
 
-def _create_embedded(kafka: KafkaConfig, topics: list[Topic]) -> list[str]:
+def _create_embedded(kafka: KafkaConfig, names: list[str]) -> list[str]:
     admin = admin_client(kafka)
     existing = _topics(admin)
-    made = [kafka.topic(topic.name) for topic in topics if kafka.topic(topic.name) not in existing]
+    made = [name for name in names if name not in existing]
     try:
         for name in made:
             admin.list_topics(topic=name, timeout=REQUEST_TIMEOUT_S)
@@ -305,19 +324,19 @@ def _settings(admin: AdminClient, names: list[str]) -> dict[str, dict[str, str]]
         raise translate(error, doing="reading topic settings") from error
 
 
-def _update_settings(admin: AdminClient, kafka: KafkaConfig, topics: list[Topic], copies: int) -> None:
+def _update_settings(admin: AdminClient, topics: dict[str, Topic], copies: int) -> None:
     if not topics:
         return
     resources = [
         ConfigResource(
             ResourceType.TOPIC,
-            kafka.topic(topic.name),
+            name,
             incremental_configs=[
                 ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
                 for key, value in topic.config(min(topic.replication_factor, copies)).items()
             ],
         )
-        for topic in topics
+        for name, topic in topics.items()
     ]
     try:
         for future in admin.incremental_alter_configs(resources, request_timeout=REQUEST_TIMEOUT_S).values():

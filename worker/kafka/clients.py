@@ -18,8 +18,12 @@ REQUEST_TIMEOUT_S: Final = 10.0
 """How long a metadata or admin request may take before the broker counts as unreachable."""
 CLOSE_TIMEOUT_S: Final = 10.0
 """How long a consumer may take to give its partitions back, and then to close, before it is left behind."""
+LOG_AGAIN_S: Final = 60.0
+"""The client says of a broker that is away that it is away some twenty times a second; logged is once in so long."""
+_LOG_LINES: Final = 256
 
 _log = logging.getLogger(__name__)
+_client_log = logging.getLogger("worker.kafka")
 # Not librdkafka's settings but the Python client's: their names keep the underscore.
 _PYTHON_SETTINGS = frozenset({"logger", "error_cb", "stats_cb", "throttle_cb", "oauth_cb", "on_commit", "on_delivery"})
 
@@ -55,17 +59,48 @@ _GROUP: Final[dict[GroupProtocol, dict[str, Any]]] = {
 }
 
 
+class OnceInAWhile:
+    """Lets a line of the client's log pass once in `LOG_AGAIN_S`, with how often it came meanwhile.
+
+    Lines are alike that differ in client and thread in front and in times behind. Debug and information pass as they
+    are: who asks for them wants all. Bounds: the `_LOG_LINES` latest lines.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[str, tuple[float, int]] = {}
+        self._lock = threading.Lock()  # every client logs on the thread that polls it
+
+    def __call__(self, record: logging.LogRecord) -> bool:
+        """Whether to log it: a filter of the `logging` module."""
+        if record.levelno < logging.WARNING:
+            return True
+        text = record.getMessage()
+        line = (text.partition("]: ")[2] or text).partition(" (after ")[0]
+        with self._lock:
+            shown_s, held_back = self._lines.pop(line, (0.0, 0))
+            passes = record.created - shown_s >= LOG_AGAIN_S
+            self._lines[line] = (record.created, 0) if passes else (shown_s, held_back + 1)
+            if len(self._lines) > _LOG_LINES:
+                del self._lines[next(iter(self._lines))]
+        if passes and held_back:
+            record.msg, record.args = "%s; %d more like it since the last", (text, held_back)
+        return passes
+
+
+_client_log.addFilter(OnceInAWhile())
+
+
 def client_config(kafka: KafkaConfig, **extra: Any) -> dict[str, Any]:
     """Settings that every client shares. ``kafka.options`` overrides them; ``extra`` overrides both.
 
     Keys of ``extra`` may be written with underscores: ``linger_ms=5`` sets ``linger.ms``. The client's own log
-    lines go to the logger ``worker.kafka``; they are delivered while the client is polled.
+    lines go to the logger ``worker.kafka``, each once in a while; they are delivered while the client is polled.
     """
     config: dict[str, Any] = {
         "bootstrap.servers": kafka.bootstrap,
         "client.id": "millrace",
         "log.connection.close": False,
-        "logger": logging.getLogger("worker.kafka"),
+        "logger": _client_log,
         **kafka.options,
     }
     for name, value in extra.items():

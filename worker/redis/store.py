@@ -56,6 +56,8 @@ def connect(config: RedisConfig, timeout_s: float) -> redis.Redis:
     Raises `ConfigError` for a URL that is none.
     """
     try:
+        if _ends_within_password(config.url):
+            raise _no_url()
         return redis.Redis.from_url(
             config.url,
             socket_timeout=timeout_s,
@@ -65,8 +67,23 @@ def connect(config: RedisConfig, timeout_s: float) -> redis.Redis:
             protocol=2,
             driver_info=None,
         )
-    except ValueError as error:
-        raise ConfigError(f"redis.url: {error}") from error
+    except ValueError:
+        raise _no_url() from None
+
+
+def _no_url() -> ConfigError:
+    # What the parser says quotes the password's beginning, for it takes that for the port.
+    return ConfigError(
+        "redis.url: not the URL of a Redis, redis://USER:PASSWORD@HOST:6379/0 (or rediss://, unix://). In user and"
+        " password / # ? @ : and % are percent-encoded: # is %23"
+    )
+
+
+def _ends_within_password(url: str) -> bool:
+    """Whether a ``/``, ``#`` or ``?`` before the ``@`` has ended the host: digits before it would pass for a port."""
+    parts = urlsplit(url)
+    rest = parts.path + parts.fragment + parts.query.partition("=")[0]
+    return parts.scheme in ("redis", "rediss") and "@" in rest and "@" not in parts.netloc
 
 
 class StateStore:

@@ -23,7 +23,7 @@ from schemas.states import FENCE_RECORD_KEY, decode_fence, decode_state
 from schemas.topics import ERASURES, EVENTS_DEAD, FEATURES_USER, TOPICS
 from worker.config import Config
 from worker.errors import InputError, StoreError
-from worker.kafka.admin import partition_counts, topic_ids, topic_settings
+from worker.kafka.admin import all_topics, partition_counts, topic_ids, topic_settings
 from worker.kafka.clients import consumer_config, translate, watermarks
 from worker.kafka.single import write_one
 from worker.privacy.person import people_of
@@ -175,7 +175,7 @@ class Erase:
         return meant, unread
 
     def _topics(self, published: bool, letters: int) -> list[TopicReceipt]:
-        names = {self._kafka.topic(name): name for name in TOPICS}
+        names = all_topics(self._kafka)
         settings = {} if self._kafka.embedded else topic_settings(self._kafka, list(names))
         return [
             topic_receipt(

@@ -55,11 +55,12 @@ class Replay:
         limit: int | None = None,
         skip_bad: bool = False,
     ) -> None:
-        """``topic`` is a name of the contract or of the cluster. Raises `InputError`."""
-        contract = kafka.contract_topic(topic)
+        """``topic`` is a name of the contract or of the cluster, one of ``kafka.backfill`` too. Raises `InputError`."""
+        old = kafka.backfill.get(topic)
+        contract = old or kafka.contract_topic(topic)
         if contract not in INPUTS:
-            raise InputError(f"--topic {topic}: events go to {', '.join(INPUTS)}")
-        self._kafka, self._file, self._topic = kafka, file, kafka.topic(contract)
+            raise InputError(f"--topic {topic}: events go to {', '.join((*INPUTS, *kafka.backfill))}")
+        self._kafka, self._file, self._topic = kafka, file, topic if old else kafka.topic(contract)
         self._start_time_ms, self._limit, self._skip_bad = start_time_ms, limit, skip_bad
         if preset == "auto":
             preset = "none" if self._first_row_is_event() else PRESET_OF[contract]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,36 @@ def test_a_secret_file_that_cannot_be_used_is_named_and_its_content_is_not(tmp_p
         assert "xxx" not in str(caught.value)
 
 
+SLIPS = [
+    ("redis:\n  url: rediss://:hunter2: secret@redis:6379/0", r"line 2, column 25: mapping values are not allowed"),
+    ("redis: {url: *hunter2}", r"line 1, column 14: found undefined alias$"),
+    ("redis: {url: !hunter2 x}", r"line 1, column 14: could not determine a constructor for the tag$"),
+    ("redis: {url: !hunter2!x y}", r"line 1, column 14: found undefined tag handle$"),
+    ("redis: {url: {{hunter2}}}", r"line 1, column 15: found unhashable key"),
+    ("redis: {timeout_ms: !!int hunter2}", "a value that YAML does not have"),
+    ("redis: {url: hunter2\x07}", "a character"),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), SLIPS)
+def test_a_slip_in_the_file_is_told_with_its_place_and_not_with_its_line(text: str, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "millrace.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=says) as caught:
+        load_config(file)
+    assert str(file) in str(caught.value)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_file_that_is_no_text_is_told_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "millrace.yaml"
+    file.write_bytes(b"a: \xff")
+    with pytest.raises(ConfigError, match="not UTF-8 at byte 3"):
+        load_config(file)
+
+
 def test_a_value_that_is_no_yaml_is_not_shown() -> None:
+    env = {"MILLRACE_REDIS__URL": "{s3cret"}
     with pytest.raises(ConfigError) as caught:
-        load_config(env={"MILLRACE_REDIS__URL": "{s3cret"})
-    assert "s3cret" not in str(caught.value)
+        load_config(env=env)
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))

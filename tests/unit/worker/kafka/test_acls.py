@@ -48,6 +48,12 @@ def test_the_operator_sees_the_lag_of_backfill_and_may_send_every_kind_of_letter
     assert names("operator", "write") - came_from == {"erasures", "events.dead", "alerts.control"}
 
 
+def test_the_operator_may_make_topics_of_backfill_and_look_at_their_settings_but_not_alter_them() -> None:
+    for operation in ("create", "describe-configs"):
+        assert "old.clicks" in names("operator", operation)
+    assert "old.clicks" not in names("operator", "alter-configs")
+
+
 def test_no_role_but_the_operator_may_touch_topics_themselves() -> None:
     for role in ("worker", "profiles", "notify"):
         assert {right.operation for right in acls(KAFKA) if right.role == role} <= {"read", "write", "describe"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 import confluent_kafka
@@ -12,7 +13,15 @@ from confluent_kafka import KafkaException
 from worker.config import KafkaConfig
 from worker.errors import KafkaError, KafkaRefusedError, OffsetLostError, TopicError
 from worker.kafka import clients
-from worker.kafka.clients import consumer_config, leave, producer_config, translate
+from worker.kafka.clients import (
+    LOG_AGAIN_S,
+    OnceInAWhile,
+    client_config,
+    consumer_config,
+    leave,
+    producer_config,
+    translate,
+)
 
 KAFKA = KafkaConfig(bootstrap="broker:9092", options={"linger.ms": 7, "security.protocol": "ssl", "fetch.min.bytes": 9})
 
@@ -60,6 +69,35 @@ def test_errors_say_what_was_being_done_and_what_to_do(code: int, kind: type[Kaf
         assert type(ours) is kind
         assert "while reading events" in str(ours)
         assert says in str(ours)
+
+
+def test_the_clients_log_says_the_same_once_in_a_while_with_how_often_it_came() -> None:
+    seldom = OnceInAWhile()
+
+    def said(at_s: float, text: str, client: str = "millrace#producer-1", level: int = logging.ERROR) -> str | None:
+        record = logging.LogRecord("worker.kafka", level, "", 0, "%s [%s] %s", ("FAIL", client, text), None)
+        record.created = at_s
+        return record.getMessage() if seldom(record) else None
+
+    away = "[thrd:[::1]:1/bootstrap]: [::1]:1/bootstrap: Connect to ipv6#[::1]:1 failed: refused"
+    other = away.replace("[::1]", "[::2]")
+    first = said(1e9, f"{away} (after 0ms in state CONNECT)")
+    assert first == f"FAIL [millrace#producer-1] {away} (after 0ms in state CONNECT)"
+    assert said(1e9 + 1, f"{away} (after 2ms in state CONNECT, 9 identical error(s) suppressed)") is None
+    assert said(1e9 + 2, away, client="millrace#consumer-2") is None
+    assert said(1e9 + 3, other) is not None
+    assert said(1e9 + 4, away, level=logging.INFO) is not None
+    later = said(1e9 + LOG_AGAIN_S, away)
+    assert later == f"FAIL [millrace#producer-1] {away}; 2 more like it since the last"
+    assert said(1e9 + 2 * LOG_AGAIN_S, away) == f"FAIL [millrace#producer-1] {away}"
+    for n in range(1000):
+        said(1e9 + 2 * LOG_AGAIN_S, f"[thrd:a]: {n}")
+    assert len(seldom._lines) <= 256
+
+
+def test_what_the_client_logs_goes_through_it() -> None:
+    logger = client_config(KAFKA)["logger"]
+    assert any(isinstance(each, OnceInAWhile) for each in logger.filters)
 
 
 class Leaving:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 import numpy as np
@@ -181,6 +184,17 @@ def test_no_redis_is_one_clear_error_without_the_password():
     assert "hunter2" not in str(caught.value)
     with pytest.raises(ConfigError, match=r"redis\.url"):
         connect(RedisConfig(url="http://nope"), 1.0)
+
+
+@pytest.mark.parametrize("password", ["hunter2/x", "hunter2#x", "hunter2?x", "4711/x", "4711?x", "hunter2[x"])
+def test_a_password_that_ends_the_url_too_soon_is_not_shown(password):
+    with pytest.raises(ConfigError, match=r"redis\.url: .*percent-encoded") as caught:
+        connect(RedisConfig(url=f"redis://:{password}@127.0.0.1:1/0"), 1.0)
+    assert not {"hunter2", "4711"} & set(re.findall(r"\w+", "".join(traceback.format_exception(caught.value))))
+    quoted = RedisConfig(url=f"rediss://:{quote(password, safe='')}@h:1/0?ssl_ca_certs=/a@b.pem")
+    assert connect(quoted, 1.0).connection_pool.connection_kwargs["password"] == password
+    asked = RedisConfig(url=f"redis://h:1/0?username=a@b&password={quote(password, safe='@')}")
+    assert connect(asked, 1.0).connection_pool.connection_kwargs["password"] == password
 
 
 def test_a_full_redis_is_a_refusal_with_advice(store, server):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from schemas.topics import TOPICS
 from tests.tiny_artifact import make_tiny_artifact
 from worker.config import AlertsConfig, Config, KafkaConfig, ModelConfig, NotifyConfig, RedisConfig, WebhookConfig
 from worker.tools import doctor
@@ -50,6 +52,19 @@ def test_a_whole_model_is_verified_on_its_golden_set_and_a_damaged_one_is_not(tm
         model = doctor.examine(damaged)[-1]
     assert not model.well
     assert "model.safetensors" in model.found
+
+
+def test_a_missing_topic_of_backfill_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka = KafkaConfig(embedded=True, fold_shards=1, backfill={"clicks.2025": "events.click"})
+    one = SimpleNamespace(partitions={0: SimpleNamespace(replicas=[1])})
+    topics = dict.fromkeys(TOPICS, one)
+    monkeypatch.setattr("worker.kafka.admin.admin_client", lambda _: SimpleNamespace(list_topics=lambda **_: there))
+    there = SimpleNamespace(topics=topics)
+    (check,) = doctor._topics(kafka)
+    assert (check.well, check.found) == (False, "clicks.2025: missing")
+    assert "millrace topics create" in check.todo
+    topics["clicks.2025"] = one
+    assert doctor._topics(kafka)[0].well
 
 
 def test_a_library_of_the_wrong_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,27 @@ def test_only_input_topics_are_replayed_to_by_either_of_their_names(tmp_path: Pa
             Replay(renamed, path, topic)
 
 
+def test_a_topic_of_backfill_is_replayed_to_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, lines(ROWS))
+    kafka = KafkaConfig(
+        bootstrap=KAFKA.bootstrap, topics={"events.service": "chat"}, backfill={"old": "events.service"}
+    )
+    job = Replay(kafka, path, "old")
+    assert job.check() == (5, 0)
+    asked: list[list[str]] = []
+
+    def missing(_: KafkaConfig, names: list[str]) -> None:
+        asked.append(names)
+        raise TopicError("missing")
+
+    monkeypatch.setattr(replay, "partition_counts", missing)
+    with pytest.raises(TopicError):
+        job.send()
+    assert asked == [["old"]]
+    with pytest.raises(InputError, match=r"events\.service, old"):
+        Replay(kafka, path, "older")
+
+
 def test_rows_that_are_events_keep_their_ids(tmp_path: Path) -> None:
     path = written(tmp_path, lines([{"event_id": "mine", "event_time_ms": 1, "text": "a", "user_id": 5}]))
     with pytest.raises(InputError, match="user_id"):  # an event of the contract has text as id; nothing is guessed
