@@ -87,7 +87,10 @@ class AlertsMetrics:
         p = "millrace_alerts_"
         self.opinions = Counter(p + "opinions", "Opinions counted.", registry=registry)
         self.skipped = Counter(
-            p + "skipped", "Opinions not counted: repeat, late, malformed.", ["reason"], registry=registry
+            p + "skipped",
+            "Opinions not counted: repeat, late, malformed, apart (copies, an author's fourth).",
+            ["reason"],
+            registry=registry,
         )
         self.alerts = Counter(p + "alerts", "Alerts published.", ["status"], registry=registry)
         self.subjects = Gauge(p + "subjects", "Subjects with opinions in the window.", registry=registry)

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 @click.option("--field", "texts", multiple=True, metavar="FIELD", help="Where the text is: as in training.")
 @click.option("--label-field", default="", metavar="FIELD", help="Where the label is: as in training.")
 @click.option(
-    "--history", type=FILE, multiple=True, metavar="FILE...", help="What came before; for click: run through first."
+    "--history",
+    type=FILE,
+    multiple=True,
+    metavar="FILE...",
+    help="What came before; for click: run through first, read as the log that the head was fitted on.",
 )
 @click.option(
     "--delay-s",
