@@ -112,6 +112,7 @@ class Opinion(Score, frozen=True, kw_only=True, omit_defaults=True):
 
     ``text_hash`` tells exact copies of one text from many voices without carrying the text, ``text_print`` (a 64-bit
     simhash in hexadecimal; empty for short texts) near-copies too; ``author`` is the user's keyed pseudonym.
+    ``source_topic_id`` is Kafka's id of ``source.topic``: made again under its name it has another, and new offsets.
     ``related`` are the other subjects at which the same review counts. ``excerpt`` is the beginning of the text, masked
     (`worker.privacy.masking`); empty where the configuration keeps texts out (``worker.excerpt_chars: 0``).
     """
@@ -127,6 +128,7 @@ class Opinion(Score, frozen=True, kw_only=True, omit_defaults=True):
     text_hash: str = ""
     text_print: str = ""
     author: str = ""
+    source_topic_id: str = ""
     related: list[str] = []
     excerpt: str = ""
 
@@ -138,7 +140,8 @@ AlertMetric = Literal["negative_volume", "negative_share", "slow_burn", "dropout
 class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A surge of negative opinion on a subject: opened once, updated, resolved.
 
-    ``alert_id`` derives from rule, subject and the window it opened in, so a replay does not alarm twice.
+    ``alert_id`` derives from rule, subject and the window it opened in, so a replay does not alarm twice. Messages of
+    equal ``(alert_id, status, severity, window_end_ms)`` are one, told again.
     Times are event time except ``process_time_ms``. ``score`` is the detector's statistic: standard deviations; for
     ``slow_burn`` the height of its CUSUM, for ``dropout`` the opinions missed.
     ``negative`` and ``total`` are what was counted in the window, as the model said it; ``negative_share`` and

@@ -187,15 +187,37 @@ def refusal(config: Config) -> str:
     return str(refused.value).partition(" are in")[0]
 
 
-def test_a_topic_made_anew_is_refused(config: Config) -> None:
-    produce(config, stream(3, 3, burst_on_lamp))
-    with running(config):
-        wait_until(lambda: counted_to_the_end(config), "all counted")
+def delete_opinions(config: Config) -> None:
     admin = AdminClient({"bootstrap.servers": config.kafka.bootstrap, "log_level": 0})
     topic = config.kafka.topic(OPINIONS)
     admin.delete_topics([topic])[topic].result(WAIT_S)
     wait_until(lambda: topic not in admin.list_topics(timeout=WAIT_S).topics, "the topic is gone")
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_running_role_ends_when_its_topic_is_deleted(
+    config: Config, monkeypatch: pytest.MonkeyPatch, anew: bool
+) -> None:
+    produce(config, stream(3, 3, burst_on_lamp))
+    monkeypatch.setattr(role_module, "PARTITIONS_INTERVAL_S", 12.0)  # counted, deleted and made anew before it looks
+    role = Role(config)
+    wait_until(lambda: counted_to_the_end(config), "all counted")
+    delete_opinions(config)
+    if anew:
+        create_topics(config.kafka, contracts=[OPINIONS])
+    wait_until(lambda: role.ended, "the role notices")
+    with pytest.raises(TopicError, match="made anew" if anew else "missing"):
+        role.stop()
+
+
+@pytest.mark.parametrize("minutes", [0, 9])
+def test_a_topic_made_anew_is_refused(config: Config, minutes: int) -> None:
+    produce(config, stream(3, 3, burst_on_lamp))
+    with running(config):
+        wait_until(lambda: counted_to_the_end(config), "all counted")
+    delete_opinions(config)
     create_topics(config.kafka, contracts=[OPINIONS])
+    produce(config, stream(minutes, 3, burst_on_lamp))  # in the end beyond the old positions
     role = Role(config)
     wait_until(lambda: role.ended, "the role refuses")
     with pytest.raises(TopicError, match="made anew"):

@@ -73,7 +73,7 @@ def test_a_kill_loses_no_message_and_repeats_bear_the_same_id(kafka_config: dict
         with process(tmp_path):
             wait_until(lambda: finished(config), "all told")
         ids = [each["id"] for each in receiver.got]
-    assert set(ids) == {f"{alert.alert_id}.opened.{alert.window_end_ms}" for alert in alerts}
+    assert set(ids) == {f"{alert.alert_id}.opened.{alert.window_end_ms}.warning" for alert in alerts}
     assert len(ids) > len(alerts), "what was taken and not answered did not come again"
 
 

@@ -1,12 +1,14 @@
 """A history of opinions replayed through the live role's detector, judged against a truth, and thresholds chosen by it.
 
 The file holds opinions as the worker writes them, JSON Lines, gzipped or not, in the order in which they came (a dump
-of the topic ``opinions``). All partitions of the topic in one file are one partition here.
+of the topic ``opinions``, sorted by time). All partitions of the topic in one file are one partition here: one behind
+the other, most opinions of all but the first would be late, and not count.
 """
 
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,6 +28,9 @@ SUBJECTS_MAX: Final = 1_000_000
 """Subjects are not bounded as in the live role, so that a day's history and a year's are judged alike."""
 TUNE_STEPS: Final = (0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0)
 """Thresholds that `tune` tries, as multiples of the rule's own."""
+
+LATE_SHARE_MAX: Final = 0.01
+"""With more of the opinions late the file is not in the order of time."""
 
 Progress = Callable[[int], None]
 _T = TypeVar("_T")
@@ -51,15 +56,21 @@ class Replay(msgspec.Struct, kw_only=True):
         """The alerts at their openings."""
         return [Opened(each.subject, each.opened_at_ms, each.metric) for each in self.alerts if each.status == "opened"]
 
+    @property
+    def late_share(self) -> float:
+        """Share of the opinions that came too late to count."""
+        return self.counted["late"] / sum(self.counted.values())
+
 
 class Tuned(msgspec.Struct, kw_only=True):
-    """The threshold chosen for a kind of rule, and what it brought on the history."""
+    """The threshold chosen for a kind of rule, and what it brought on the history. ``late_share``: see `Replay`."""
 
     rule: str
     metric: str
     threshold: float
     chosen: float
     verdict: Verdict
+    late_share: float
 
 
 def replay(file: Path, rules: RuleBook, rates: ErrorRates, progress: Progress | None = None) -> Replay:
@@ -108,7 +119,14 @@ def tune(
             alone = RuleBook((msgspec.structs.replace(rule, threshold=threshold),), f"tuning {rule.name}")
             run = replay(file, alone, rates)
             found = verdict(run.opened, truths, run.subject_days, judged=judged)
-            best = Tuned(rule=rule.name, metric=rule.metric, threshold=rule.threshold, chosen=threshold, verdict=found)
+            best = Tuned(
+                rule=rule.name,
+                metric=rule.metric,
+                threshold=rule.threshold,
+                chosen=threshold,
+                verdict=found,
+                late_share=round(run.late_share, 4),
+            )
             if (found.false_alarms_per_1000_subject_days or 0.0) <= budget:
                 break
         if best is not None:
@@ -143,5 +161,5 @@ def _rows(file: Path, decoder: msgspec.json.Decoder[_T], otherwise: str) -> Iter
                     yield decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(f"{file}:{number}: {otherwise}: {error}") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:  # cut, or damaged, at either level of gzip
         raise InputError(f"{file}: {error}") from error

@@ -109,6 +109,11 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer._isolation_level = "read_committed"
         return consumer
 
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        # Of partitions that have moved meanwhile (or whose topic was deleted) nothing is left to commit, and Faust
+        # would crash on aiokafka's refusal of nothing.
+        return bool(await super()._commit(offsets)) if offsets.keys() & self.assignment() else False
+
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Nothing: Faust would look for the stream behind the fetch, and miss it."""
 
@@ -267,6 +272,14 @@ def other_partitions(source: str, wanted: int, name: str, found: int) -> TopicEr
     return TopicError(
         f"{source} has {wanted} partitions, {name} has {found}. Stop all alerts processes and run"
         " `millrace alerts rebuild`: opinions still retained are counted again, and alerts keep their ids"
+    )
+
+
+def made_anew(source: str) -> TopicError:
+    """The error of a ``source`` that was deleted and made again: its offsets are not those that were counted."""
+    return TopicError(
+        f"{source} has been made anew: other opinions were counted. Stop all alerts processes and run"
+        " `millrace alerts rebuild`"
     )
 
 

@@ -33,7 +33,7 @@ from worker.alerts.surge import SurgeDetector
 from worker.alerts.watch import POSITION_KEY, Position, changelog_name, decode
 from worker.config import Config
 from worker.errors import KafkaError, TopicError
-from worker.kafka.admin import admin_client, partition_counts
+from worker.kafka.admin import admin_client, partition_counts, topic_ids
 from worker.kafka.bulk import BulkProducer
 from worker.kafka.clients import REQUEST_TIMEOUT_S, translate
 from worker.kafka.readback import Readback
@@ -65,6 +65,7 @@ class Rebuild:
         self._alerts = config.kafka.topic(ALERTS_OPINION)
         self._changelog = changelog_name(config)
         self._count = partition_counts(config.kafka, [self._opinions, self._alerts])[self._opinions]
+        self._topic_id = topic_ids(config.kafka, [self._opinions])[self._opinions]
         book, rates = RulesFile(config.alerts.rules).book, error_rates(config)
         self._detectors = [SurgeDetector(book, rates) for _ in range(self._count)]
         self._evidence = [EvidenceKeeper() for _ in range(self._count)]
@@ -143,7 +144,7 @@ class Rebuild:
                 return positions
             for message in reader.read(places):
                 if message.key() == POSITION_KEY and message.value() is not None:
-                    positions[message.partition()] = _next_offset(message.value())
+                    positions[message.partition()] = self._next_offset(message.value())
         return positions
 
     def _write(self, alerts: list[Alert]) -> None:
@@ -161,7 +162,7 @@ class Rebuild:
         producer.finish()
         for number, next_offset in self._next.items():
             detector = self._detectors[number]
-            position = Position(next_offset, detector.watermark_ms, detector.heard_minute)
+            position = Position(next_offset, detector.watermark_ms, detector.heard_minute, self._topic_id)
             producer.write(position.to_bytes(), POSITION_KEY, partition=number)
         producer.finish()
 
@@ -184,13 +185,13 @@ class Rebuild:
             raise translate(error, doing=f"deleting {name}") from error
         ensure_changelog(self._kafka, self._opinions, name)
 
-
-def _next_offset(data: bytes) -> int:
-    try:
-        return Position.from_bytes(data).next_offset
-    except FormatError:
-        # Of another release, which a rebuild is the way out of: its alerts are told again.
-        return 0
+    def _next_offset(self, data: bytes) -> int:
+        try:
+            position = Position.from_bytes(data)
+        except FormatError:
+            # Of another release, which a rebuild is the way out of: its alerts are told again.
+            return 0
+        return position.next_offset if position.topic_id in ("", self._topic_id) else 0
 
 
 def _timestamp(message: Any) -> int:

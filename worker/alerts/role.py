@@ -15,16 +15,26 @@ from threading import Event
 from typing import Any, Final
 
 import aiokafka.errors
+import confluent_kafka
 import structlog
 from faust.exceptions import ProducerSendError
 from prometheus_client import CollectorRegistry
 
 from schemas.topics import ALERTS_OPINION, OPINIONS, TRENDS_OPINION
-from worker.alerts.faust_app import KeptApp, KeptTable, broker_urls, credentials, ensure_changelog, other_partitions
+from worker.alerts.faust_app import (
+    KeptApp,
+    KeptTable,
+    broker_urls,
+    credentials,
+    ensure_changelog,
+    made_anew,
+    other_partitions,
+)
 from worker.alerts.watch import TABLE, OpinionWatch, changelog_name
 from worker.config import Config
 from worker.errors import ConfigError, KafkaError, TopicError
-from worker.kafka.admin import partition_counts
+from worker.kafka.admin import partition_counts, topic_ids
+from worker.kafka.clients import NO_RIGHT
 from worker.metrics import AlertsMetrics
 from worker.observe import Observer
 
@@ -34,7 +44,8 @@ SESSION_TIMEOUT_S: Final = 10.0
 """How long a killed process holds its partitions."""
 STOP_TIMEOUT_S: Final = 10.0
 PARTITIONS_INTERVAL_S: Final = 30.0
-"""How often the role looks whether ``opinions`` has got other partitions. Faust would go on without the new ones."""
+"""How often the role looks whether ``opinions`` is what it was. Faust would go on: without its new partitions, or with
+another topic of its name."""
 MAX_POLL_RECORDS: Final = 500
 """Counted in one go of the event loop, some 50 ms; heartbeats have a thread of their own."""
 
@@ -58,12 +69,13 @@ def run(config: Config, stop: Event) -> None:
 async def _serve(config: Config, stop: Event, partitions: int) -> None:
     registry = CollectorRegistry()
     watch = OpinionWatch(config, AlertsMetrics(registry))
+    watch.topic_id = topic_ids(config.kafka, [config.kafka.topic(OPINIONS)])[config.kafka.topic(OPINIONS)]
     watch.trend_partitions = _trend_partitions(config)
     app = watch.app = _make_app(config, watch, partitions)
     with Observer(config.observe, registry, watch.health) as observer:
         starting = asyncio.ensure_future(app.start())
         writing = asyncio.ensure_future(asyncio.sleep(0))
-        checking = asyncio.ensure_future(_refuse_other_partitions(config, partitions, watch))
+        checking = asyncio.ensure_future(_refuse_another_topic(config, partitions, watch))
         try:
             while not stop.is_set() and watch.failure is None and not app.crashed:
                 await asyncio.sleep(LINGER_S)
@@ -91,14 +103,18 @@ async def _serve(config: Config, stop: Event, partitions: int) -> None:
         raise _ours(failure) from failure.__cause__
 
 
-async def _refuse_other_partitions(config: Config, partitions: int, watch: OpinionWatch) -> None:
-    """Raises `TopicError` once ``opinions`` has other than these. Tells ``watch`` whether Kafka answers."""
+async def _refuse_another_topic(config: Config, partitions: int, watch: OpinionWatch) -> None:
+    """Tells ``watch`` whether Kafka answers. Raises `TopicError` once ``opinions`` has other partitions than these, is
+    gone or made anew, `KafkaRefusedError` when the right to it is."""
     source = config.kafka.topic(OPINIONS)
     while True:
         await asyncio.sleep(PARTITIONS_INTERVAL_S)
         try:
             found = (await asyncio.to_thread(partition_counts, config.kafka, [source]))[source]
+            topic_id = (await asyncio.to_thread(topic_ids, config.kafka, [source]))[source]
         except KafkaError as error:
+            if _is_final(error):
+                raise
             # Brokers that are away are the business of those who read and write.
             _log.warning("partitions could not be looked up", error=str(error))
             watch.kafka_answers = False
@@ -106,6 +122,15 @@ async def _refuse_other_partitions(config: Config, partitions: int, watch: Opini
         watch.kafka_answers = True
         if found != partitions:
             raise other_partitions(source, found, changelog_name(config), partitions)
+        if topic_id != watch.topic_id:
+            raise made_anew(source)
+
+
+def _is_final(error: KafkaError) -> bool:
+    """Whether waiting does not help: the topic is gone, or our right to it. A broken handshake may be a broken line."""
+    cause = error.__cause__
+    refused = isinstance(cause, confluent_kafka.KafkaException) and cause.args[0].code() in NO_RIGHT
+    return isinstance(error, TopicError) or refused
 
 
 def _trend_partitions(config: Config) -> int:
@@ -125,12 +150,16 @@ async def _shut(watch: OpinionWatch, app: Any, starting: asyncio.Future[Any], wr
             await asyncio.wait_for(watch.write_and_commit(force=True), STOP_TIMEOUT_S)
     except TimeoutError:
         _log.warning("not all written before the end; the next process counts it again", seconds=STOP_TIMEOUT_S)
+    except Exception as error:  # noqa: BLE001 raised again when Faust has been stopped
+        watch.failure = watch.failure or error
     writing.cancel()
     starting.cancel()
     try:
         await asyncio.wait_for(app.stop(), max(deadline - time.monotonic(), 1.0))
     except TimeoutError:
         _log.warning("Faust did not stop in time", seconds=STOP_TIMEOUT_S)
+    except Exception as error:  # noqa: BLE001 raised again by the caller, as ours
+        watch.failure = watch.failure or error
 
 
 def _ours(failure: BaseException) -> BaseException:

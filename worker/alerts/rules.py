@@ -51,7 +51,7 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
     window_minutes: Annotated[int, msgspec.Meta(ge=1, le=WINDOW_MINUTES_MAX)] = 5
     min_volume: _Count = 10
     min_lift: _Share = 0.1
-    resolve: Annotated[float, msgspec.Meta(ge=0)] = 1.5
+    resolve: _Positive = 1.5  # what is over scores 0, which must be below
     cooldown_minutes: Annotated[int, msgspec.Meta(ge=0)] = 10
     severity: Literal["warning", "critical"] = "warning"
     sinks: tuple[_Name, ...] = ()
@@ -119,16 +119,17 @@ def parse(text: str, where: str) -> RuleBook:
         mark = error.problem_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{where}{line}: not valid YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
+    except Exception as error:  # PyYAML lets through what a date or number that is none raises, or nesting without end
         raise ConfigError(f"{where}: not valid YAML: {error}") from error
-    if not isinstance(tree, dict) or set(tree) != {"rules"} or not isinstance(tree["rules"], list) or not tree["rules"]:
+    pairs = _pairs(node, where)
+    found = tree.get("rules") if isinstance(tree, dict) and [key.value for key, _ in pairs] == ["rules"] else None
+    if not isinstance(found, list) or not found:
         raise ConfigError(f"{where}: expected one key, `rules`, with a list of rules")
-    if len(tree["rules"]) > RULES_MAX:
-        raise ConfigError(f"{where}: {len(tree['rules'])} rules, at most {RULES_MAX} are allowed")
-    assert isinstance(node, yaml.MappingNode)  # noqa: S101 the tree is a mapping with one key
-    items = node.value[0][1].value
+    if len(found) > RULES_MAX:
+        raise ConfigError(f"{where}: {len(found)} rules, at most {RULES_MAX} are allowed")
     rules: list[Rule] = []
-    for item, raw in zip(items, tree["rules"], strict=True):
+    for item, raw in zip(pairs[0][1].value, found, strict=True):
+        _pairs(item, where)
         try:
             rule = msgspec.convert(raw, Rule)
         except msgspec.ValidationError as error:
@@ -142,6 +143,17 @@ def parse(text: str, where: str) -> RuleBook:
             )
         rules.append(rule)
     return RuleBook(tuple(rules), _version(text))
+
+
+def _pairs(node: yaml.Node | None, where: str) -> list[Any]:
+    """Keys and values of a mapping, none of anything else. Raises `ConfigError` for a key that comes twice."""
+    pairs: list[Any] = node.value if isinstance(node, yaml.MappingNode) else []
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key.value in seen:
+            raise ConfigError(f"{where}, line {key.start_mark.line + 1}: a second `{key.value}`")
+        seen.add(key.value)
+    return pairs
 
 
 def _line(item: yaml.Node, error: str) -> int:

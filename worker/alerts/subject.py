@@ -34,7 +34,7 @@ SHARE_SIGMA: Final = 2.0
 NORMAL_MINUTES: Final = BLOCKS * BLOCK_MINUTES
 """An alert that has stood so long is the new normal; burns and drop-outs end by themselves."""
 SILENCE_MINUTES_MAX: Final = 24 * 60
-"""A drop-out that has stood so long is an end."""
+"""A drop-out that has stood so long is an end, and so is a burn whose subject has been silent so long."""
 WORSENING_FACTOR: Final = 1.5
 IMPROVING_FACTOR: Final = 0.6
 
@@ -103,8 +103,8 @@ class Subject:
         opened     volume, lift and significance are all there, and the last alert's cooldown is over
         worsening  severity rises, or the score is half as much again as last told
         improving  the score has fallen to 0.6 of what was last told
-        resolved   the score is below the rule's ``resolve``; the rule is gone; or a surge has stood for three hours and
-                   is the new normal
+        resolved   the score is below the rule's ``resolve``; the rule is gone; a surge has stood for three hours and
+                   is the new normal; or the subject of a burn has been silent for a day
         After the opening at most one of a kind in every event minute, but a rise in severity is told at once.
         """
         clock = (watermark_ms, process_time_ms)
@@ -218,7 +218,9 @@ class Subject:
             over = self._state.touched_minute >= alert.first_minute or now - alert.first_minute >= SILENCE_MINUTES_MAX
             return (0.0 if over else alert.reported_score), alert.severity
         if kind == "burn":
-            return self._state.burn, alert.severity
+            # Hours without opinions say nothing for or against it, so the CUSUM keeps its height in silence.
+            over = now - self._state.touched_minute >= SILENCE_MINUTES_MAX
+            return (0.0 if over else self._state.burn), alert.severity
         # Of the window only what has come since the alert's first minute: the calm before would end it at once.
         window = min(rule.window_minutes, now - alert.first_minute + 1)
         negative, total = self._tally.mass(now, window)

@@ -41,7 +41,7 @@ class SubjectState(msgspec.Struct, array_like=True):
 
     minutes   minute -> [negative mass in millionths, opinions, set apart]
     blocks    block of five minutes -> [negative mass in millionths, opinions, 1 where an alert stood open]
-    marks     source topic/partition -> highest source offset counted
+    marks     id of the source topic (its name where the opinion tells none)/partition -> highest source offset counted
     alerts    kind -> the alert that stands open; resolved: kind -> the minute the last one ended
     """
 

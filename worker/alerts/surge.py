@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Final
 
 from schemas.scores import Alert, Opinion
@@ -178,10 +179,8 @@ class SurgeDetector:
 
     def _forget_idle(self) -> None:
         oldest = self._watermark_ms // MINUTE_MS - IDLE_MINUTES
-        while self._subjects:
-            name, subject = next(iter(self._subjects.items()))
-            if subject.touched_minute >= oldest or subject.alert_open:
-                return
+        idle = takewhile(lambda each: each[1].touched_minute < oldest, self._subjects.items())
+        for name in [name for name, subject in idle if not subject.alert_open]:
             self._forget(name)
 
     def _make_room(self) -> None:

@@ -50,10 +50,11 @@ class Tally:
         of many by one author, is set apart. Neither of them counts. ``burn`` is the rule that closed hours are held to.
         """
         state = self._state
-        source = f"{opinion.source.topic}/{opinion.source.partition}"
-        if opinion.source.offset <= state.marks.get(source, -1):
+        # By the topic's id: made again under its name it begins with offsets that were counted of the old one.
+        mark = f"{opinion.source_topic_id or opinion.source.topic}/{opinion.source.partition}"
+        if opinion.source.offset <= state.marks.get(mark, -1):
             return "repeat"
-        state.marks[source] = opinion.source.offset
+        state.marks[mark] = opinion.source.offset
         state.level, state.model_version = opinion.level, opinion.model_version
         minute = opinion.event_time_ms // MINUTE_MS
         if not state.voices.counts(opinion.text_print, opinion.author, minute):

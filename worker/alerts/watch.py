@@ -1,11 +1,12 @@
 """Opinions counted by partition, between Faust's fetches on one side and its producer on the other.
 
 Order of writing, always: alerts, then the states that say they were published, then the position that says all
-below it is in the states. State and position go to one partition of a changelog, so a position is never ahead of
-its states. On assignment the changelog is read, and the partition is read on from its position; an opinion already
-counted is known by its subject's source marks, whether Kafka or a restarted worker delivers it again. So counts are
-exact through any crash; an alert may be published a second time, equal in all but ``process_time_ms`` and
-``evidence`` (same ``alert_id``, same status, same window), if the process dies between an alert and its state.
+below it is in the states. Each waits until Kafka has acknowledged the one before, and behind a write that failed
+nothing is written, so a position is never ahead of its states. On assignment the changelog is read, and the partition
+is read on from its position; an opinion already counted is known by its subject's source marks, whether Kafka or a
+restarted worker delivers it again. So counts are exact through any crash; an alert may be published a second time,
+equal in all but ``process_time_ms`` and ``evidence`` (same ``alert_id``, status, severity, window), if the process dies
+between an alert and its state.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from schemas.topics import ALERTS_OPINION, OPINIONS, TRENDS_OPINION
 from schemas.trends import TrendBucket
 from worker.alerts.error_rates import error_rates
 from worker.alerts.evidence import EvidenceKeeper
+from worker.alerts.faust_app import made_anew
 from worker.alerts.rules import RulesFile
 from worker.alerts.surge import SurgeDetector
 from worker.alerts.trend import TrendKeeper
@@ -58,12 +60,13 @@ def changelog_name(config: Config) -> str:
 
 
 class Position(msgspec.Struct, array_like=True, frozen=True):
-    """How far a partition has been counted: the next offset, the highest event time seen below it, and the minute in
-    which it was last heard again after a silence. New fields go last, with a default."""
+    """How far a partition has been counted: the next offset, the highest event time seen below it, the minute in which
+    it was last heard again after a silence, and Kafka's id of the topic. New fields go last, with a default."""
 
     next_offset: int
     watermark_ms: int
     heard_minute: int = 0
+    topic_id: str = ""
 
     def to_bytes(self) -> bytes:
         """Format version, then msgpack."""
@@ -113,6 +116,8 @@ class OpinionWatch:
         self._recovered: defaultdict[int, dict[bytes, bytes]] = defaultdict(dict)
         self._partitions: dict[int, _Partition] = {}
         self._write_lock = asyncio.Lock()
+        # A write took alerts and states and has not come to its end: a later position would lie beyond them.
+        self._torn = False
         self._committed: dict[int, int] = {}
         self._committed_at = 0.0
         self._rules_read_at = time.monotonic()
@@ -123,6 +128,8 @@ class OpinionWatch:
         self.kafka_answers = True
         # Partitions of trends.opinion; 0 where the topic has not been made: then no trends are written.
         self.trend_partitions = 0
+        # Kafka's id of opinions.
+        self.topic_id = ""
 
     # --- what Faust calls ---------------------------------------------------------------------------------------
 
@@ -146,6 +153,9 @@ class OpinionWatch:
                     f"{self._changelog}, partition {partition}: {error}. Run the release that wrote it, or stop all"
                     " alerts processes and run `millrace alerts rebuild`: opinions still retained are counted again"
                 )
+                return
+            except TopicError as error:
+                self.failure = error
                 return
         self._recovered.clear()
         self._show()
@@ -184,6 +194,7 @@ class OpinionWatch:
         self._partitions.clear()
         self._recovered.clear()
         self._committed.clear()
+        self._torn = False
         self._show()
 
     # --- what the role calls ------------------------------------------------------------------------------------
@@ -222,12 +233,17 @@ class OpinionWatch:
     async def write(self, *, last: bool = False) -> None:
         """Publish alerts, then write states, positions, and the trends that are due; ``last``: all trends.
 
-        Done when Kafka has acknowledged all.
+        Done when Kafka has acknowledged all. What goes wrong becomes `failure`, and those who wait write nothing.
         """
         async with self._write_lock:
-            self._writing_since_s = time.monotonic()
+            if self._torn:
+                return
+            self._torn, self._writing_since_s = True, time.monotonic()
             try:
                 await asyncio.gather(*(self._write(*numbered, last) for numbered in self._partitions.items()))
+                self._torn = False
+            except Exception as error:  # noqa: BLE001 raised again by the role
+                self.failure = self.failure or error
             finally:
                 self._writing_since_s = None
             self._show()
@@ -286,6 +302,8 @@ class OpinionWatch:
     def _restore(self, records: dict[bytes, bytes]) -> _Partition:
         data = records.pop(POSITION_KEY, None)
         position = Position.from_bytes(data) if data is not None else None
+        if position is not None and position.topic_id not in ("", self.topic_id):
+            raise made_anew(self._opinions)
         subjects = {key.decode(): value for key, value in records.items()}
         watermark_ms = position.watermark_ms if position else -1
         heard_minute = position.heard_minute if position else 0
@@ -305,11 +323,13 @@ class OpinionWatch:
 
     async def _write_states(self, number: int, partition: _Partition, reached: int) -> None:
         alerts, partition.alerts = partition.alerts, []
-        states = partition.detector.take_changes()
-        position = Position(reached, partition.detector.watermark_ms, partition.detector.heard_minute)
+        detector = partition.detector
+        states = detector.take_changes()
+        position = Position(reached, detector.watermark_ms, detector.heard_minute, self.topic_id)
+        # Each behind the other's acknowledgement: of one partition the client may give up a batch and deliver the next.
         await self._send([(self._alerts, alert.subject.encode(), _encoder.encode(alert), None) for alert in alerts])
-        records = [(self._changelog, name.encode(), value, number) for name, value in states.items()]
-        await self._send([*records, (self._changelog, POSITION_KEY, position.to_bytes(), number)])
+        await self._send([(self._changelog, name.encode(), value, number) for name, value in states.items()])
+        await self._send([(self._changelog, POSITION_KEY, position.to_bytes(), number)])
         partition.written_offset = reached
         for alert in alerts:
             self._metrics.alerts.labels(alert.status).inc()
@@ -322,7 +342,6 @@ class OpinionWatch:
             )
 
     async def _send(self, records: list[tuple[str, bytes, bytes | None, int | None]]) -> None:
-        # In order: the producer keeps the order of a partition, so the position, sent last, is written last.
         sent = [
             await self.app.producer.send(topic, key, value, partition, None, None)
             for topic, key, value, partition in records

@@ -55,11 +55,12 @@ def backtest(
 ) -> None:
     """Replay a history through the rules, and judge what they would have told.
 
-    FILE holds opinions as on the topic `opinions`, JSON Lines, gzipped or not, in their order. With a truth file:
-    precision, recall, delay, and false alarms for 1000 subject-days. The detector is the live role's own.
+    FILE holds opinions as on the topic `opinions`, JSON Lines, gzipped or not, in the order of time: a dump has one
+    partition behind the other, so sort it. With a truth file: precision, recall, delay, and false alarms for 1000
+    subject-days. The detector is the live role's own.
 
     \b
-    kcat -C -e -q -b localhost:9092 -t opinions > opinions.jsonl
+    kcat -C -e -q -b localhost:9092 -t opinions -f '%T\\t%s\\n' | sort -s -n -k1,1 | cut -f2- > opinions.jsonl
     millrace alerts backtest opinions.jsonl --truth truth.jsonl --out timeline/
     """
     from worker.alerts.backtest import read_truths, replay
@@ -71,6 +72,7 @@ def backtest(
     book, rates = _rules(config, rules)
     with tables.counter(f"{file.name}: opinions replayed") as progress:
         run = replay(file, book, rates, progress)
+    _warn_of_order(file, run.late_share)
     judged = verdict(run.opened, truths, run.subject_days) if truth is not None else None
     drawn = write_timeline(run, truths, out) if out is not None else []
     figures = _figures(run, judged) | ({"drawn": ", ".join(map(str, drawn))} if drawn else {})
@@ -96,6 +98,10 @@ def tune(config: Config, /, file: Path, truth: Path | None, rules: Path | None, 
     For each rule alone, the lowest threshold (0.6 to 3 times its own) whose false alarms on the history stay within
     the budget, and what it finds at that price. Without a truth file every alert counts as false: right for a history
     in which nothing happened. Exit code 1 when a rule stays above the budget at any threshold tried.
+
+    \b
+    kcat -C -e -q -b localhost:9092 -t opinions -f '%T\\t%s\\n' | sort -s -n -k1,1 | cut -f2- > opinions.jsonl
+    millrace alerts tune opinions.jsonl --truth truth.jsonl --budget 0.1
     """
     from worker.alerts.backtest import read_truths, tune
     from worker.cli import tables
@@ -104,6 +110,7 @@ def tune(config: Config, /, file: Path, truth: Path | None, rules: Path | None, 
     book, rates = _rules(config, rules)
     with tables.progress(f"rules tuned on {file.name}", len(book.rules)) as progress:
         tuned = tune(file, truths, book, rates, budget, progress)
+    _warn_of_order(file, max((each.late_share for each in tuned), default=0.0))
     tables.show(tuned, _tuned_table, json_=json_)
     sys.exit(any((each.verdict.false_alarms_per_1000_subject_days or 0.0) > budget for each in tuned))
 
@@ -146,10 +153,22 @@ def _rules(config: Config, file: Path | None) -> tuple[Any, Any]:
     return book, error_rates(config)
 
 
+def _warn_of_order(file: Path, late_share: float) -> None:
+    from worker.alerts.backtest import LATE_SHARE_MAX
+
+    if late_share > LATE_SHARE_MAX:
+        click.echo(
+            f"millrace: {file}: {late_share:.0%} of the opinions came too late to count, so the figures mean little."
+            " The file must be in the order of time: see `millrace alerts backtest --help`",
+            err=True,
+        )
+
+
 def _figures(run: Replay, judged: Verdict | None) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "opinions": sum(run.counted.values()),
         **dict(sorted(run.counted.items())),
+        "late_share": round(run.late_share, 4),
         "subjects": len(run.minutes),
         "subject_days": round(run.subject_days, 2),
         "opened": len(run.opened),

@@ -32,7 +32,9 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def message_id(self) -> str:
         """The same for every attempt to tell the same thing, so that a receiver can drop repeats."""
-        return f"{self.alert.alert_id}.{self.alert.status}.{self.alert.window_end_ms}"
+        alert = self.alert
+        # The severity, because its rise is told at once, beside what else worsened in that minute.
+        return f"{alert.alert_id}.{alert.status}.{alert.window_end_ms}.{alert.severity}"
 
 
 _WORDS: Final[dict[Language, dict[str, str]]] = {

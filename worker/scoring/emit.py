@@ -79,14 +79,18 @@ _BAD_REVIEW: Final[Weights] = (0.5, 0, 0, 0, 0)
 class Emitter:
     """Builds the outcome of every record."""
 
-    def __init__(self, model_version: str, routing: Routing, config: WorkerConfig) -> None:
-        """Raises `ConfigError` when the lexicon of aspects cannot be read."""
+    def __init__(
+        self, model_version: str, routing: Routing, config: WorkerConfig, topic_ids: Mapping[str, str] | None = None
+    ) -> None:
+        """``topic_ids``: Kafka's ids of the source topics. Raises `ConfigError` when the lexicon of aspects cannot be
+        read."""
         self._version = model_version
         self._routing = routing
         self._good_stars = config.good_review_stars
         self._bad_stars = config.bad_review_stars
         self._excerpt_chars = config.excerpt_chars
         self._aspects = load_aspects(config.aspects)
+        self._topic_ids = topic_ids or {}
         self._json = msgspec.json.Encoder().encode
 
     def emit(self, units: Sequence[Unit], results: Sequence[Result], now_ms: int) -> list[Outcome]:
@@ -178,6 +182,7 @@ class Emitter:
                     text_hash=text_hash,
                     text_print=text_print,
                     author=author,
+                    source_topic_id=self._topic_ids.get(source.topic, ""),
                     related=[name for name in names if name != subject],
                     excerpt=shown,
                 )

@@ -109,6 +109,7 @@ def build(
     """An engine of the configuration between the given edges; ``clock`` and ``wall_ms`` as for `Engine`."""
     kafka, worker = config.kafka, config.worker
     lanes = lanes_of(kafka)
+    ids = topic_ids(kafka, lanes)
     gpu = on_gpu(scorer)
     objectives_s = worker.objectives_s(on_gpu=gpu)
     cache = VectorCache(config.model.vector_cache_mb << 20)
@@ -118,8 +119,8 @@ def build(
         device,
         Intake(lanes, scorer, cache, erasures, metrics.forgotten.inc, kafka.backfill),
         Batcher(objectives_s, worker.max_batch_tokens, worker.max_batch_units, CostModel(b_s=FIRST_GUESS_S[gpu])),
-        Emitter(scorer.version, routing, worker),
-        FoldBuffer(scorer.space, kafka.fold_shards, topic_ids(kafka, lanes)),
+        Emitter(scorer.version, routing, worker, ids),
+        FoldBuffer(scorer.space, kafka.fold_shards, ids),
         Regulator(
             {topic: BACKFILL if topic in kafka.backfill else lane for topic, lane in lanes.items()},
             objectives_s,

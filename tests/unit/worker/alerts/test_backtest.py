@@ -89,6 +89,26 @@ def test_the_command_says_when_a_budget_cannot_be_kept(history: Path) -> None:
     assert result.exit_code == int(over)
 
 
+@pytest.mark.parametrize("command", ["backtest", "tune"])
+def test_a_file_that_is_not_in_the_order_of_time_is_told(tmp_path: Path, command: str) -> None:
+    ordered = stream(400, 1, lambda _subject, _minute: 0.1)
+    dumped = sorted(ordered, key=lambda each: each.subject)  # a partition behind the other
+    said = {}
+    for name, opinions in {"ordered": ordered, "dumped": dumped}.items():
+        file = tmp_path / f"{name}.jsonl"
+        file.write_bytes(b"\n".join(msgspec.json.encode(each) for each in opinions))
+        result = CliRunner().invoke(main, ["alerts", command, str(file), "--json"])
+        found = json.loads(result.stdout)
+        said[name] = ((found[0] if command == "tune" else found)["late_share"], result.stderr)
+    assert said["ordered"] == (0.0, "")
+    late_share, warning = said["dumped"]
+    assert late_share > 0.3
+    assert f"{late_share:.0%} of the opinions came too late" in warning
+    assert "order of time" in warning
+    shown = CliRunner().invoke(main, ["alerts", command, "--help"]).stdout
+    assert r"-f '%T\t%s\n' | sort -s -n -k1,1 | cut -f2- > opinions.jsonl" in shown
+
+
 @pytest.mark.parametrize("bad", ["nonsense", '{"subject": 3}', "[]"])
 def test_a_line_that_is_no_opinion_is_named(tmp_path: Path, bad: str) -> None:
     file = tmp_path / "bad.jsonl"
@@ -106,6 +126,12 @@ def test_other_files_are_told(tmp_path: Path) -> None:
         replay(empty, shipped(), ErrorRates())
     with pytest.raises(InputError, match=r"cut\.jsonl\.gz"):
         list(read_opinions(cut))
+    for at in (5, 30, 300):  # header, compressed data at its beginning and within
+        whole = bytearray(gzip.compress(b"\n".join(msgspec.json.encode(each) for each in OPINIONS)))
+        whole[at : at + 20] = b"\xff" * 20
+        cut.write_bytes(whole)
+        with pytest.raises(InputError, match=r"cut\.jsonl\.gz"):
+            list(read_opinions(cut))
     with pytest.raises(InputError, match="ends before it starts"):
         read_truths(wrong)
 

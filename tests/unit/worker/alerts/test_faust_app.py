@@ -12,7 +12,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from worker.alerts import faust_app
-from worker.alerts.faust_app import _Consumer
+from worker.alerts.faust_app import _Consumer, _ConsumerThread
 
 OPINIONS = "opinions"
 
@@ -118,6 +118,21 @@ def test_what_is_fetched_beside_a_wish_to_seek_is_read_again(
     consumer.flow_active = True
     fetch(consumer, 4)
     assert keeper.fed == [(0, offset) for offset in range(10)]
+
+
+def test_nothing_is_committed_of_partitions_that_have_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    committed: list[dict[TP, int]] = []
+
+    async def commit(thread: _ConsumerThread, offsets: dict[TP, int]) -> bool:
+        committed.append({tp: offset for tp, offset in offsets.items() if tp in thread.assignment()})
+        return True
+
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_commit", commit)
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "assignment", lambda _thread: {TP(OPINIONS, 1)})
+    thread = object.__new__(_ConsumerThread)
+    assert not asyncio.run(thread._commit({TP(OPINIONS, 0): 5}))
+    assert asyncio.run(thread._commit({TP(OPINIONS, 0): 5, TP(OPINIONS, 1): 7}))
+    assert committed == [{TP(OPINIONS, 1): 7}]
 
 
 def test_a_fetch_that_outlives_its_caller_is_waited_for_and_read_again(parts: tuple[_Consumer, Keeper, Broker]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from worker.alerts import rebuild as rebuild_module
 from worker.alerts.rebuild import Rebuild
+from worker.alerts.watch import Position
 from worker.config import Config
 
 
@@ -16,6 +17,7 @@ from worker.config import Config
 def job(monkeypatch: pytest.MonkeyPatch) -> Rebuild:
     monkeypatch.setattr(rebuild_module, "admin_client", lambda _kafka: None)
     monkeypatch.setattr(rebuild_module, "partition_counts", lambda _kafka, names: dict.fromkeys(names, 2))
+    monkeypatch.setattr(rebuild_module, "topic_ids", lambda _kafka, names: dict.fromkeys(names, "now"))
     return Rebuild(Config())
 
 
@@ -39,6 +41,13 @@ def test_alerts_of_counted_opinions_are_not_told_again(job: Rebuild, counted: di
     places: Any = [(0, 5, "first"), (0, 8, "second"), (1, 9, "third")]
     job._alerts_of, job._next = places, {0: 10, 1: 10}
     assert job._untold(counted) == told
+
+
+@pytest.mark.parametrize(("topic_id", "counts_from"), [("now", 9), ("", 9), ("before", 0)])
+def test_positions_of_a_topic_that_was_deleted_say_nothing_of_this_one(
+    job: Rebuild, topic_id: str, counts_from: int
+) -> None:
+    assert job._next_offset(Position(9, 123, 0, topic_id).to_bytes()) == counts_from
 
 
 def test_what_is_no_opinion_is_passed_over(job: Rebuild) -> None:

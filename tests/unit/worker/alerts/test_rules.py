@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from worker.alerts.rules import KINDS, RULES_MAX, SIZE_MAX, RulesFile, parse, shipped
 from worker.errors import ConfigError
@@ -51,6 +54,9 @@ def test_stretches_grow_to_the_window_and_end_with_it() -> None:
         (ONE.replace("name: loud", 'name: "two words"'), 2, "name"),
         (ONE + ONE.removeprefix("rules:\n"), 6, "second rule named loud"),
         (ONE + "    resolve: 5\n", 2, "resolve"),
+        (ONE + "    resolve: 0\n", 6, "resolve"),
+        (ONE + ONE.replace("loud", "other"), 6, "a second `rules`"),
+        (ONE + "    threshold: 5\n", 6, "a second `threshold`"),
         ("rules:\n  - metric: dropout\n    threshold: 3\n", 2, "name"),
     ],
 )
@@ -61,7 +67,11 @@ def test_what_is_wrong_is_told_by_file_line_and_key(text: str, line: int, says: 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "rules: []", "rules: {a: 1}", "rule: []", "rules:\n- 3\n", "a: 1\nrules: []"]
+    "text",
+    [
+        *("", "[]", "rules: []", "rules: {a: 1}", "rule: []", "rules:\n- 3\n", "a: 1\nrules: []", "!!set {rules}"),
+        *("[" * 5000, "rules: 2024-13-45", "rules: !!int x", "<<: {rules: [1, 2]}", "rules: &a [*a]"),
+    ],
 )
 def test_other_documents_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"mine\.yaml"):
@@ -96,6 +106,17 @@ def test_a_changed_file_is_read_again_once(tmp_path: Path) -> None:
     assert rules.changed() is None
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    at=st.integers(0, len(ONE)),
+    cut=st.integers(0, 40),
+    put=st.text(" \n:-[]{}&*!<|>#'\"%@`,?.0aerlsu~", max_size=20) | st.sampled_from(["rules:\n", "<<: ", "2024-13-45"]),
+)
+def test_no_file_raises_another_error(at: int, cut: int, put: str) -> None:
+    with suppress(ConfigError):
+        parse(ONE[:at] + put + ONE[at + cut :], "mine.yaml")
+
+
 def test_a_broken_file_keeps_the_old_rules_and_is_told_once_for_each_content(tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text(ONE)
@@ -108,8 +129,10 @@ def test_a_broken_file_keeps_the_old_rules_and_is_told_once_for_each_content(tmp
         assert [rules.changed() for _ in range(3)] == [None] * 3
         file.write_bytes(b"\xff\xfe")
         assert rules.changed() is None
+        file.write_text(ONE + ONE)
+        assert rules.changed() is None
     assert rules.book is old
-    assert [entry["log_level"] for entry in logs] == ["error"] * 3
+    assert [entry["log_level"] for entry in logs] == ["error"] * 4
     assert "line 4" in logs[0]["reason"]
     file.write_text(ONE.replace("threshold: 4", "threshold: 6"))
     assert rules.changed() is not None

@@ -133,6 +133,21 @@ def test_one_bad_hour_is_no_slow_burn_but_a_day_of_it_is(noon: tuple[bytes, byte
     assert burn[0].opened_at_ms > (START + NOON + 180) * MINUTE_MS
 
 
+def test_a_slow_burn_ends_with_a_day_of_its_subjects_silence(noon: tuple[bytes, bytes]) -> None:
+    history = at_noon(noon)
+    history.feed(NOON, NOON + 1000, times(2.2))
+    assert history.subject.alert_open
+    silent = history.feed(NOON + 1000, NOON + 1000 + 2 * SILENCE_MINUTES_MAX, lambda _m: (0.0, 0.0))
+    (resolved,) = [alert for alert in silent if alert.metric == "slow_burn"]
+    assert (resolved.status, resolved.score) == ("resolved", 0.0)
+    last = START + NOON + 999
+    assert resolved.window_end_ms == (last + SILENCE_MINUTES_MAX + 1) * MINUTE_MS
+    assert not history.subject.alert_open
+    # What it had climbed to is gone with it: the first calm hours are no burn again.
+    again = NOON + 1000 + 2 * SILENCE_MINUTES_MAX
+    assert not [alert for alert in history.feed(again, again + 300, day_and_night) if alert.metric == "slow_burn"]
+
+
 def test_restarts_at_any_minute_change_nothing() -> None:
     whole, cut = with_history(), with_history(restarts=7)
     for history in (whole, cut):

@@ -344,6 +344,39 @@ def test_idle_subjects_are_forgotten() -> None:
     assert sum(data is None and not name.startswith(SEASON_PREFIX) for name, data in gone.items()) == 50
 
 
+def test_an_open_alert_keeps_no_other_subject() -> None:
+    detector = SurgeDetector(shipped())
+    burst = stream(44, 10, burst_on_lamp, subjects=("item:lamp",))
+    for each in burst:
+        detector.add(each, 0)
+    for number in range(20):
+        detector.add(opinion(f"item:{number}", burst[-1].event_time_ms, 0.1, 10_000 + number), 0)
+    assert (detector.open_alerts, len(detector)) == (1, 21)
+    detector.take_changes()
+    # The partition falls silent, and the lamp, the longest untouched, is the one that speaks again.
+    later = burst[-1].event_time_ms + (surge.IDLE_MINUTES + 1) * MINUTE_MS
+    told = detector.add(opinion("item:lamp", later, 0.1, 20_000), 0)[1]
+    assert ([alert.status for alert in told], len(detector)) == (["resolved"], 1)
+    gone = [name for name, data in detector.take_changes().items() if data is None]
+    assert len([name for name in gone if not name.startswith(SEASON_PREFIX)]) == 20
+
+
+def test_a_source_topic_made_anew_is_counted_from_its_first_offset() -> None:
+    subject = fresh()
+
+    def counted(offset: int, topic_id: str, partition: int = 0) -> str:
+        each = opinion("item:lamp", START_MS, 0.5, offset, partition=partition)
+        return subject.add(msgspec.structs.replace(each, source_topic_id=topic_id), START_MINUTE)
+
+    assert [counted(offset, "old") for offset in (5, 500, 500, 7)] == ["counted", "counted", "repeat", "repeat"]
+    assert [counted(offset, "new") for offset in (0, 1, 1, 0, 2)] == ["counted"] * 2 + ["repeat"] * 2 + ["counted"]
+    # The role reads again what it had counted of the old one: still known.
+    assert counted(500, "old") == "repeat"
+    assert counted(500, "old", partition=1) == "counted"
+    # Opinions of releases that tell no id are known by the topic's name.
+    assert [counted(offset, "") for offset in (3, 3)] == ["counted", "repeat"]
+
+
 def test_subjects_are_bounded_and_open_alerts_are_kept() -> None:
     detector = SurgeDetector(shipped(), max_subjects=20)
     alerts: list[Alert] = []

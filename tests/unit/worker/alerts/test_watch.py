@@ -10,13 +10,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from aiokafka.errors import KafkaTimeoutError
 from faust.auth import SASLCredentials, SSLCredentials
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from schemas.folds import FormatError
-from schemas.scores import Opinion
+from schemas.scores import Alert, Opinion
 from schemas.topics import ALERTS_OPINION
-from tests.opinions import burst_on_lamp, opinion, stream
+from tests.opinions import burst_on_lamp, opinion, plain, stream
 from worker.alerts import watch as watch_module
 from worker.alerts.faust_app import broker_urls, credentials
 from worker.alerts.watch import POSITION_KEY, OpinionWatch, Position, changelog_name
@@ -53,6 +56,37 @@ def watching() -> tuple[OpinionWatch, HeldProducer]:
     watch.app = SimpleNamespace(producer=producer, started=True, rebalancing=False)
     watch.open([0])
     return watch, producer
+
+
+class FailingProducer:
+    """Gives up the record of that number, like a client a batch: what comes behind it is delivered all the same."""
+
+    def __init__(self, fails_at: int | None) -> None:
+        self.fails_at, self.sends = fails_at, 0
+        self.delivered: list[tuple[str, bytes, bytes | None]] = []
+
+    async def send(self, topic: str, key: bytes, value: bytes | None, *_: object) -> asyncio.Future[None]:
+        acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.sends == self.fails_at:
+            acknowledged.set_exception(KafkaTimeoutError())
+        else:
+            self.delivered.append((topic, key, value))
+            acknowledged.set_result(None)
+        self.sends += 1
+        return acknowledged
+
+    @property
+    def changelog(self) -> dict[bytes, bytes | None]:
+        """As compaction would leave it."""
+        return {key: value for topic, key, value in self.delivered if topic == CHANGELOG}
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """Without evidence, which a restart may lessen, and each once."""
+        values = [value or b"" for topic, _, value in self.delivered if topic == ALERTS_OPINION]
+        alerts = plain([msgspec.json.decode(each, type=Alert) for each in values])
+        alerts = [msgspec.structs.replace(each, evidence=None) for each in alerts]
+        return [alert for i, alert in enumerate(alerts) if alert not in alerts[:i]]
 
 
 def record(offset: int, value: Opinion | bytes, partition: int = 0) -> Any:
@@ -111,6 +145,75 @@ def test_reading_waits_when_too_much_is_unwritten(monkeypatch: pytest.MonkeyPatc
     asyncio.run(go())
 
 
+async def lived(producer: FailingProducer, opinions: list[Opinion], before: dict[bytes, bytes | None]) -> OpinionWatch:
+    """A process that begins with the changelog, reads on from its position to the end, fails or not, and shuts down."""
+    watch = OpinionWatch(CONFIG, AlertsMetrics(CollectorRegistry()))
+    watch.app = SimpleNamespace(producer=producer, started=True, rebalancing=False)
+    for key, value in before.items():
+        watch.recover(0, key, value)
+    watch.open([0])
+    first = watch.positions({0: 0}, {0: len(opinions)})[0]
+    feeding = asyncio.ensure_future(
+        watch.feed(0, [record(offset, each) for offset, each in enumerate(opinions) if offset >= first])
+    )
+    while not feeding.done():
+        await watch.write()  # as the role does, beside the feed, which writes for itself too
+        await asyncio.sleep(0)
+    await feeding
+    await watch.release()
+    return watch
+
+
+BURST = stream(44, 4, burst_on_lamp)
+
+
+async def uninterrupted() -> FailingProducer:
+    producer = FailingProducer(None)
+    assert (await lived(producer, BURST, {})).failure is None
+    return producer
+
+
+@settings(max_examples=60, deadline=None)
+@given(part=st.floats(0, 1))
+def test_wherever_a_write_is_given_up_the_next_process_misses_no_opinion(part: float) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch_module, "MAX_UNWRITTEN", 2)
+        whole = asyncio.run(uninterrupted())
+        failing, next_one = FailingProducer(round(part * (whole.sends - 1))), FailingProducer(None)
+        watch = asyncio.run(lived(failing, BURST, {}))
+        assert isinstance(watch.failure, KafkaTimeoutError)
+        asyncio.run(lived(next_one, BURST, failing.changelog))
+    assert failing.changelog | next_one.changelog == whole.changelog
+    next_one.delivered += failing.delivered
+    assert next_one.alerts == whole.alerts
+
+
+@pytest.mark.parametrize("behind", ["write", "feed", "release"])
+def test_who_waits_behind_a_write_that_fails_writes_nothing(monkeypatch: pytest.MonkeyPatch, behind: str) -> None:
+    async def go() -> None:
+        watch, producer = watching()
+        producer.open.clear()
+        calm = [opinion(f"item:{n}", 1_000_000, 0.5, n) for n in range(4)]
+        await feed(watch, calm[:2])
+        failing = asyncio.ensure_future(watch.write())
+        await asyncio.wait([failing], timeout=0.01)
+        monkeypatch.setattr(watch_module, "MAX_UNWRITTEN", 1 if behind == "feed" else 9)
+        feeding = asyncio.ensure_future(watch.feed(0, [record(n, calm[n]) for n in (2, 3)]))
+        await asyncio.wait([feeding], timeout=0.01)
+        waiting = [feeding, *([asyncio.ensure_future(getattr(watch, behind)())] if behind != "feed" else [])]
+        await asyncio.wait(waiting, timeout=0.01)
+        producer.open |= {CHANGELOG, ALERTS_OPINION}
+        failed, *others = producer.waiting
+        failed.set_exception(KafkaTimeoutError())
+        for each in others:
+            each.set_result(None)
+        await asyncio.gather(failing, *waiting)
+        assert isinstance(watch.failure, KafkaTimeoutError)
+        assert [key for _, key, *_ in producer.sent] == [b"item:0", b"item:1"]
+
+    asyncio.run(go())
+
+
 def test_what_lies_below_the_position_or_on_other_partitions_is_not_fed() -> None:
     async def go() -> None:
         watch, producer = watching()
@@ -141,6 +244,16 @@ def test_positions_follow_the_changelog_and_what_is_left_of_the_topic() -> None:
         assert not well
 
     asyncio.run(go())
+
+
+@pytest.mark.parametrize(("known", "refused"), [("", False), ("new", False), ("old", True)])
+def test_a_position_of_another_topic_is_refused_however_far_the_new_one_has_come(known: str, refused: bool) -> None:
+    watch = OpinionWatch(CONFIG, AlertsMetrics(CollectorRegistry()))
+    watch.topic_id = "new"
+    watch.recover(0, POSITION_KEY, Position(50, 123, 0, known).to_bytes())
+    watch.open([0])
+    assert isinstance(watch.failure, TopicError) == refused
+    assert watch.partitions() == ([] if refused else [0])
 
 
 def test_it_is_ready_while_it_runs_and_kafka_takes_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,10 +299,11 @@ def test_other_positions_are_refused(data: bytes) -> None:
         Position.from_bytes(data)
 
 
-def test_position_bytes_of_the_first_release_stay_readable() -> None:
+def test_position_bytes_of_earlier_releases_stay_readable() -> None:
     assert Position.from_bytes(bytes.fromhex("019232cd0400")) == Position(50, 1024)
+    assert Position.from_bytes(bytes.fromhex("019332cd040007")) == Position(50, 1024, 7)
     # Written down: the next release must read it.
-    assert Position(50, 1024, 7).to_bytes() == bytes.fromhex("019332cd040007")
+    assert Position(50, 1024, 7, "id").to_bytes() == bytes.fromhex("019432cd040007a26964")
 
 
 def test_changed_rules_are_taken_up_while_it_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,17 +6,21 @@ import itertools
 
 import msgspec
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from schemas.control import Ack, Mute
 from schemas.dead import HEADER_REPLAY_OF
 from schemas.evidence import Evidence, Share
 from schemas.scores import Alert
 from tests.alerts_made import made
+from tests.opinions import detect, stream
 from worker.config import NotifyConfig, WebhookConfig
 from worker.notify import dispatch as dispatch_module
 from worker.notify.controls import Controls
 from worker.notify.dispatch import Dispatcher, Routed
 from worker.notify.incident import Incidents
+from worker.notify.notice import Notice
 
 SINKS = {
     "all": WebhookConfig(url="https://x"),
@@ -52,6 +56,25 @@ def test_the_same_alert_status_and_window_is_told_once() -> None:
     assert one.route(0, msgspec.structs.replace(first, process_time_ms=NOW_MS + 5), NOW_MS) == Routed(skipped="repeat")
     assert one.route(0, made("item:a", "worsening", minute=5), NOW_MS).sinks
     assert one.route(0, made("item:a", "worsening", minute=6), NOW_MS).sinks
+
+
+def test_a_rise_to_critical_is_told_beside_what_else_worsened_in_that_minute() -> None:
+    one = dispatcher()
+    worse = made("item:a", "worsening", minute=5)
+    assert one.route(0, worse, NOW_MS).sinks == ("all",)
+    critical = msgspec.structs.replace(worse, severity="critical")
+    assert one.route(0, critical, NOW_MS).sinks == ("all", "critical")
+    assert one.route(0, critical, NOW_MS).skipped == "repeat"
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(shares=st.lists(st.floats(0.0, 1.0), min_size=8, max_size=8), seed=st.integers(0, 99))
+@example(shares=[0.96, 0.95, 0.06, 0.08, 0.84, 0.74, 0.67, 0.31], seed=2)  # worsens twice in a minute
+def test_every_message_of_an_alert_bears_an_id_of_its_own(shares: list[float], seed: int) -> None:
+    burst = dict(enumerate(shares, 40))
+    told = detect(stream(60, 30, lambda _s, minute: burst.get(minute, 0.1), subjects=("item:lamp",), seed=seed))
+    ids = [Notice(alert=alert, incident_id="").message_id for alert in told]
+    assert len(ids) == len(set(ids))
 
 
 def test_what_was_told_before_this_process_began_is_a_repeat_until_the_partition_moves() -> None:

@@ -24,7 +24,7 @@ from worker.scoring.routing import load_routing
 
 NOW_MS = 1_700_000_000_000
 VECTOR = np.full(64, 0.125, np.float16)
-emitter = Emitter("model-1", load_routing(), WorkerConfig())
+emitter = Emitter("model-1", load_routing(), WorkerConfig(), {"events.review": "id-r"})
 
 
 def emit(lane: Lane, event: Event, result: Result, value: bytes = b"raw") -> Outcome:
@@ -143,6 +143,7 @@ def test_review_gives_a_score_and_one_opinion_per_level() -> None:
     assert {o.level for o in opinions} == {"item", "category", "brand", "topic"}
     assert all(len(o.text_hash) == 16 and o.p_positive == 0.7 for o in opinions)
     assert {o.excerpt for o in opinions} == {"Good"}
+    assert {o.source_topic_id for o in opinions} == {"id-r"}
     assert opinions[2].related == ["item:i", "category:c", "topic:t", "topic:s"]
 
 
