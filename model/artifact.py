@@ -140,12 +140,12 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"reads version {FORMAT_VERSION}: train the artifact again"
         )
     blank = manifest | {"checksum": ""}
-    if raw != _render(manifest) or manifest.get("checksum") != _sha256(_render(blank)):
+    if raw != _render(manifest, nan=True) or manifest.get("checksum") != _sha256(_render(blank, nan=True)):
         raise ArtifactError(f"{path} is damaged: its checksum does not match its content; {_ADVICE}")
     missing = [key for key in _REQUIRED if key not in manifest]
     if missing:
         raise ArtifactError(f"{path} lacks {', '.join(missing)}; {_ADVICE}")
-    return manifest
+    return dict(json.loads(raw, parse_constant=lambda _: None))  # earlier releases wrote figures that are none as NaN
 
 
 def _read(path: Path) -> bytes:
@@ -182,8 +182,8 @@ def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
         ) from error
 
 
-def _render(manifest: Mapping[str, Any]) -> bytes:
-    return (json.dumps(manifest, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()
+def _render(manifest: Mapping[str, Any], *, nan: bool = False) -> bytes:
+    return (json.dumps(manifest, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=nan) + "\n").encode()
 
 
 def _space(manifest: Mapping[str, Any], tensors: Tensors, tokenizer: bytes) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 Array = npt.NDArray[Any]
 Interval = tuple[float, float]
@@ -31,7 +32,7 @@ def macro_f1(truth: Array, guess: Array, classes: int) -> float:
 def log_loss(probabilities: Array, truth: Array) -> float:
     """Mean negative log probability of the true class; probabilities [n, C], truth [n]."""
     chosen = probabilities[np.arange(len(truth)), truth]
-    return float(-np.log(np.clip(chosen, 1e-12, 1.0)).mean())
+    return float(0.0 - np.log(np.clip(chosen, 1e-12, 1.0)).mean())  # no -0.0
 
 
 def auc(scores: Array, truth: Array) -> float:
@@ -47,10 +48,14 @@ def auc(scores: Array, truth: Array) -> float:
 
 def reliability(confidence: Array, right: Array, bins: int = 15) -> Array:
     """Points of a reliability diagram over equal-mass bins of confidence [n], right bool [n]: float64 [bins, 3] of mean
-    confidence, accuracy and number of rows, by rising confidence. Fewer bins where there are fewer rows."""
-    order = np.argsort(confidence, kind="stable")
-    parts = np.array_split(order, max(1, min(bins, len(order))))
-    return np.array([[confidence[part].mean(), right[part].mean(), len(part)] for part in parts], np.float64)
+    confidence, accuracy and number of rows, by rising confidence. Fewer bins where there are fewer rows.
+
+    Rows of one confidence count as right by the share of them that is, so that their order cannot matter where a bin
+    ends among them."""
+    values, group, counts = np.unique(confidence, return_inverse=True, return_counts=True)
+    share = np.bincount(group, weights=right, minlength=len(values)) / counts
+    parts = np.array_split(np.repeat(np.arange(len(values)), counts), max(1, min(bins, len(group))))
+    return np.array([[values[part].mean(), share[part].mean(), len(part)] for part in parts], np.float64)
 
 
 def ece(confidence: Array, right: Array, bins: int = 15) -> float:
@@ -91,7 +96,9 @@ def bootstrap(matrix: Array, *, resamples: int = RESAMPLES, seed: int = 0, level
     counts = np.asarray(matrix)[truth, guess]
     n, classes = int(counts.sum()), len(matrix)
     rng = np.random.default_rng(seed)
-    rows_of, guesses_of = np.eye(classes)[truth], np.eye(classes)[guess]  # [cells, C]
+    cells = np.arange(len(truth))
+    # [cells, C], sparse: with thousands of classes they would be large.
+    rows_of, guesses_of = (csr_array((np.ones(len(cells)), (cells, k)), (len(cells), classes)) for k in (truth, guess))
     right = truth == guess
     accuracies, f1s = [], []
     for start in range(0, resamples, _RESAMPLES_AT_ONCE):

@@ -3,18 +3,21 @@
 Two questions, for they have two answers: a role whose broker is away is not ready and must not be restarted, a role
 whose loop stands still is beyond mending itself.
 
-One thread answers one request at a time; a client that dawdles is dropped after `CLIENT_TIMEOUT_S`, so neither
-can take more of the process than that.
+Each request has a thread of its own, and `REQUEST_TIMEOUT_S` from connection to answer; of more than `REQUESTS_MAX` at
+once the oldest give way. So however many clients dawdle, a probe is answered.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import SHUT_RDWR, socket
+from threading import Lock, Thread
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -23,7 +26,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from worker.config import ObserveConfig
 from worker.errors import ConfigError
 
-CLIENT_TIMEOUT_S: Final = 5.0
+REQUEST_TIMEOUT_S: Final = 5.0
+REQUESTS_MAX: Final = 16
 LOOP_STOOD_MAX_S: Final = 300.0
 """A loop that has not turned for so long is stuck. Kafka's own bound (``max.poll.interval.ms``): by then the broker has
 given its partitions to others, and whatever a loop may wait for takes less."""
@@ -35,7 +39,7 @@ class Observer:
     """Serves while the context is open: 200 on ``/healthz`` while ``health`` says that the role does its work, on
     ``/livez`` while the role calls `turned`, else 503.
 
-    ``health`` returns whether it is ready, and details. It is called on the server's thread, so it must be quick and
+    ``health`` returns whether it is ready, and details. It is called on threads of the server, so it must be quick and
     safe to call from there. ``clock`` gives seconds. Raises `ConfigError` where the address cannot be had.
     """
 
@@ -48,7 +52,7 @@ class Observer:
     ) -> None:
         self._clock, self._turned_at_s = clock, clock()
         try:
-            self._server = HTTPServer((observe.host, observe.port), _handler(registry, health, self._alive))
+            self._server = _Server((observe.host, observe.port), _handler(registry, health, self._alive))
         except OSError as error:
             raise ConfigError(
                 f"observe.host {observe.host}, observe.port {observe.port}: {error.strerror}; port 0 takes any free one"
@@ -82,10 +86,54 @@ class Observer:
         self._server.server_close()
 
 
+class _Server(ThreadingHTTPServer):
+    """Bounds requests in number and time. Ended, a connection reads and writes no more, so its thread ends."""
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._under_way: dict[socket, float] = {}  # until when, the oldest first
+        self._lock = Lock()  # a connection is closed by its own thread: never while another ends it
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._under_way[request] = time.monotonic() + REQUEST_TIMEOUT_S
+        self._end(keep=REQUESTS_MAX)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._under_way.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Called at every turn of the server's loop."""
+        self._end(keep=REQUESTS_MAX)
+
+    def server_close(self) -> None:
+        super().server_close()
+        self._end(keep=0)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # The standard library prints a traceback and the client's address.
+        if isinstance(sys.exception(), OSError):
+            _log.debug("a client went away", exc_info=True)
+        else:
+            _log.exception("a request ended on a defect")
+
+    def _end(self, *, keep: int) -> None:
+        now_s = time.monotonic()
+        with self._lock:
+            while self._under_way:
+                request, until_s = next(iter(self._under_way.items()))
+                if len(self._under_way) <= keep and now_s < until_s:
+                    return
+                del self._under_way[request]
+                with suppress(OSError):
+                    request.shutdown(SHUT_RDWR)
+
+
 def _handler(registry: CollectorRegistry, health: Health, alive: Health) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        timeout = CLIENT_TIMEOUT_S
-
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == "/metrics":

@@ -26,6 +26,8 @@ from model.errors import DataError
 from model.scoring import Floats, Scorer
 from model.warmth import user_of
 
+CONFUSION_LABELS_MAX = 200
+CELLS_MAX = 1000
 _CURVE_POINTS = 41
 
 
@@ -76,7 +78,9 @@ def assess_texts(
 
     labels: those guessed among, C in all. intervals: 95 % bootstrap intervals of accuracy and macro_f1. classes: label,
     support, guessed, precision, recall and f1 of each, and under intervals the 95 % Wilson intervals of the three, see
-    ``metrics.class_intervals``. confusion: counts [C][C], row the truth, column the guess. reliability: mean
+    ``metrics.class_intervals``. confusion: counts [C][C], row the truth, column the guess; of more than
+    CONFUSION_LABELS_MAX labels only ``mistakes``, the most frequent CELLS_MAX, [truth, guess, rows] each, and how many
+    rows' mistakes are ``left_out``. reliability: mean
     confidence, accuracy and n of up to 15 bins of equal mass. slices: see ``slices.all_slices``; by every field of
     ``fields`` in ``rows``, which belong to the texts, and where these name users, by how many rows of theirs came
     ``before`` (users, one an event) and among them. scope, where the head has a threshold: see ``scope_curve``. All
@@ -94,7 +98,7 @@ def assess_texts(
             "labels": judged.candidates,
             "intervals": {name: [rounded(end) for end in ends] for name, ends in metrics.bootstrap(matrix).items()},
             "classes": _classes(judged.candidates, matrix),
-            "confusion": matrix.tolist(),
+            "confusion": matrix.tolist() if size <= CONFUSION_LABELS_MAX else _mistakes(judged.candidates, matrix),
             "reliability": _reliability(judged),
             "slices": found,
         }
@@ -109,6 +113,16 @@ def scope_curve(probabilities: Floats, known: Sequence[str], labels: Sequence[st
     levels = np.quantile(probabilities.max(1), np.linspace(0, 1, _CURVE_POINTS))
     curve = [scope_figures(probabilities, known, labels, float(level)) for level in np.unique([0.0, *levels])]
     return [{name: rounded(value) for name, value in point.items()} for point in curve]
+
+
+def _mistakes(candidates: Sequence[str], matrix: Truth) -> dict[str, Any]:
+    truth, guess = np.nonzero(matrix)
+    wrong = truth != guess
+    truth, guess = truth[wrong], guess[wrong]
+    counts = matrix[truth, guess]
+    kept = np.argsort(-counts, kind="stable")[:CELLS_MAX]
+    mistakes = [[candidates[truth[i]], candidates[guess[i]], int(counts[i])] for i in kept]
+    return {"mistakes": mistakes, "left_out": int(counts.sum() - counts[kept].sum())}
 
 
 def _classes(candidates: Sequence[str], matrix: Truth) -> list[dict[str, Any]]:

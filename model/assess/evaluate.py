@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model import metrics
-from model.data import Columns, Labelled, check_label, columns_of, read_split
+from model.data import Columns, Labelled, as_label, check_label, columns_of, read_split
 from model.errors import DataError
 from model.scoring import Floats, Scorer, check_head, decide
 
@@ -104,7 +104,9 @@ def read_task(
     """The labelled rows of a text task's files, and how many more have no label. Raises DataError as ``read_split``,
     for a label that the head does not know, or the task when the model has no such head."""
     known = check_head(scorer, task)
+    own = {as_label(label): label for label in known}  # an older artifact may have them as its rows were written
     found, unlabelled = read_split(paths, columns_of(task, scorer.head(task), columns))
+    found = [labelled._replace(label=own.get(labelled.label, labelled.label)) for labelled in found]
     scoped = scorer.threshold(task) is not None
     for labelled in found:
         check_truth(labelled.label, task, known, labelled.place, scoped=scoped)
@@ -134,12 +136,13 @@ def evaluate_texts(
 ) -> dict[str, Any]:
     """Figures of one head on texts and labels.
 
-    The guess is the head's answer (``decide``) among the labels that occur (a file of two sentiments is judged on two),
-    or among those of ``among``; log_loss, auc and ece use the conditional probabilities over them. For an intent head
-    with a threshold, in_scope_accuracy and oos_recall apply it: a top probability below it, or the class ``oos``, means
-    out of scope. A head of kind ``score`` is judged by mae as well, of the expected value. Raises DataError for an
-    unknown task or label, one that occurs without being in ``among``, and `oos` where the head has neither a threshold
-    nor that label.
+    The guess is the head's answer (``decide``) among the labels that occur (a file of two sentiments is judged on two;
+    one of a single label on all of the head's, or no guess could be wrong), or among those of ``among``; log_loss, auc
+    and ece use the conditional probabilities over them. For an intent head with a threshold, in_scope_accuracy and
+    oos_recall apply it: a top probability below it, or the class ``oos``, means out of scope. Rows of ``oos`` where the
+    head has no such class are judged by these two alone, the rest by all: ``judged``, where that is not n, counts them.
+    A head of kind ``score`` is judged by mae as well, of the expected value. Raises DataError for an unknown task or
+    label, one that occurs without being in ``among``, and `oos` where the head has neither a threshold nor that label.
     """
     judged = judge(scorer, task, texts, labels, among)
     return flat_figures(judged, labels, scorer)
@@ -168,10 +171,10 @@ def judge(
 
 
 def _candidates(task: str, known: Sequence[str], labels: Sequence[str], among: Sequence[str] | None) -> list[str]:
-    """The labels to guess among, in the head's order."""
+    """The labels to guess among, in the head's order; see ``evaluate_texts``."""
     occurring = set(labels) & set(known)
     if among is None:
-        return [label for label in known if label in occurring]
+        return [label for label in known if label in occurring or len(occurring) < 2]
     foreign = [label for label in among if label not in known]
     if foreign:
         raise DataError(f"--labels: {foreign[0]!r} is unknown to head {task!r}; its labels: {', '.join(known)}")
@@ -208,6 +211,8 @@ def flat_figures(judged: Judged, labels: Sequence[str], scorer: Scorer) -> dict[
     """The figures of ``evaluate_texts``."""
     threshold = scorer.threshold(judged.task)
     result: dict[str, Any] = {"task": judged.task, "n": len(labels)}
+    if not judged.judged.all():
+        result["judged"] = len(judged.truth)
     if judged.judged.any():
         result |= _figures(judged)
     if threshold is not None:

@@ -92,10 +92,11 @@ def save_report(
         "curves": None if curves is None else read_curves(curves),
     }
     out = Path(out)
+    content = json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page(report), encoding="utf-8")
-        out.with_suffix(".json").write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        out.with_suffix(".json").write_text(content, encoding="utf-8")
     except OSError as error:
         raise ModelError(f"{out} cannot be written ({error.strerror}); choose another place with --out") from error
     return report

@@ -7,7 +7,7 @@ from typing import Any
 
 from model.assess.report_sharing import sharing_section
 from model.assess.report_style import CSS
-from model.assess.report_tasks import range_of, slices_part, table, task_section
+from model.assess.report_tasks import range_of, rows_judged, slices_part, table, task_section
 from model.assess.report_variants import variants_section
 from model.assess.svg import Axis, Line, line_chart, whisker
 
@@ -125,7 +125,9 @@ def _overview(tasks: Sequence[Mapping[str, Any]]) -> str:
         named = (
             f'<a href="#t{i}">{escape(task["task"])}</a><span class="under">{escape(Path(task["file"]).name)}</span>'
         )
-        cells = [named, f"{task['n']:,}", drawn]
+        judged = rows_judged(task)
+        counted = f'{judged[0]}<span class="under">{judged[1]}</span>' if judged else f"{task['n']:,}"
+        cells = [named, counted, drawn]
         cells += [f"{task[name]:.3f} {range_of(ends[name])}" if ends else "" for name in ("accuracy", "macro_f1")]
         if floor:
             both = [f"{task[name]:.3f}" for name in ("linear_accuracy", "linear_macro_f1") if name in task]
@@ -140,7 +142,9 @@ def _click(click: Mapping[str, Any] | None) -> str:
     """The manifest's section as it is: a table of its measured parts, the rest as facts."""
     if not click:
         return ""
-    measured = {name: part for name, part in click.items() if isinstance(part, Mapping) and "auc" in part}
+    measured = {
+        name: part for name, part in click.items() if isinstance(part, Mapping) and {"auc", "log_loss"} & set(part)
+    }
     names = list(dict.fromkeys(key for part in measured.values() for key, value in part.items() if _plain(value)))
     rows = [
         [escape(name.replace("_", " ")), *(_cell(part.get(key)) for key in names)] for name, part in measured.items()

@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from model.assess.report_tasks import table
-from model.assess.sharing import needs_words, share_words
+from model.assess.sharing import intervals_words, needs_words, share_words
 from model.assess.svg import Axis, Line, line_chart
 
 _SIDES = ("shared", "single")
@@ -43,11 +43,12 @@ def _curve(curve: Mapping[str, Any] | None, x: Axis) -> str:
         for w in wholes
     ]
     heads = ["labels", "shared", "single", "difference", "single needs"]
+    over = f" {intervals_words(curve['seeds'])}" if any(w["interval"] for w in wholes) else ""
     return (
         f'<div class="summary"><b>{escape(curve["answer"])}</b></div><h3>Learning curve</h3><div class="pair">'
         f"<figure>{drawn}<figcaption>Mean {escape(curve['metric'])} over {len(curve['tasks'])} tasks.</figcaption>"
         f'</figure><div>{table(heads, rows)}<p class="note">Single needs: the share of the labels with which one model'
-        " a task would reach the shared figure, read off its own curve.</p></div></div>"
+        f" a task would reach the shared figure, read off its own curve.{escape(over)}</p></div></div>"
     )
 
 

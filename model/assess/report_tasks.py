@@ -28,9 +28,11 @@ def task_section(number: int, task: Mapping[str, Any]) -> str:
         flat = {name: value for name, value in task.items() if not isinstance(value, list | Mapping)}
         facts = [[escape(name.replace("_", " ")), escape(str(flat[name]))] for name in flat if name not in _PLACE]
         return head + table(["figure", "value"], facts) + slices_part(task.get("slices", []), task) + _scope(task)
+    judged = rows_judged(task)
+    rows = " ".join(judged) if judged else f"{task['n']:,} rows"
     among = f"guessed among {len(task['labels'])} of the head's {task['head_labels']} labels"
     without = f" ({task['unlabelled']:,} more without a label)" if "unlabelled" in task else ""
-    intro = f'<p class="note">{task["n"]:,} rows{without}, {among}, temperature {task["temperature"]:.2f}.</p>'
+    intro = f'<p class="note">{rows}{without}, {among}, temperature {task["temperature"]:.2f}.</p>'
     return head + intro + _pictures(task) + _classes(task["classes"]) + slices_part(task["slices"], task) + _scope(task)
 
 
@@ -48,6 +50,12 @@ def table(
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
+def rows_judged(task: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Where a task's figures are not of all its rows, of how many they are, and what became of the others."""
+    n, judged = task["n"], task.get("judged", task["n"])
+    return None if judged == n else (f"{judged:,} of {n:,} rows", f"({n - judged:,} out of scope judged apart)")
+
+
 def range_of(ends: Sequence[float]) -> str:
     """An interval in small letters."""
     return f'<span class="range">{ends[0]:.3f}–{ends[1]:.3f}</span>'
@@ -55,10 +63,14 @@ def range_of(ends: Sequence[float]) -> str:
 
 def _pictures(task: Mapping[str, Any]) -> str:
     points = [(p["confidence"], p["accuracy"], p["n"]) for p in task["reliability"]]
-    confusion = confusion_chart(task["confusion"], task["labels"])
+    confusion = ""
+    if isinstance(task["confusion"], list):
+        confusion = (
+            f"<figure><h3>Confusion</h3>{confusion_chart(task['confusion'], task['labels'])}"
+            "<figcaption>Row: the truth. Column: the guess. Shade: share of the row.</figcaption></figure>"
+        )
     return (
-        f'<div class="pair"><figure><h3>Confusion</h3>{confusion}'
-        "<figcaption>Row: the truth. Column: the guess. Shade: share of the row.</figcaption></figure>"
+        f'<div class="pair">{confusion}'
         f"<figure><h3>Calibration</h3>{reliability_chart(points)}<figcaption>Below the dashed line the model is surer "
         f"than right. {len(points)} bins of equal mass; ECE {task['ece']:.3f}.</figcaption>{_confusions(task)}</figure>"
         "</div>"
@@ -67,12 +79,18 @@ def _pictures(task: Mapping[str, Any]) -> str:
 
 def _confusions(task: Mapping[str, Any]) -> str:
     """The most frequent mistakes in words: with many classes the picture alone cannot name them."""
-    labels, matrix = task["labels"], task["confusion"]
+    labels, confusion = task["labels"], task["confusion"]
     if len(labels) < 4:
         return ""
-    found = [(n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j and n]
-    found = sorted(found, key=lambda cell: -cell[0])[:_CONFUSIONS_MAX]
-    rows = [[escape(labels[i]), escape(labels[j]), str(n), f"{n / sum(matrix[i]):.1%}"] for n, i, j in found]
+    if isinstance(confusion, Mapping):
+        found = confusion["mistakes"]
+    else:
+        found = [
+            (labels[i], labels[j], n) for i, row in enumerate(confusion) for j, n in enumerate(row) if i != j and n
+        ]
+    found = sorted(found, key=lambda cell: -cell[2])[:_CONFUSIONS_MAX]
+    support = {c["label"]: c["support"] for c in task["classes"]}
+    rows = [[escape(truth), escape(guess), str(n), f"{n / support[truth]:.1%}"] for truth, guess, n in found]
     heads = ["truth", "guess", "rows", "share of the truth"]
     return f"<h3>Most frequent mistakes</h3>{table(heads, rows, left=(1,))}" if rows else ""
 
@@ -100,7 +118,8 @@ def _classes(classes: Sequence[Mapping[str, Any]]) -> str:
 
 def slices_part(cuts: Sequence[Mapping[str, Any]], whole: Mapping[str, Any]) -> str:
     """Slicings, as ``slices.all_slices`` or ``model.clicks.figures.warmth_slices`` gives them, beside the figures of
-    the ``whole``; empty where there are none."""
+    the ``whole``; empty where there are none, or the whole has no figure to compare with."""
+    cuts = [cut for cut in cuts if whole.get(cut["figure"]) is not None]
     parts = [(part, part[cut["figure"]]) for cut in cuts for part in cut["slices"]]
     if not parts:
         return ""

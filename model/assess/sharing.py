@@ -23,8 +23,9 @@ def read_sharing(path: Path) -> tuple[list[Point], dict[float, list[float]]]:
     ``points``; and by share the interval of the mean difference, where the object's list ``shares`` has them.
 
     Each point: ``task``; ``share`` of the labels used, in (0, 1]; ``shared`` and ``single``, the figure reached;
-    optional ``metric`` (accuracy). Of ``shares``: ``share`` and ``difference_interval``. Raises DataError naming the
-    point at fault.
+    optional ``metric`` (accuracy) and ``seeds``, how many trainings a figure is the mean of; with it the intervals are
+    over seeds and rows. Of ``shares``: ``share`` and ``difference_interval``. Raises DataError naming the point at
+    fault.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -38,6 +39,8 @@ def read_sharing(path: Path) -> tuple[list[Point], dict[float, list[float]]]:
         numbers = [point.get(name) for name in ("share", "shared", "single")] if well else [None]
         if not all(is_number(number) for number in numbers) or not 0 < point["share"] <= 1:
             raise DataError(f"{path}: point {i} needs task, share in (0, 1], shared and single")
+        if "seeds" in point and not (type(point["seeds"]) is int and point["seeds"] > 0):
+            raise DataError(f"{path}: point {i}: seeds must be a whole number above 0")
     shares = content.get("shares", []) if isinstance(content, dict) else []
     return [dict(point) for point in points], _intervals(shares, path)
 
@@ -64,8 +67,9 @@ def learning_curve(points: Sequence[Point], intervals: Mapping[float, Sequence[f
 
     tasks, metric. shares, from few labels to many, each: share; shared and single, means over the tasks; difference;
     interval, of the difference, or None; single_needs, the share of labels at which one model a task reaches the shared
-    figure (straight lines between the shares, on a logarithmic scale), or None where no share tried is enough. answer:
-    in words. None where the points' figures are not one, or one of which less is better.
+    figure (straight lines between the shares, on a logarithmic scale), or None where no share tried is enough. seeds:
+    over how many the intervals are, or None where the points do not say one number. answer: in words. None where the
+    points' figures are not one, or one of which less is better.
     """
     kinds = {str(point.get("metric", "accuracy")) for point in points}
     shares = sorted({float(point["share"]) for point in points})
@@ -89,7 +93,9 @@ def learning_curve(points: Sequence[Point], intervals: Mapping[float, Sequence[f
         }
         for share, shared, single in zip(shares, *means, strict=True)
     ]
-    return {"tasks": tasks, "metric": kinds.pop(), "shares": curve, "answer": _answer(curve)}
+    counts = {point.get("seeds") for point in points}
+    seeds = counts.pop() if len(counts) == 1 else None
+    return {"tasks": tasks, "metric": kinds.pop(), "shares": curve, "seeds": seeds, "answer": _answer(curve, seeds)}
 
 
 def share_words(share: float) -> str:
@@ -105,6 +111,15 @@ def needs_words(whole: Mapping[str, Any], smallest: float) -> str:
     return f"{'at most ' if needed <= smallest else ''}{share_words(float(f'{needed:.2g}'))}"
 
 
+def intervals_words(seeds: int | None) -> str:
+    """What the intervals are over, in a sentence."""
+    if seeds is None:
+        return "It is not said what the intervals are over; those of earlier benches leave the seeds out."
+    if seeds == 1:
+        return "Intervals are at 95 % over the rows of one seed: another may say otherwise."
+    return f"Intervals are at 95 % over {seeds} seeds and the rows."
+
+
 def _needed(figure: float, shares: Sequence[float], singles: Sequence[float]) -> float | None:
     """The share at which ``singles`` [shares], taken never to fall with more labels, reach a figure."""
     rising = np.maximum.accumulate(singles)
@@ -118,7 +133,7 @@ def _needed(figure: float, shares: Sequence[float], singles: Sequence[float]) ->
     return round(math.exp(low + float(part) * (high - low)), 5)
 
 
-def _answer(curve: Sequence[Mapping[str, Any]]) -> str:
+def _answer(curve: Sequence[Mapping[str, Any]], seeds: int | None) -> str:
     """Does sharing save labels? By the intervals of the differences; without them by the means, which is said."""
     if len(curve) < 2:
         return "Does sharing save labels? One share of the labels alone cannot tell; try some more."
@@ -126,7 +141,9 @@ def _answer(curve: Sequence[Mapping[str, Any]]) -> str:
     sure = all(whole["interval"] is not None for whole in curve)
     better = [w for w in curve if (w["interval"][0] if sure else w["difference"]) > 0]
     worse = [w for w in curve if (w["interval"][1] if sure else w["difference"]) < 0]
-    told = "" if sure else " These are means without intervals: chance is not ruled out."
+    told = "" if seeds is None else f" {intervals_words(seeds)}"
+    if not sure:
+        told = " These are means without intervals: chance is not ruled out."
     if better and worse:
         words = f"It depends: shared is better with {_named(better)} of the labels, worse with {_named(worse)}."
     elif better:

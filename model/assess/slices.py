@@ -4,6 +4,7 @@ A slicing gives every row a name; ``slice_figures`` measures each name's rows ag
 lie below the whole by chance: about one in forty of those with a flag's size would, were there no difference at all.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,9 +44,10 @@ def language(text: str) -> str:
 def quartiles(values: npt.NDArray[Any], unit: str) -> tuple[list[str], list[str]]:
     """Every value's quartile as a name (``<= 12 characters``, ``13-40 characters``, …), and the names in order.
 
-    values: numbers [n], n >= 1. Equal values share a quartile, so there may be fewer than four.
+    values: numbers [n], n >= 1. Equal values share a quartile, so there may be fewer than four; no two have one name.
     """
-    inner = np.unique(np.quantile(values, [0.25, 0.5, 0.75], method="inverted_cdf"))
+    # Not np.quantile: it makes floats of whole numbers, and large ones that differ become one.
+    inner = np.unique(np.sort(values)[np.ceil(np.array([0.25, 0.5, 0.75]) * len(values)).astype(int) - 1])
     place = np.searchsorted(inner, values)  # a value equal to a bound belongs below it
     names = {
         k: f"{_number(values[place == k].min())}–{_number(values[place == k].max())} {unit}".rstrip()
@@ -75,10 +77,8 @@ def by_field(rows: Sequence[Row], field: str) -> tuple[list[str], list[str]]:
     if not there:
         known = sorted({key for row in rows for key in row})
         raise DataError(f"--slice {field}: no row has this field; the rows have {', '.join(known)}")
-    if len(there) == len(values) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in there):
-        numbers = np.array(there, np.float64)
-        if len(np.unique(numbers)) > VALUES_MAX and np.isfinite(numbers).all():
-            return quartiles(numbers, "")
+    if all(map(_is_number, values)) and len(set(there)) > VALUES_MAX:
+        return quartiles(np.array(there, object), "")
     names = [MISSING if value is None else str(value) for value in values]
     counts = Counter(names).most_common()
     kept = [name for name, _ in counts[:VALUES_MAX]]
@@ -151,5 +151,12 @@ def all_slices(
     ]
 
 
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and (
+        isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    )
+
+
 def _number(value: Any) -> str:
-    return f"{float(value):.10g}"
+    """In full, so that numbers that differ have names that do."""
+    return str(value).removesuffix(".0")

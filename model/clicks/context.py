@@ -8,6 +8,7 @@ value: where something was shown must not decide what is shown.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -90,7 +91,7 @@ class ContextFeature:
         if self.kind == "categorical":
             for i, value in enumerate(values):
                 if value is not None:
-                    columns[i, zlib.crc32(f"{self.name}={value}".encode()) % self.buckets] = 1
+                    columns[i, zlib.crc32(f"{self.name}={_category(value)}".encode()) % self.buckets] = 1
             return
         number = np.array([_number(value) for value in values], np.float64)
         known = ~np.isnan(number)
@@ -151,6 +152,14 @@ def read_spec(tensor: npt.NDArray[Any]) -> ContextSpec:
         return tuple(ContextFeature(**feature) for feature in found)
     except (ValueError, TypeError, DataError) as error:
         raise ArtifactError(f"the click head's context features cannot be read ({error}); fit it again") from error
+
+
+def _category(value: Any) -> str:
+    """As it is hashed: a number as the float that it is in an event, whether the row says 13 or 13.0."""
+    if isinstance(value, int):
+        with contextlib.suppress(OverflowError):
+            return str(float(value))
+    return str(value)
 
 
 def _number(value: Any) -> float:

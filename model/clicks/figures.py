@@ -16,14 +16,15 @@ F64 = npt.NDArray[np.float64]
 def figures(p: F64, truth: F64, users: npt.NDArray[np.int64] | None = None) -> dict[str, float]:
     """Figures of probabilities [n] for outcomes [n] in {0, 1}.
 
-    n, auc, log_loss, ece (15 equal-mass bins), predicted over observed, and the base rate; with users [n] also user_auc
-    (mean AUC of the users who have both outcomes, by their number of events) and ndcg (mean over the same users of the
-    NDCG of all their events in the order of p).
+    n, auc (where there are both outcomes), log_loss, ece (15 equal-mass bins), predicted over observed, and the base
+    rate; with users [n] also user_auc (mean AUC of the users who have both outcomes, by their number of events) and
+    ndcg (mean over the same users of the NDCG of all their events in the order of p).
     """
     label = truth.astype(np.int64)
-    found = {
-        "n": len(p),
-        "auc": round(metrics.auc(p, label), 5),
+    found: dict[str, float] = {"n": len(p)}
+    if 0 < label.sum() < len(label):
+        found["auc"] = round(metrics.auc(p, label), 5)
+    found |= {
         "log_loss": round(metrics.log_loss(np.stack([1 - p, p], axis=1), label), 5),
         "ece": round(metrics.ece(p, label), 5),
         "predicted_over_observed": round(float(p.sum() / max(1, label.sum())), 4),
@@ -43,14 +44,14 @@ def figures(p: F64, truth: F64, users: npt.NDArray[np.int64] | None = None) -> d
 
 def warmth_slices(p: F64, truth: F64, earlier: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
     """Figures of probabilities [n] for outcomes [n] by how many events of the user came before, [n]: one slicing as
-    ``model.assess.slices`` gives them, none where all users are alike.
+    ``model.assess.slices`` gives them, none where all users are alike or all outcomes are.
 
     Each slice: value, auc with its interval, gap to the whole's AUC, whether it is flagged (`metrics.lies_below`), and
     the flat `figures`. AUC is compared, for it does not depend on how many click; auc, interval and gap are None where
     a slice has one outcome only.
     """
     names, order = by_warmth(earlier)
-    if len(order) < 2:
+    if len(order) < 2 or not 0 < truth.sum() < len(truth):
         return []
     whole, place = metrics.auc(p, truth.astype(np.int64)), np.array(names)
     return [

@@ -37,7 +37,7 @@ def headline_figures(scorer: Scorer, train: HeadlineTests, valid: HeadlineTests)
     at = dict(
         zip(PENALTIES, (_ridge(x[~late], y[~late], weight[~late], penalty) for penalty in PENALTIES), strict=True)
     )
-    chosen = max(PENALTIES, key=lambda penalty: train.accuracy(x @ at[penalty], late)["pair_accuracy"])
+    chosen = max(PENALTIES, key=lambda penalty: train.accuracy(x @ at[penalty], late).get("pair_accuracy", 0.0))
     found = valid.accuracy(valid.centred(scorer)[0] @ _ridge(x, y, weight, chosen))
     return {"fitted_on": len(x), **found}
 
@@ -85,7 +85,8 @@ class HeadlineTests:
         return less_mean(encoded), less_mean(np.log(self.rate)[:, None])[:, 0], self.shown * self.rate
 
     def accuracy(self, scores: F64, rows: npt.NDArray[np.bool_] | None = None) -> dict[str, float]:
-        """Share of pairs within a test that scores [n] put in the order of their rates, ties counted half."""
+        """Share of pairs within a test that scores [n] put in the order of their rates, ties counted half; none where
+        there are no pairs."""
         right, clear = [], []
         wanted = np.ones(len(scores), bool) if rows is None else rows
         for part in np.split(np.arange(len(scores)), np.flatnonzero(np.diff(self.test)) + 1):
@@ -97,12 +98,12 @@ class HeadlineTests:
             right.append((np.sign((scores[a] - scores[b]) * gap)[differ] + 1) / 2)
             clear.append((np.abs(gap) > 2 * error)[differ])
         each, sure = np.concatenate(right), np.concatenate(clear)
-        return {
-            "pairs": len(each),
-            "pair_accuracy": round(float(each.mean()), 4) if len(each) else float("nan"),
-            "clear_pairs": int(sure.sum()),
-            "clear_pair_accuracy": round(float(each[sure].mean()), 4) if sure.any() else float("nan"),
-        }
+        found: dict[str, float] = {}
+        for name, own in (("", each), ("clear_", each[sure])):
+            found[f"{name}pairs"] = len(own)
+            if len(own):
+                found[f"{name}pair_accuracy"] = round(float(own.mean()), 4)
+        return found
 
 
 def _ridge(x: F64, y: F64, weight: F64, penalty: float) -> F64:

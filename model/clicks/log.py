@@ -156,11 +156,15 @@ def settled(log: Log, head: ClickHead, delay: Delay = NO_DELAY) -> F64:
 
 
 def _vectors(scorer: Scorer, titles: Sequence[str]) -> Floats:
-    """Vectors of the titles as folds carry them (half precision), zero where there is no text; each encoded once."""
+    """Vectors of the titles as folds carry them (half precision), each encoded once; zero where there is no text, or
+    nothing is left of it once it is tokenised, as the worker tells it."""
+    nothing = scorer.prepare([""])[0].tokens
     unique = sorted({title for title in titles if title})
     known = {"": np.zeros(VECTOR_SIZE, np.float32)}
     for start in range(0, len(unique), _TEXTS_MAX):
         part = unique[start : start + _TEXTS_MAX]
-        vectors = scorer.vectors(scorer.encode(scorer.prepare(part)))
-        known.update(zip(part, vectors.astype(np.float16).astype(np.float32), strict=True))
+        prepared = scorer.prepare(part)
+        vectors = scorer.vectors(scorer.encode(prepared)).astype(np.float16).astype(np.float32)
+        vectors[[text.tokens <= nothing for text in prepared]] = 0
+        known.update(zip(part, vectors, strict=True))
     return np.stack([known[title] for title in titles])

@@ -29,9 +29,10 @@ def click_log(
     """Impressions and their outcomes, without vectors. A row's own ``context`` and what its title says become its
     context.
 
-    window_s           attribution window of clicks. An outcome that is not told (no ``clicked``, or null) is unknown
-                       until so long before the log's end, and "no" from then on; without a window it is an error
-    purchase_window_s  the same of purchases; where no row tells of any, nothing is known of them
+    window_s           attribution window of clicks. An outcome that is not told (no ``clicked``, or null) is "no" where
+                       the window has passed before the log's end; where it has not, outcomes count as known only if
+                       every row tells. Without a window one that is not told is an error
+    purchase_window_s  the same of the purchases of clicked impressions; where no row tells of any, nothing is known
 
     Raises DataError naming file, line and field.
     """
@@ -43,8 +44,9 @@ def click_log(
             f"{line}: field 'clicked' is missing; tell it in every row, or give the recipe the attribution window,"
             " click.window_s"
         )
-    label = clicked if window_s is None else _known(clicked, time_ms, window_s)
-    bought = purchased if np.isnan(purchased).all() else _known(purchased, time_ms, purchase_window_s)
+    label = clicked if window_s is None else _known(clicked, time_ms, window_s, np.ones(len(lines), bool))
+    silent = np.isnan(purchased).all()
+    bought = purchased if silent else _known(purchased, time_ms, purchase_window_s, clicked == 1)
     titles = [line.text("title") for line in lines]
     ones = np.ones(len(lines))
     # In the state an unknown outcome is not a click yet, as the worker folds it.
@@ -98,12 +100,14 @@ def _converted(label: F64, purchased: F64, time_ms: I64, window_s: float) -> F64
     return found if told.any() else np.full(len(label), np.nan)
 
 
-def _known(told: F64, time_ms: I64, window_s: float) -> F64:
-    """Outcomes [n] in {0, 1, NaN}: what is not told is "no" once the window has passed before the log's end."""
+def _known(told: F64, time_ms: I64, window_s: float, rows: npt.NDArray[np.bool_]) -> F64:
+    """Outcomes [n] in {0, 1, NaN}: what is not told is "no" once the window has passed before the log's end. ``rows``
+    [n]: those that can have the outcome at all."""
     ripe = time_ms <= time_ms.max() - 1000 * window_s
     label = np.where(np.isnan(told) & ripe, 0.0, told)
-    if not (told == 0).any():
-        label[~ripe] = np.nan  # a log that tells only its "yes" would have nothing else here: a leak of positives
+    if np.isnan(told[rows]).any():
+        # A log that waits with its "no" has nothing but "yes" here, also where it says "no" elsewhere: a leak.
+        label[~ripe] = np.nan
     return label
 
 

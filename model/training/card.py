@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from textwrap import fill
 from typing import Any
 
+from model.assess.report_tasks import rows_judged
 from model.calibrate import CALIBRATION_ROWS_MIN
 from model.training.recipe import Recipe
 
@@ -136,7 +137,8 @@ def _figures(manifest: Mapping[str, Any]) -> str:
     for figures in manifest["metrics"]:
         file = next(iter(figures["files"]))
         note = f" ({figures['rows']})" if "rows" in figures else ""
-        cells = [f"`{figures['task']}`", f"{file}{note}", str(figures["n"])]
+        rows = " ".join(rows_judged(figures) or (str(figures["n"]),))
+        cells = [f"`{figures['task']}`", f"{file}{note}", rows]
         cells += [f"{figures[name]:.3f}" if name in figures else "" for name in names]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model.data import Example, read_rows, text_of
+from model.data import Example, texts_of
 from model.errors import DataError
 from model.scoring import Prepared
 from model.text import TextCodec
@@ -115,11 +115,12 @@ def evenly(rows: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
 
 
 def space_texts(specs: Sequence[SpaceTexts], folder: Path) -> list[str]:
-    """Distinct texts for the vector space, evenly spread over each file. Raises DataError, also for a file of none."""
+    """Distinct texts for the vector space, evenly spread over each file. Raises DataError, also for a file of none, or
+    without a field that is named for it."""
     chosen: list[str] = []
     for spec in specs:
         path = folder / spec.file
-        texts = list(dict.fromkeys(text_of(row, spec.text, path, number) for number, row in read_rows(path)))
+        texts = list(dict.fromkeys(text for _, text, _ in texts_of(path, spec.text)))
         if not texts:
             raise DataError(f"{path}: no rows; space needs texts, give a file that is not empty or leave it out there")
         step = max(1, len(texts) // spec.rows)

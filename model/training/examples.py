@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from model.data import Example, check_label, check_number, label_of, read_rows, text_of
+from model.data import Example, check_label, check_number, label_of, listed, texts_of
 from model.errors import DataError
 from model.training.recipe import Dataset, Head, Recipe
 from model.training.templates import outside_sentences, shop_sentences
@@ -22,8 +22,17 @@ _log = structlog.get_logger(__name__)
 
 
 def read_corpus(recipe: Recipe, folder: Path, tell: Tell = _log.info) -> list[list[Example]]:
-    """All data sets of a recipe, read and checked; ``tell`` hears what became of their rows. Raises DataError."""
-    return [read_dataset(dataset, recipe.heads, folder, recipe.seed, tell) for dataset in recipe.datasets]
+    """All data sets of a recipe, read and checked; ``tell`` hears what became of their rows, and of labels that no row
+    has, or one alone. Raises DataError."""
+    corpus = [read_dataset(dataset, recipe.heads, folder, recipe.seed, tell) for dataset in recipe.datasets]
+    for name, head in recipe.heads.items():
+        counts = Counter(example.labels[name] for part in corpus for example in part if name in example.labels)
+        none = [label for label in head.labels if label not in counts]
+        one = [label for label, count in counts.items() if count == 1]
+        rare = {"without a text": none, "with one text only": one}
+        if few := [f"{how}: {listed(labels)}" for how, labels in rare.items() if labels]:
+            tell(f"warning: labels of {name} {'; '.join(few)}")
+    return corpus
 
 
 def read_dataset(
@@ -32,7 +41,7 @@ def read_dataset(
     """A data set's examples, one a text, in the order of their first rows; ``tell`` hears what became of its rows.
 
     Raises DataError naming the file, with the line of a row that carries no label, or one that its head of ``heads``
-    cannot have, and with the field that no row has.
+    cannot have, and with the field of labels, text or groups that no row has.
     """
     path = folder / dataset.file
     rows = list(_generated(dataset, heads, seed) if dataset.templates else _of_file(dataset, heads, path))
@@ -106,9 +115,9 @@ def _generated(dataset: Dataset, heads: Mapping[str, Head], seed: int) -> Iterat
 
 
 def _of_file(dataset: Dataset, heads: Mapping[str, Head], path: Path) -> Iterator[Example]:
-    for number, row in read_rows(path):
+    for number, text, row in texts_of(path, dataset.text):
         labels = {
-            head: label_of(row, field, path, number)
+            head: label_of(row, field, path, number, score=heads[head].kind == "score")
             for head, field in dataset.labels.items()
             if row.get(field) is not None
         }
@@ -116,7 +125,7 @@ def _of_file(dataset: Dataset, heads: Mapping[str, Head], path: Path) -> Iterato
             fields = ", ".join(map(repr, dict.fromkeys(dataset.labels.values())))
             raise DataError(f"{path}:{number}: no label in {fields}; label the row or take it out of the file")
         _check(labels, heads, f"{path}:{number}")
-        yield Example(text_of(row, dataset.text, path, number), labels, group=_group(row, dataset.groups))
+        yield Example(text, labels, group=_group(row, dataset.groups))
 
 
 def _check(labels: Mapping[str, str], heads: Mapping[str, Head], place: str) -> None:

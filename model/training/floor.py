@@ -48,9 +48,11 @@ class LinearFloor:
 
     def figures(self, texts: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
         """``linear_accuracy`` and ``linear_macro_f1`` on texts [n] with labels [n]. It guesses among the labels that
-        occur, as ``evaluate_texts`` does; one that it never saw it cannot guess."""
-        occurring = sorted(set(labels))
-        known = self.classes
+        occur, or all of its own where there is one, as ``evaluate_texts`` does; one that it never saw it cannot
+        guess."""
+        occurring, known = sorted(set(labels)), self.classes
+        if len(occurring) < 2:
+            occurring = sorted({*occurring, *known})
         sure = self._machine.decision_function(texts)
         sure = sure if sure.ndim == 2 else np.stack([-sure, sure], axis=1)
         columns = [known.index(label) if label in known else -1 for label in occurring]

@@ -8,7 +8,7 @@ from typing import Any
 from model.calibrate import ScopeCost
 from model.clicks.context import ContextFeature
 from model.clicks.settings import ClickSettings, check_click
-from model.data import Columns, as_label
+from model.data import Columns, Fallback, as_label
 from model.errors import DataError
 from model.text import TextSpec
 from model.training.augmentation import Augmentation, BackTranslation
@@ -32,9 +32,9 @@ class Bag:
 class Head:
     """A head over ``labels`` (without: those of the data, sorted).
 
-    ``kind``: ``classes``, or ``score`` for labels that are numbers: the expected value over them is the answer, and its
-    mean absolute error joins the loss with weight ``error_weight``. ``decide``: for ``accuracy`` the likeliest label is
-    the answer; for ``macro_f1`` rare labels count more (`model.calibrate.decision_weights`).
+    ``kind``: ``classes``, or ``score`` for labels that are numbers, whole or not: the expected value over them is the
+    answer, and its mean absolute error joins the loss with weight ``error_weight``. ``decide``: for ``accuracy`` the
+    likeliest label is the answer; for ``macro_f1`` rare labels count more (`model.calibrate.decision_weights`).
     """
 
     labels: list[str] = field(default_factory=list)
@@ -152,7 +152,8 @@ class Recipe:
         own = [dataset for dataset in self.datasets if head in dataset.labels]
         *_, last = own[0].text
         before = [name for dataset in own if dataset.text[-1] == last for name in dataset.text[:-1]]
-        return Columns((*dict.fromkeys(before), last), own[0].labels[head])
+        fields = Fallback((*dict.fromkeys(before), last))
+        return Columns(fields, own[0].labels[head], self.heads[head].kind == "score")
 
     def history_of(self, trial: Trial, data: Path) -> list[Path]:
         """Files of what came before a trial's rows, for a folder of data."""
@@ -208,13 +209,20 @@ def _click(content: Any, where: str) -> ClickSettings:
 def _head(content: Any, where: str) -> Head:
     parts = dict(mapping(content, where))
     if isinstance(labels := parts.get("labels"), list):
-        parts["labels"] = [as_label(label) or label for label in labels]
+        parts["labels"] = _labels(labels, score=parts.get("kind") == "score")
     return build(Head, parts, where)
+
+
+def _labels(labels: list[Any], *, score: bool = False) -> list[Any]:
+    """Labels as rows have them read; what can be none stays as it is, to be refused."""
+    return [as_label(label, score=score) or label for label in labels]
 
 
 def _dataset(content: Any, where: str) -> Dataset:
     parts = dict(mapping(content, where))
     where = f"{where}.{parts['name']}" if "name" in parts else where
+    if isinstance(outside := parts.get("outside"), dict):
+        parts["outside"] = {head: _labels(own) if isinstance(own, list) else own for head, own in outside.items()}
     if parts.get("augment") is not None:
         where_augment = f"{where}: augment"
         augment = dict(mapping(parts["augment"], where_augment))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from model.assess.evaluate import STREAM_TASKS
-from model.data import check_number
+from model.data import as_label, check_number
 from model.errors import DataError
 from model.training.augmentation import check_augmentation
 
@@ -94,6 +94,8 @@ def _check_head(head: Head, name: str, where: str) -> None:
         raise DataError(
             f"{where}.labels: {head.labels} are not two or more different ones; left out: those of the data"
         )
+    if not all(map(as_label, head.labels)):
+        raise DataError(f"{where}.labels: {head.labels} has a blank one; no label is null in the rows, and no class")
     for label in head.labels if head.kind == "score" else ():
         check_number(label, name, f"{where}.labels")
 

@@ -1,6 +1,6 @@
 """The trials of a recipe: its valid files, checked before anything is trained and measured on the artifact after."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from model.assess.detail import assess_files
 from model.assess.evaluate import STREAM_TASKS, check_truth, evaluate_files, evaluate_texts
 from model.clicks.evaluate import LogSpec, read_events
 from model.clicks.fields import read_lines
-from model.data import Columns, Labelled, fingerprint, read_labelled, read_rows, read_split, text_of
+from model.data import Columns, Labelled, fingerprint, read_labelled, read_rows, read_split, texts_of
 from model.errors import DataError
 from model.scoring import Scorer, load_scorer
 from model.text import normalise
@@ -31,18 +31,20 @@ def check_trials(
     tell: Tell = _log.info,
     click: Mapping[str, Any] | None = None,
 ) -> None:
-    """Read the valid files that are there, whole, and what their trials name besides; ``tell`` hears how many rows have
-    no label and will be left out. ``heads``: their labels; ``click``: what the artifact says of the click head that it
-    has already. Raises DataError, naming file and line, for a row without text, a file without labels, a label that its
-    head does not have and an event that cannot be read; naming the task, for one that is no head, and for a trial that
-    has nothing to measure."""
+    """Read the valid files that are there, whole, and what their trials name besides; ``tell`` hears which are not
+    there, and how many rows have no label and will be left out. ``heads``: their labels; ``click``: what the artifact
+    says of the click head that it has already. Raises DataError, naming file and line, for a row without text, a file
+    without labels or without a text field that its trial names, a label that its head does not have and an event that
+    cannot be read; naming the task, for one that is no head, and for a trial that has nothing to measure."""
     spec = LogSpec.of(vars(recipe.click) if recipe.click else click or {})
+    absent: dict[Path, list[str]] = defaultdict(list)
     for trial in recipe.evaluation:
         path = trial.path(data)
         if trial.task not in heads and trial.task not in STREAM_TASKS:
             known = ", ".join([*heads, *STREAM_TASKS])
             raise DataError(f"evaluation: task {trial.task!r} is no head of recipe {recipe.name}; its tasks: {known}")
         if not path.exists():
+            absent[path].append(trial.task)
             continue
         if trial.task in STREAM_TASKS:
             read_events(trial.task, read_lines([path]), read_lines(recipe.history_of(trial, data)), spec)
@@ -57,6 +59,8 @@ def check_trials(
             tell(f"{trial.file}: {unlabelled} rows have no {columns.label} and are left out of {trial.task}'s figures")
         if trial.without:
             _unseen_rows(recipe, trial, data, found)
+    for path, tasks in absent.items():
+        tell(f"evaluation: {path} is not there and is passed over; {', '.join(tasks)} will have no figures on it")
 
 
 def add_figures(recipe: Recipe, data: Path, folder: Path, *, detail: bool = False) -> list[dict[str, Any]]:
@@ -117,4 +121,4 @@ def _unseen_rows(recipe: Recipe, trial: Trial, data: Path, rows: Sequence[Labell
 
 def _texts(path: Path, columns: Columns) -> set[str]:
     """The texts of a training file, as the model reads them; a row may lack the label. Raises DataError."""
-    return {normalise(text_of(row, columns.text, path, line), lower=True) for line, row in read_rows(path)}
+    return {normalise(text, lower=True) for _, text, _ in texts_of(path, columns.text)}

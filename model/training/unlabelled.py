@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from model.data import TEXT_FIELDS, Row, read_rows, text_of
+from model.data import TEXT_FIELDS, Fallback, Row, read_rows, text_of, texts_of
 from model.errors import DataError
 from model.scoring import Floats, Scorer
 from model.text import normalise
@@ -33,7 +33,7 @@ class Unlabelled:
     """
 
     path: Path
-    fields: Sequence[str] = TEXT_FIELDS
+    fields: Sequence[str] = Fallback(TEXT_FIELDS)
     labelled: Sequence[Path] = ()
     rows: int = 0
     blank: int = 0
@@ -41,13 +41,13 @@ class Unlabelled:
     _seen: set[bytes] = field(default_factory=set)
 
     def batches(self) -> Iterator[list[Text]]:
-        """At most BATCH texts at a time. Raises DataError with file, line and reason."""
+        """At most BATCH texts at a time. Raises DataError with file, line and reason, and after the last ones, see
+        ``texts_of``, for a field that no row has."""
         for labelled in self.labelled:
             self._seen |= {_digest(text_of(row, self.fields, labelled, line)) for line, row in read_rows(labelled)}
         batch: list[Text] = []
-        for line, row in read_rows(self.path):
+        for line, text, row in texts_of(self.path, self.fields):
             self.rows += 1
-            text = text_of(row, self.fields, self.path, line)
             if self._is_new(text):
                 batch.append(Text(line, text, row))
             if len(batch) == BATCH:

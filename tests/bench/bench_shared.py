@@ -4,9 +4,9 @@
 
 For each seed and each share of the labels: one network with all heads on N tokens, and for every head a network of the
 same size on the rows that carry its labels, N tokens over all of them together. Both are judged on the same rows of the
-valid files; the difference of the mean accuracy comes with a paired bootstrap over rows. Then the other half of the
-claim: what a stream's texts cost to encode once for all of its heads, against once a head. The n-gram channel is left
-out: it is linear and shared by nobody.
+valid files; the difference of the mean accuracy comes with a paired bootstrap over seeds and rows. Then the other half
+of the claim: what a stream's texts cost to encode once for all of its heads, against once a head. The n-gram channel is
+left out: it is linear and shared by nobody.
 
 What one seed and share gave is a file in --out/runs the moment it is there, so the same command goes on after Ctrl-C or
 a kill. Writes sharing.json (for `millrace report --sharing`) and sharing.png to --out; last line: one JSON object.
@@ -48,6 +48,7 @@ from tests.bench.paired import (
     resampled,
     rows_of,
     train,
+    write,
 )
 
 STREAMS = {
@@ -72,11 +73,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             known = digest(seeded, shop, judged.values(), args.tokens, share)
             measure = partial(compare, seeded, shop, judged, share, seed, args.tokens, console)
             right[share, seed] = remembered(args.out / "runs" / f"share-{share:g}-{seed}-{known}.json", measure)
-    result = summary(right, args) | {
-        "encoder_work": encoder_work(shop, judged),
-        "seconds": round(time.monotonic() - began),
-    }
-    (args.out / "sharing.json").write_text(json.dumps(result, indent=1))
+    result = summary(right, args)
+    path = args.out / "sharing.json"
+    write(path, json.dumps(result, indent=1))  # before what may fail or be stopped yet
+    result |= {"encoder_work": encoder_work(shop, judged), "seconds": round(time.monotonic() - began)}
+    write(path, json.dumps(result, indent=1))
     picture(result, args.out / "sharing.png")
     console.print(table(result))
     print(json.dumps(result))
@@ -134,17 +135,18 @@ def tokens_by_head(recipe: Recipe, corpus: Corpus, tokens: float) -> dict[str, f
 
 
 def summary(right: Mapping[tuple[float, int], dict[str, Right]], args: argparse.Namespace) -> dict[str, Any]:
-    """Figures by share of the labels: mean accuracies over tasks and seeds, their difference and its interval."""
+    """Figures by share of the labels: mean accuracies over tasks and seeds, their difference by seed and its interval
+    over seeds and rows."""
     points, shares = [], []
     for share in args.shares:
         runs = [right[share, seed] for seed in range(args.seeds)]
         heads = list(runs[0]["shared"])
         for head in heads:
             ours, theirs = (float(np.mean([run[kind][head].mean() for run in runs])) for kind in ("shared", "single"))
-            points.append({"task": head, "share": share, "shared": round(ours, 4), "single": round(theirs, 4)})
-        # The seeds' mean, so that rows alone are drawn again.
-        gaps = [np.mean([r["shared"][h].astype(float) - r["single"][h] for r in runs], axis=0) for h in heads]
-        low, high = interval(resampled([gap[None] for gap in gaps]).mean(0))
+            figures = {"shared": round(ours, 4), "single": round(theirs, 4)}
+            points.append({"task": head, "share": share, "seeds": args.seeds} | figures)
+        gaps = [np.stack([run["shared"][h].astype(float) - run["single"][h] for run in runs]) for h in heads]
+        low, high = interval(resampled(gaps).mean(0))
         own = [p for p in points if p["share"] == share]
         shares.append(
             {
@@ -152,6 +154,7 @@ def summary(right: Mapping[tuple[float, int], dict[str, Right]], args: argparse.
                 "shared": round(float(np.mean([p["shared"] for p in own])), 4),
                 "single": round(float(np.mean([p["single"] for p in own])), 4),
                 "difference_interval": [round(low, 4), round(high, 4)],
+                "by_seed": [round(float(gap), 4) for gap in np.mean([gap.mean(1) for gap in gaps], axis=0)],
             }
         )
     return {"points": points, "shares": shares, "metric": "accuracy", "seeds": args.seeds, "tokens": args.tokens}
@@ -159,11 +162,13 @@ def summary(right: Mapping[tuple[float, int], dict[str, Right]], args: argparse.
 
 def encoder_work(shop: Workshop, judged: Mapping[str, Judged]) -> dict[str, dict[str, float]]:
     """By stream: heads that a text gets, encoder passes a text with one encoder and with one a task, and the measured
-    time of the one over that of the other."""
+    time of the one over that of the other. Only streams with two judged heads or more: one head shares no pass."""
     work = {}
     network = Network(shop.encoder.eval(), None, {name: len(labels) for name, labels in shop.corpus.heads.items()})
     for stream, heads in STREAMS.items():
         emitted = [head for head in heads if head in judged]
+        if len(emitted) < 2:
+            continue
         texts = [row for head in emitted for row in judged[head].texts[:64]]
         once, each = [], []
         for _ in range(3):  # interleaved, for the machine is noisy

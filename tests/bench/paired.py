@@ -28,7 +28,7 @@ from model.data import read_labelled
 from model.encoder import PackedEncoder
 from model.network import Network
 from model.scoring import Floats, Prepared
-from model.training.corpus import Corpus
+from model.training.corpus import Corpus, evenly
 from model.training.export import encode
 from model.training.lora import merge_lora
 from model.training.made_from import MadeFrom
@@ -112,7 +112,7 @@ def judged_rows(recipe: Recipe, shop: Workshop, data: Path, most: int) -> list[J
         if names is None or not path.exists():
             continue
         rows = [row for row in read_labelled([path], recipe.columns_of(trial)) if row.label in names]
-        rows = rows[:: max(1, len(rows) // most)][:most]
+        rows = [rows[i] for i in evenly(np.arange(len(rows)), most)]  # to the end: files may be sorted by class
         truth = np.array([names.index(row.label) for row in rows])
         found.append(Judged(trial.task, trial.file, shop.codec.prepare([row.text for row in rows]), truth))
     return found

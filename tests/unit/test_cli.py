@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -17,15 +18,17 @@ from typing import Any, get_args
 import click
 import msgspec
 import pytest
+import structlog
 import yaml
 from click.testing import CliRunner
 
 import worker.cli.roles
+from model.errors import ArtifactError
 from schemas.dead import Stage
 from worker import errors
 from worker.cli.app import main
 from worker.config import Config
-from worker.errors import KafkaError, MillraceError
+from worker.errors import DeviceError, KafkaError, MillraceError, StoreError
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 HELP_SECONDS = 0.5
@@ -167,7 +170,8 @@ def test_options_of_a_group_are_those_of_its_commands_and_the_commands_own_are_s
         (["mute", "--off"], 6, "SUBJECT"),
         (["replay", "{file}", "--topic", "scores.ctr"], 6, "events.click"),
         (["replay", "{file}", "--topic", "events.service", "--map", "txt=a"], 6, "txt"),
-        (["replay", "{file}", "--topic", "events.service"], 6, "{file}:2"),
+        (["replay", "{file}", "--topic", "events.service"], 6, "{file}:1: the row has no event time"),
+        (["replay", "{file}", "--topic", "events.service", "--map", "event_time_ms=@now"], 6, "{file}:2"),
         (["score", "--text", "  "], 6, "--text"),
         (["score", "--text", "a", "--artifact", "/nowhere/at/all"], 5, "/nowhere/at/all"),
         (["score", "--text", "a", "--artifact", "null"], 5, "null"),
@@ -300,8 +304,63 @@ def test_a_role_drains_and_ends_well_when_asked_to_stop(number: signal.Signals) 
         assert role.wait(20) == 0
 
 
-def test_a_role_that_cannot_start_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def role_in_the_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A role may run in this process: signals and logging are as before after it."""
     monkeypatch.setattr(worker.cli.roles.signal, "signal", lambda number, handler: None)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("role_in_the_test")
+@pytest.mark.parametrize("role", ["worker", "profiles", "alerts", "notify"])
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (KafkaError("broker gone"), 3, "broker gone; kafka.bootstrap is k:9092"),
+        (StoreError("Redis gone"), 4, "Redis gone"),
+        (DeviceError("hangs"), 5, "hangs"),
+        (ArtifactError("damaged"), 5, "damaged"),
+        (ZeroDivisionError("secret"), 1, "on a defect"),
+    ],
+)
+def test_why_a_role_ended_is_in_its_log_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch, role: str, error: Exception, code: int, says: str
+) -> None:
+    def run_(config: Config, stop: object) -> None:
+        raise error
+
+    armed: list[bool] = []
+    monkeypatch.setattr(worker.cli.roles.importlib, "import_module", lambda name: SimpleNamespace(run=run_))
+    monkeypatch.setattr(
+        worker.cli.roles.faulthandler,
+        "dump_traceback_later",
+        lambda after_s, exit: armed.append(exit),  # noqa: A006
+    )
+    vars(error).pop("__notes__", None)
+    result = run(role, "--set", "kafka.bootstrap=k:9092")
+    assert result.exit_code == code
+    (line,) = map(json.loads, result.stderr.splitlines())
+    assert (line["level"], line["exit_code"], line["logger"]) == ("error", code, "worker.cli.roles")
+    assert line["event"].startswith(f"{role} ended")
+    assert line["event"].endswith(says)
+    assert line["timestamp"]
+    assert ("ZeroDivisionError" in line.get("exception", "")) is (code == 1)
+    assert armed == [True] * isinstance(error, DeviceError)
+
+    # On a terminal: one line for people.
+    result = run(role, "--set", "kafka.bootstrap=k:9092", "--set", "observe.log_format=console")
+    assert result.exit_code == code
+    if code != 1:
+        assert result.stderr == f"millrace: {says}\n"
+    assert run(role, "--debug").exception is not None
+
+
+@pytest.mark.usefixtures("role_in_the_test")
+def test_a_role_that_cannot_start_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.kafka.admin.REQUEST_TIMEOUT_S", 0.5)
     options = (
         "--set",
@@ -313,4 +372,4 @@ def test_a_role_that_cannot_start_says_so_in_one_line(monkeypatch: pytest.Monkey
     )
     result = run("profiles", *options)
     assert result.exit_code == 3
-    assert "kafka.bootstrap" in result.stderr.splitlines()[-1]
+    assert "kafka.bootstrap" in json.loads(result.stderr.splitlines()[-1])["event"]

@@ -72,7 +72,8 @@ def test_a_role_is_started_with_keys_and_secrets_that_there_are(role: str, tmp_p
     volumes = {each["name"]: each for each in pod(role)["volumes"]}
     assert set(mounts.values()) == set(volumes)
     assert volumes[mounts[SECRETS]]["secret"]["secretName"] == f"millrace-{role}"
-    assert volumes[mounts["/etc/millrace"]]["configMap"]["name"] == "millrace"
+    assert volumes[mounts["/etc/millrace"]] == {"name": "config", "configMap": {"name": "millrace"}}, "all of its files"
+    assert (config.worker.routing, config.worker.aspects) == ("shipped", "shipped")
 
 
 @pytest.mark.parametrize("role", WORKLOADS)
@@ -86,6 +87,17 @@ def test_probes_ask_where_the_role_answers_and_only_liveness_restarts(role: str,
     assert all(found[kind]["httpGet"]["port"] == "observe" for kind in paths)
     annotations = WORKLOADS[role]["spec"]["template"]["metadata"]["annotations"]
     assert annotations == {"prometheus.io/scrape": "true", "prometheus.io/port": str(config.observe.port)}
+
+
+def test_only_the_namespace_of_prometheus_reaches_the_roles() -> None:
+    policy = BY_NAME["NetworkPolicy", "millrace"]["spec"]
+    for role in WORKLOADS:
+        labels = WORKLOADS[role]["spec"]["template"]["metadata"]["labels"]
+        assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+        assert policy["ingress"][0]["ports"] == [{"protocol": "TCP", "port": container(role)["ports"][0]["name"]}]
+    assert policy["policyTypes"] == ["Ingress"], "what a role calls is its own affair"
+    (rule,) = policy["ingress"]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
 
 
 @pytest.mark.parametrize("role", WORKLOADS)

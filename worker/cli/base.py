@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from worker.errors import InputError, KafkaError, MillraceError, ModelLoadError
+
+if TYPE_CHECKING:
+    from worker.config import Config
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -46,6 +49,14 @@ class ManyFiles(click.Command):
         return super().parse_args(ctx, spread)
 
 
+class LoggedError(Exception):
+    """Why a role ended, said in its log already; the cause is the error itself."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"exit code {exit_code}")
+        self.exit_code = exit_code
+
+
 @contextmanager
 def told(debug: bool) -> Iterator[None]:
     """What goes wrong inside is told in one line, with the exit code of its kind; with ``debug`` as a traceback."""
@@ -56,18 +67,32 @@ def told(debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
-        ours = _ours(error)
+        if isinstance(error, LoggedError):
+            sys.exit(error.exit_code)
+        ours = ours_of(error)
         if ours is None:
             click.echo(
                 f"millrace: a defect, {type(error).__name__}: {error}. Run it again with --debug and report it",
                 err=True,
             )
             sys.exit(1)
-        click.echo(f"millrace: {'; '.join([str(ours), *getattr(ours, '__notes__', ())])}", err=True)
+        click.echo(f"millrace: {sentence(ours)}", err=True)
         sys.exit(ours.exit_code)
 
 
-def _ours(error: Exception) -> MillraceError | None:
+def sentence(error: MillraceError) -> str:
+    """The error and its notes, in one line."""
+    return "; ".join([str(error), *getattr(error, "__notes__", ())])
+
+
+def name_address(error: Exception, config: Config) -> None:
+    """Note on an error of Kafka at which address it came, unless it says so."""
+    if isinstance(error, KafkaError) and config.kafka.bootstrap not in sentence(error):
+        error.add_note(f"kafka.bootstrap is {config.kafka.bootstrap}")
+
+
+def ours_of(error: Exception) -> MillraceError | None:
+    """The error as people are told it; None for a defect."""
     from model.errors import ArtifactError, ModelError
 
     if isinstance(error, MillraceError):
@@ -104,8 +129,7 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
             try:
                 function(config, **options)
             except KafkaError as error:
-                if config.kafka.bootstrap not in str(error):
-                    error.add_note(f"kafka.bootstrap is {config.kafka.bootstrap}")
+                name_address(error, config)
                 raise
 
     return command

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from worker.cli.base import common
-from worker.errors import DeviceError, MillraceError
+from worker.cli.base import LoggedError, common, name_address, ours_of, sentence
+from worker.errors import DeviceError
 
 if TYPE_CHECKING:
     from worker.config import Config
@@ -29,7 +29,10 @@ ROLE_NAMES = (*_ROLES, "operator")
 
 
 def run_role(config: Config, role: Role) -> None:
-    """Run a role until it is asked to stop. Its errors are logged, and raised."""
+    """Run a role until it is asked to stop. Its errors are raised; where the log is for machines they are in it, and
+    `LoggedError` is raised. A defect is logged in any case, for its traceback."""
+    import structlog
+
     from worker import logs
 
     logs.configure(config.observe)
@@ -46,13 +49,20 @@ def run_role(config: Config, role: Role) -> None:
     try:
         # Imported with the handlers in place: torch takes seconds, and a signal may come in them.
         importlib.import_module(_ROLES[role]).run(config, stop)
-    except DeviceError:
-        # A driver that hangs may keep the interpreter from ending, and the supervisor from starting anew.
-        faulthandler.dump_traceback_later(EXIT_GRACE_S, exit=True)
-        raise
     except Exception as error:
-        if not isinstance(error, MillraceError):
-            logging.getLogger(__name__).exception("%s ended on a defect", role)
+        if isinstance(error, DeviceError):
+            # A driver that hangs may keep the interpreter from ending, and the supervisor from starting anew.
+            faulthandler.dump_traceback_later(EXIT_GRACE_S, exit=True)
+        ours, json = ours_of(error), config.observe.log_format == "json"
+        exit_code = 1 if ours is None else ours.exit_code
+        log = structlog.get_logger(__name__)
+        if ours is None:
+            log.exception(f"{role} ended on a defect", exit_code=exit_code)
+        elif json:
+            name_address(ours, config)
+            log.error(f"{role} ended: {sentence(ours)}", exit_code=exit_code)  # noqa: TRY400 no traceback for what people mend
+        if json:
+            raise LoggedError(exit_code) from error
         raise
 
 

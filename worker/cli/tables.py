@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import click
 import msgspec
-from rich.console import Console, Group
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from worker.kafka.admin import TopicReport
@@ -28,6 +30,10 @@ _TOPIC_STYLES: Final = {"events": "cyan", "scores": "green", "opinions": "blue",
 _BAD_WORDS: Final = {"negative": "red", "positive": "green", "oos": "yellow", "opened": "bold red", "resolved": "green"}
 _MANY_LABELS: Final = 10
 TREND_ROWS: Final = 60
+PIPE_WIDTH: Final = 100_000
+"""Where the output is no terminal a line has no width to keep to; rich wants one."""
+FOLD_WIDTH: Final = 5
+"""A column is folded to no less, be the terminal as narrow as it may."""
 
 
 def show(what: T, table: Callable[[T], Any], *, json_: bool) -> None:
@@ -35,7 +41,33 @@ def show(what: T, table: Callable[[T], Any], *, json_: bool) -> None:
     if json_:
         click.echo(msgspec.json.encode(what).decode())
     else:
-        Console().print(table(what))
+        console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+        console.print(table(what), crop=False)
+
+
+class Folded(Table):
+    """A table whose words go on in the next line where they do not fit: rich would put an ellipsis for the rest.
+
+    Where the terminal is too narrow even so, it is wider than the terminal: rich would leave columns out.
+    """
+
+    def __init__(self, *headers: str | Column, **options: Any) -> None:
+        super().__init__(
+            *(
+                Column(each, overflow="fold", min_width=FOLD_WIDTH if each else None) if isinstance(each, str) else each
+                for each in headers
+            ),
+            **options,
+        )
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        least = 1 + sum((column.min_width or 1) + 3 for column in self.columns)  # with their borders
+        yield from super().__rich_console__(console, options.update(width=max(options.max_width, least)))
+
+
+def ids(header: str, shown: Iterable[str]) -> Column:
+    """The column of these ids. Somebody will copy one, so they stay whole however narrow the terminal."""
+    return Column(header, no_wrap=True, min_width=max(map(cell_len, shown), default=0))
 
 
 def say(what: Any, sentence: str, *, json_: bool) -> None:
@@ -45,10 +77,11 @@ def say(what: Any, sentence: str, *, json_: bool) -> None:
 
 def silences_table(found: Silences) -> Group:
     """Mutes and acknowledgements in force."""
-    mutes = Table("subject", "until", "by", "note", title="muted", title_justify="left")
+    mutes = Folded("subject", "until", "by", "note", title="muted", title_justify="left")
     for mute in found.mutes:
         mutes.add_row(Text(mute.pattern), _local(mute.until_ms), Text(mute.by), Text(mute.note))
-    acks = Table("alert", "since", "by", "note", title="acknowledged", title_justify="left")
+    alert = ids("alert", (ack.alert_id for ack in found.acks))
+    acks = Folded(alert, "since", "by", "note", title="acknowledged", title_justify="left")
     for ack in found.acks:
         acks.add_row(Text(ack.alert_id), _local(ack.at_ms), Text(ack.by), Text(ack.note))
     return Group(mutes, acks)
@@ -56,12 +89,12 @@ def silences_table(found: Silences) -> Group:
 
 def trend_table(found: Trend) -> Group:
     """Spans, then the minutes with opinions, the latest last."""
-    spans = Table("last", "opinions", "negative", "positive", "polarity", title=Text(found.subject))
+    spans = Folded("last", "opinions", "negative", "positive", "polarity", title=Text(found.subject))
     for span in found.spans:
         shares = [_share(each) for each in (span.negative_share, span.positive_share)]
         polarity = "-" if span.polarity is None else f"{span.polarity:+.2f}"
         spans.add_row(f"{span.minutes} min", str(span.total), *shares, polarity)
-    minutes = Table("minute", "opinions", "negative", "")
+    minutes = Folded("minute", "opinions", "negative", "")
     for minute in found.minutes[-TREND_ROWS:]:
         share = minute.negative / minute.total
         minutes.add_row(
@@ -72,7 +105,7 @@ def trend_table(found: Trend) -> Group:
 
 def topics_table(reports: Sequence[TopicReport]) -> Table:
     """Wanted beside actual, differences marked."""
-    table = Table("topic", "partitions", "copies", "as the contract says")
+    table = Folded("topic", "partitions", "copies", "as the contract says")
     for report in reports:
         name = report.name if report.name == report.contract else f"{report.name} ({report.contract})"
         well = not report.differences
@@ -87,7 +120,7 @@ def topics_table(reports: Sequence[TopicReport]) -> Table:
 
 def checks_table(checks: Sequence[Check]) -> Table:
     """Every check, and what to do where it failed."""
-    table = Table("", "check", "found", "what to do")
+    table = Folded("", "check", "found", "what to do")
     for check in checks:
         table.add_row(_mark(check.well, ""), check.name, Text(check.found), Text(check.todo))
     return table
@@ -95,7 +128,7 @@ def checks_table(checks: Sequence[Check]) -> Table:
 
 def status_table(status: Status) -> Group:
     """Roles, then fences."""
-    roles = Table("role", "topic", "partitions", "lag", "oldest unfinished", title="roles", title_justify="left")
+    roles = Folded("role", "topic", "partitions", "lag", "oldest unfinished", title="roles", title_justify="left")
     for role in status.roles:
         for name in dict.fromkeys(part.topic for part in role.partitions):
             parts = [part for part in role.partitions if part.topic == name]
@@ -108,7 +141,7 @@ def status_table(status: Status) -> Group:
             roles.add_row(role.role, Text(name), _mark(False, "missing"), "", "")
     if status.fences_error is not None:
         return Group(roles, Text(f"fences unknown: {status.fences_error}", style="red"))
-    fences = Table("kind", "shards", "with a fence", "blocks behind", title="fences in Redis", title_justify="left")
+    fences = Folded("kind", "shards", "with a fence", "blocks behind", title="fences in Redis", title_justify="left")
     for kind in ("user", "item"):
         shards = [fence for fence in status.fences if fence.kind == kind]
         late = sum(fence.behind for fence in shards)
@@ -119,7 +152,7 @@ def status_table(status: Status) -> Group:
 
 def answers_table(answers: Sequence[Answer], *, every_label: bool) -> Table:
     """The best label of every head; or the likeliest labels of each."""
-    table = Table("task", "label", "probability")
+    table = Folded("task", "label", "probability")
     for answer in answers:
         oos = answer.label == "oos" and answer.threshold is not None
         note = f" (below {answer.threshold:.2f}: out of scope)" if oos else ""
@@ -133,7 +166,7 @@ def answers_table(answers: Sequence[Answer], *, every_label: bool) -> Table:
 
 def figures_table(figures: dict[str, Any]) -> Table:
     """One figure a row."""
-    table = Table("figure", "value")
+    table = Folded("figure", "value")
     for name, value in figures.items():
         table.add_row(name, f"{value:.4f}" if isinstance(value, float) else Text(str(value)))
     return table
@@ -141,7 +174,7 @@ def figures_table(figures: dict[str, Any]) -> Table:
 
 def plan_table(plan: Plan) -> Table:
     """What is needed, one line each."""
-    table = Table("what", "how much")
+    table = Folded("what", "how much")
     table.add_row(
         "workers", f"{plan.workers}, used at {plan.use:.0%} of {plan.capacity_events_per_second:g} events/s each"
     )

@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
+from rich.cells import cell_len
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from schemas.dead import DeadLetter
+from worker.cli.tables import Folded, ids
 from worker.logs import pseudonym
 from worker.tools.dead_letters import Found, Search
 from worker.tools.dead_replay import ReplayedLetters
@@ -73,7 +75,8 @@ def whole(found: Found, letter: DeadLetter, contents: bool) -> Whole:
 
 def letters_table(shown: Listing) -> Group:
     """One letter a row, and the counts."""
-    table = Table("written (UTC)", "letter", "stage", "reason", "bytes", "what was wrong")
+    letter = ids("letter", (each.id for each in shown.letters))
+    table = Folded("written (UTC)", letter, "stage", "reason", "bytes", "what was wrong")
     for each in shown.letters:
         again = f" (replayed {each.replays}x)" if each.replays else ""
         size = "cut" if each.truncated else str(each.size_bytes)
@@ -84,7 +87,8 @@ def letters_table(shown: Listing) -> Group:
 
 def letter_table(shown: Whole) -> Table:
     """One letter, a row for each thing known of it."""
-    table = Table("", shown.letter.id, show_lines=False)
+    letter = Column(shown.letter.id, overflow="fold", min_width=cell_len(shown.letter.id))
+    table = Folded("", letter, show_lines=False)
     for name in ("stage", "reason", "detail", "size_bytes", "replays", "truncated"):
         table.add_row(name, Text(str(getattr(shown.letter, name))))
     table.add_row("written", _clock(shown.letter.time_ms))
@@ -105,7 +109,7 @@ def dropped(search: Search, *, dry_run: bool) -> Dropped:
 
 def dropped_table(report: Dropped) -> Group:
     """What was dropped, or would be."""
-    table = Table("reason", "letters to be dropped" if report.dry_run else "letters dropped")
+    table = Folded("reason", "letters to be dropped" if report.dry_run else "letters dropped")
     for reason, count in report.by_reason.items():
         table.add_row(Text(reason), str(count))
     return Group(table, *_ended(report.ended))
@@ -113,7 +117,7 @@ def dropped_table(report: Dropped) -> Group:
 
 def replayed_table(report: ReplayedLetters) -> Group:
     """What was done, or would be."""
-    table = Table("topic", "letters to be replayed" if report.dry_run else "letters replayed")
+    table = Folded("topic", "letters to be replayed" if report.dry_run else "letters replayed")
     for topic, count in report.by_topic.items():
         table.add_row(Text(topic), str(count))
     lines = _ended(report.ended)
@@ -126,7 +130,7 @@ def replayed_table(report: ReplayedLetters) -> Group:
 
 def receipt_table(receipt: Receipt) -> Group:
     """What is gone, and what will be when."""
-    told = Table("", "", title="receipt", title_justify="left", show_header=False)
+    told = Folded("", "", title="receipt", title_justify="left", show_header=False)
     told.add_row("person", Text(_printable(receipt.user_id)))
     told.add_row("forgotten up to", f"{_clock(receipt.cutoff_ms)} UTC")
     told.add_row("states in Redis", Text(receipt.redis))
@@ -137,7 +141,7 @@ def receipt_table(receipt: Receipt) -> Group:
     told.add_row("dead letters", f"{receipt.letters_deleted} deleted")
     if receipt.letters_unread:
         told.add_row("", f"{receipt.letters_unread} left of which nobody can tell whose they are")
-    topics = Table("topic", "their records", "gone from the disks by (UTC)", "")
+    topics = Folded("topic", "their records", "gone from the disks by (UTC)", "")
     for each in receipt.topics:
         gone_by = "" if each.gone_by_ms is None else _clock(each.gone_by_ms)
         topics.add_row(Text(each.topic), _WHAT.get(each.what, each.what), gone_by, Text(each.detail))

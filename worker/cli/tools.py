@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 )
 @click.option("--map", "rules", multiple=True, metavar="FIELD=SOURCE", help="Fill a field of the event; repeatable.")
 @click.option("--set-field", "constants", multiple=True, metavar="FIELD=VALUE", help="The same value in every event.")
-@click.option(
-    "--start-time", "start_time_ms", type=int, metavar="MS", help="@now, for rows without a time; else the clock."
-)
+@click.option("--start-time", "start_time_ms", type=int, metavar="MS", help="Time of rows that have none, and @now.")
 @click.option("--skip-bad", is_flag=True, help="Leave out lines that are no events, and count them.")
 @json_option
 @common
@@ -37,21 +35,25 @@ def replay(config: Config, /, file: Path, topic: str, rate: float | None, json_:
 
     Rows that are events already go as they are. Others are mapped: a preset by topic knows the usual field names
     (text, title, stars, user_id, item_id, clicked, ts in seconds) and makes event ids of file name and line number,
-    so that scores can be joined with labels afterwards. --map changes it field by field; a source is a field of the
-    row (title), scaled (ts*1000), converted (str:user_id; int:, float:, bool:), a template ({file}-{n}) or @now.
+    so that scores can be joined with labels afterwards. --map changes it field by field, context.NAME too; a source is
+    a field of the row (title, review.text), scaled (ts*1000), converted (str:user_id; int:, float:, bool:), an ISO
+    8601 time (time:created, time:created@+08:00 where it names no zone), a template ({file}-{n}) or @now.
 
-    Every line is checked before the first is sent.
+    Every line is checked before the first is sent. A row without a time is refused, and so are times before 2000 or
+    in the future; fields of the rows that nothing reads are named.
 
     \b
     millrace replay clicks.jsonl.gz --topic events.click --rate 500
-    millrace replay reviews.jsonl --topic events.review --map event_time_ms=ts*1000 --map text=body
+    millrace replay reviews.jsonl --topic events.review --map event_time_ms=time:created --map text=review.body
     millrace replay chats.jsonl --topic events.service --map text=message --set-field channel=chat
     """
     from worker.cli import tables
-    from worker.tools.replay import Replay, report_json
+    from worker.tools.replay import Replay, named, report_json
 
     job = Replay(config.kafka, file, topic, **options)
     events, bad = job.check()
+    if job.unused:
+        click.echo(f"Fields of the rows that nothing reads: {named(job.unused)}", err=True)
     with tables.progress(f"{file.name} to {topic}", events) as progress:
         report = job.send(rate=rate, progress=progress)
     if json_:

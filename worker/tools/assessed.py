@@ -63,6 +63,7 @@ def _delays(delays: list[dict[str, Any]]) -> Table:
     table = Table("late, s", "told", "AUC", "log loss", "ECE", "predicted/observed", title=title, title_justify="left")
     for found in delays:
         told = "shown at once, the click later" if found["at_once"] else "one event, later"
-        figures = (f"{found[name]:.4f}" for name in ("auc", "log_loss", "ece", "predicted_over_observed"))
+        names = ("auc", "log_loss", "ece", "predicted_over_observed")
+        figures = (f"{found[name]:.4f}" if name in found else "-" for name in names)
         table.add_row(f"{found['delay_s']:g}", told, *figures)
     return table

@@ -20,13 +20,13 @@ from schemas.erasures import ERASURES_PARTITION, Erasure, encode_erasure
 from schemas.folds import FormatError
 from schemas.shards import shard_of
 from schemas.states import FENCE_RECORD_KEY, decode_fence, decode_state
-from schemas.topics import ERASURES, EVENTS_DEAD, FEATURES_USER, TOPICS
+from schemas.topics import ERASURES, EVENTS_DEAD, FEATURES_USER, INPUTS, TOPICS
 from worker.config import Config
 from worker.errors import InputError, StoreError
 from worker.kafka.admin import all_topics, partition_counts, topic_ids, topic_settings
 from worker.kafka.clients import consumer_config, translate, watermarks
 from worker.kafka.single import write_one
-from worker.privacy.person import people_of
+from worker.privacy.person import names_somebody, people_of
 from worker.profiles.features import SPACE_HEADER
 from worker.profiles.role import space_of
 from worker.redis.store import connect
@@ -154,7 +154,8 @@ class Erase:
         return len(meant), len(unread)
 
     def _letters_of_person(self, letters: Letters) -> tuple[dict[bytes, int], set[bytes]]:
-        """Keys of the person's letters with their partitions, and keys of those that name nobody."""
+        """Keys of the person's letters with their partitions, and keys of those that may be anybody's."""
+        events = {name for name, contract in all_topics(self._kafka).items() if contract in INPUTS}
         meant: dict[bytes, int] = {}
         unread: set[bytes] = set()
         for message in letters.read():
@@ -164,13 +165,13 @@ class Erase:
             if value is None:
                 continue
             try:
-                source_key = read_letter(value, message.headers() or []).key
+                letter = read_letter(value, message.headers() or [])
+                source_key, of_event = letter.key, letter.source.topic in events
             except FormatError:
-                source_key = None
-            people = people_of(source_key, value)
-            if self._user in people:
+                source_key, of_event = None, False
+            if self._user in people_of(source_key, value):
                 meant[key] = message.partition()
-            elif not people:
+            elif not names_somebody(source_key if of_event else None, value):  # an alert's key is its subject
                 unread.add(key)
         return meant, unread
 

@@ -148,6 +148,8 @@ def test_what_cannot_be_done_says_why(tmp_path: Path) -> None:
     for count in (0, COUNT_MAX + 1):
         with pytest.raises(DataError, match=f"{count} texts cannot be chosen"):
             run_active(SpokenScorer(), "sentiment", path, count, out)
+    with pytest.raises(DataError, match=r"t\.jsonl: no row has the text field 'titel'; rows have 'text'"):
+        run_active(SpokenScorer(), "sentiment", path, 1, out, fields=("titel", "text"))
     (tmp_path / "broken.jsonl").write_text('{"text": "1 0 0"}\n\n[]\n')
     with pytest.raises(DataError, match=r"broken\.jsonl:3: a JSON list"):
         run_active(SpokenScorer(), "sentiment", tmp_path / "broken.jsonl", 1, out)

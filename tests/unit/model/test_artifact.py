@@ -1,5 +1,6 @@
 """An artifact comes back as it was saved, or not at all."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -51,6 +52,22 @@ def test_a_text_scores_the_same_in_any_company(tiny: Path) -> None:
     together = scorer.encode(scorer.prepare(TEXTS * 50))
     alone = np.concatenate([scorer.encode(scorer.prepare([text])) for text in TEXTS])
     np.testing.assert_allclose(together, np.tile(alone, (50, 1)), atol=1e-5)
+
+
+def test_a_figure_that_is_none_is_not_written_and_read_as_null(tiny: Path, tmp_path: Path) -> None:
+    first = Artifact.load(tiny)
+    own = first.manifest | {"click": {"valid": {"auc": float("nan"), "n": 3}}}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Artifact.save(tmp_path / "own", own, first.tensors, first.tokenizer_json)
+    older = shutil.copytree(tiny, tmp_path / "older")  # as releases before wrote it
+    own["checksum"] = ""
+    for _ in range(2):
+        content = (json.dumps(own, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()
+        own["checksum"] = own["checksum"] or hashlib.sha256(content).hexdigest()
+    (older / MANIFEST).write_bytes(content)
+    found = Artifact.load(older)
+    assert found.manifest["click"] == {"valid": {"auc": None, "n": 3}}
+    assert found.add({}, "other", {}).manifest["click"] == found.manifest["click"]
 
 
 def test_round_trip_keeps_every_tensor(tiny: Path, tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model.clicks.context import ContextFeature, context_columns, read_spec, spec_tensor, title_context
+from model.clicks.fields import read_lines
+from model.clicks.rows import click_log
 from model.errors import ArtifactError, DataError
+from schemas.events import ClickEvent
 
 PRICE = ContextFeature("price").fitted([{"price": float(price)} for price in range(100)])
 BRAND = ContextFeature("brand", kind="categorical", buckets=8)
@@ -27,6 +31,17 @@ def test_a_category_is_one_column_and_the_same_one_always():
     assert columns[0].tolist() == columns[1].tolist()
     # Pinned: a hash that changed between releases would scramble what was fitted.
     assert int(columns[0].argmax()) == 4
+
+
+@pytest.mark.parametrize("value", ["13", "13.0", "1.3e1", "-0", "9007199254740993", "0.1", '"13"', '"13.0"'])
+def test_a_category_has_its_column_in_training_and_in_serving(value, tmp_path):
+    hour = ContextFeature("hour", kind="categorical", buckets=256)
+    line = f'{{"event_id": "e", "event_time_ms": 1, "context": {{"hour": {value}}}}}'
+    path = tmp_path / "log.jsonl"
+    path.write_text(line.replace("{", '{"user_id": "u", "item_id": "i", "ts": 1, "clicked": 0, ', 1), encoding="utf-8")
+    trained = context_columns((hour,), click_log(read_lines([path])).contexts, 1)
+    served = context_columns((hour,), [msgspec.json.decode(line, type=ClickEvent).context], 1)
+    assert trained.argmax() == served.argmax()
 
 
 @given(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
-from model.clicks.figures import figures, ndcg
+from model.clicks.figures import figures, ndcg, warmth_slices
 from model.clicks.headlines import HeadlineTests, headline_figures
 from model.errors import DataError
 from model.null import NullScorer
@@ -21,6 +23,15 @@ def test_figures_by_hand():
     assert found["ndcg"] == pytest.approx((1 + 1 / np.log2(3)) / 2, abs=1e-5)
     assert found["predicted_over_observed"] == pytest.approx(2.5 / 3, abs=1e-4)
     assert found["base_rate"] == pytest.approx(0.6)
+
+
+def test_a_log_of_one_outcome_has_no_auc_and_no_slices():
+    for outcome in (0.0, 1.0):
+        found = figures(np.array([0.2, 0.1, 0.4]), np.full(3, outcome), np.array([1, 1, 2]))
+        assert "auc" not in found
+        assert found["base_rate"] == outcome
+        json.dumps(found, allow_nan=False)
+        assert warmth_slices(np.array([0.2, 0.1]), np.full(2, outcome), np.array([0, 30])) == []
 
 
 def test_users_of_one_outcome_have_no_ranking():
@@ -60,6 +71,13 @@ def test_the_headline_ranker_finds_the_words_that_decide():
     assert found["pairs"] == 60
     assert found["pair_accuracy"] > 0.95
     assert found["clear_pair_accuracy"] >= found["pair_accuracy"]
+
+
+def test_headlines_without_a_pair_have_no_accuracy():
+    alone = [{"test_id": f"t{i}", "headline": f"a cat of {i}", "impressions": 500, "clicks": i} for i in range(9)]
+    found = headline_figures(Words(), headline_tests(60, 0), HeadlineTests(lines(alone)))
+    assert found == {"fitted_on": 180, "pairs": 0, "clear_pairs": 0}
+    assert "pair_accuracy" not in headline_figures(Words(), HeadlineTests(lines(alone)), HeadlineTests(lines(alone)))
 
 
 def test_headline_rows_without_their_fields_are_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,12 +16,19 @@ from model.clicks.log import Log, settled
 from model.clicks.rows import click_log, purchase_log
 from model.errors import DataError
 from model.null import NullScorer
+from model.scoring import load_scorer
 from model.state import States
 from schemas.events import ClickEvent
 from tests.click_head import Loaded, click_rows, folded, lines, small_head
+from tests.tiny_artifact import make_tiny_artifact
+from worker.kafka.ledger import OffsetLedger
+from worker.kafka.records import Record
+from worker.scoring.cache import VectorCache
 from worker.scoring.emit import click_weights
+from worker.scoring.intake import Intake
 
 HOUR_MS = 3_600_000
+NOW_MS = 1_700_000_000_000
 
 
 def random_log(n, rng):
@@ -223,6 +232,19 @@ def test_a_row_without_title_is_scored_without_text():
     assert log.time_ms.tolist() == [1500]
 
 
+def test_a_title_of_which_nothing_is_left_is_no_text(tmp_path):
+    scorer = load_scorer(make_tiny_artifact(tmp_path / "tiny"), device="cpu")
+    titles = ["  ", "\u200b", "\u200d", "", "a cat"]
+    log = click_log(lines([CLICK | {"title": title} for title in titles])).encoded(scorer)
+    events = [{"event_id": "e", "event_time_ms": NOW_MS, "title": title} for title in titles]
+    records = [Record("events.click", 0, i, 0, None, json.dumps(event).encode()) for i, event in enumerate(events)]
+    ledger = OffsetLedger()
+    ledger.assign([("events.click", 0)])
+    units, _ = Intake({"events.click": "click"}, scorer, VectorCache(1 << 20)).admit(records, ledger, 0.0, NOW_MS)
+    served = [unit.texts[0] is not None for unit in units]
+    assert log.vectors.any(axis=1).tolist() == served == [False] * 4 + [True]
+
+
 def test_an_outcome_not_told_is_no_until_the_window_has_passed():
     rows = [
         {"user_id": 1, "item_id": 1, "ts": 0, "clicked": None},
@@ -231,8 +253,44 @@ def test_an_outcome_not_told_is_no_until_the_window_has_passed():
         {"user_id": 1, "item_id": 4, "ts": 100, "clicked": 0},
     ]
     log = click_log(lines(rows), window_s=60)
-    np.testing.assert_array_equal(log.label, [0, 1, np.nan, 0])
+    np.testing.assert_array_equal(log.label, [0, 1, np.nan, np.nan])
     np.testing.assert_array_equal(log.counts[:, 1], [0, 1, 0, 0])
+    told = click_log(lines([{**row, "clicked": row.get("clicked") or 0} for row in rows]), window_s=60)
+    np.testing.assert_array_equal(told.label, [0, 1, 0, 0])  # every row tells: nothing waits for a window
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.95))
+def test_a_log_that_waits_with_its_no_has_no_positives_in_the_last_window(seed, rate):
+    """Clicks and purchases are told at once, "no" when the window has passed; of what was not clicked no purchase is
+    told to be at once."""
+    rng, day = np.random.default_rng(seed), 86_400
+    rows, window, end = [], 7 * day, 29 * day
+    for ts in range(0, end + 1, day // 4):
+        clicked, bought, late = int(rng.random() < rate), int(rng.random() < rate), ts > end - window
+        waits = {"clicked": clicked or (None if late else 0), "purchased": None if late and clicked else 0}
+        waits |= {"purchased": 1} if clicked and bought else {}
+        rows.append({"user_id": 1, "item_id": 1, "ts": ts, **waits})
+    log = click_log(lines(rows), window_s=window, purchase_window_s=window)
+    late = log.time_ms > 1000 * (end - window)
+    if any(row["clicked"] is None for row in rows):
+        assert np.isnan(log.label[late]).all()
+    if any(row["clicked"] == 1 and row["purchased"] is None for row in rows):
+        assert np.isnan(log.bought[late]).all()
+    assert not np.isnan(log.label[~late]).any()
+    known = [row | {"clicked": int(row["clicked"] == 1)} for row in rows]  # clicks are all told, purchases wait
+    log = click_log(lines(known), window_s=window, purchase_window_s=window)
+    assert not np.isnan(log.label).any()
+    if any(row["clicked"] == 1 and row["purchased"] is None for row in rows):
+        assert np.isnan(log.bought[late]).all()
+
+
+def test_an_outcome_of_clicks_alone_need_be_told_of_clicks_alone():
+    rows = [
+        {"user_id": 1, "item_id": i, "ts": i, "clicked": clicked, "purchased": purchased}
+        for i, (clicked, purchased) in enumerate([(1, 0), (0, None), (1, 1), (0, None), (1, 0)])
+    ]
+    np.testing.assert_array_equal(click_log(lines(rows)).bought, [0, np.nan, 1, np.nan, 0])
 
 
 def test_a_log_of_its_clicks_alone_has_no_positives_before_the_negatives_are_known():
@@ -263,7 +321,7 @@ def test_what_was_bought_of_the_impressions():
         for i, (ts, clicked, purchased) in enumerate(told)
     ]
     log = click_log(lines(rows))
-    np.testing.assert_array_equal(log.bought, [np.nan, 0, 1, 0, np.nan, np.nan, 1])
+    np.testing.assert_array_equal(log.bought, [np.nan, 0, 1, 0, np.nan, np.nan, np.nan])
     np.testing.assert_array_equal(log.converted, [0, 0, 1, 0, np.nan, np.nan, np.nan])
     np.testing.assert_array_equal(log.counts[:, 2], [0, 0, 1, 0, 0, 0, 1])
     silent = click_log(lines([{**row, "purchased": None} for row in rows]))

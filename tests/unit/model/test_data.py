@@ -9,7 +9,17 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from model.data import Columns, fingerprint, read_labelled, read_rows, read_split
+from model.data import (
+    Columns,
+    Fallback,
+    as_label,
+    check_label,
+    columns_of,
+    fingerprint,
+    read_labelled,
+    read_rows,
+    read_split,
+)
 from model.errors import DataError
 from model.training.recipe import Head, Recipe, load_recipe
 
@@ -39,8 +49,13 @@ def test_plain_and_gzipped_read_alike(tmp_path: Path) -> None:
         (b'{"text": "\xff"}', "not UTF-8"),
         (b'{"sentiment": "positive"}', "field 'text' is missing"),
         (b'{"text": 3, "sentiment": "positive"}', "field 'text' is int"),
-        (b'{"text": "x", "title": null, "sentiment": "positive"}', "field 'title' is missing"),
+        (
+            b'{"text": null, "title": "x", "sentiment": "positive"}',
+            "text is expected; the row has 'title', 'sentiment'",
+        ),
+        (b'{"text": "x", "title": 3, "sentiment": "positive"}', "field 'title' is int"),
         (b'{"text": "x", "sentiment": ""}', "label field 'sentiment' is str ''"),
+        (b'{"text": "x", "sentiment": " "}', "for no label write null, or leave the field out"),
         (b'{"text": "x", "sentiment": true}', "label field 'sentiment' is bool"),
         (b'{"text": "x", "sentiment": 0.5}', "label field 'sentiment' is float"),
     ],
@@ -51,6 +66,84 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, reason: str) -> None:
     with pytest.raises(DataError, match=r"bad\.jsonl:2: .*") as caught:
         read_labelled([path], SENTIMENT)
     assert reason in str(caught.value)
+
+
+def test_a_text_field_that_is_null_is_as_one_that_is_absent(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(GOOD + b'{"title": null, "text": "x", "sentiment": "negative"}\n')
+    assert [row.text for row in read_labelled([path], SENTIMENT)] == ["Loud but clear", "x"]
+
+
+@pytest.mark.parametrize("title", [b"", b'"title": null, '])
+def test_a_text_field_that_no_row_of_a_file_has_is_refused_where_it_is_named(tmp_path: Path, title: bytes) -> None:
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "rows.jsonl"
+    whole.write_bytes(GOOD)
+    path.write_bytes(b"{%b" % title + b'"text": "x", "sentiment": "negative"}\n{"title": "y"}\n')
+    with pytest.raises(
+        DataError, match=r"rows\.jsonl: no row has the text field 'title'; rows have 'text', 'sentiment'"
+    ):
+        read_split([whole, path], SENTIMENT)
+    (row,) = read_labelled([path], Columns(Fallback(SENTIMENT.text), SENTIMENT.label))  # as other files have them
+    assert row.text == "x"
+
+
+def test_an_artifact_s_head_says_where_rows_may_have_text_and_whether_labels_are_numbers(tmp_path: Path) -> None:
+    path, head = tmp_path / "rows.jsonl", {"kind": "score", "text": ["title", "text"], "field": "grade"}
+    path.write_text('{"text": "x", "grade": "4.50"}\n{"text": "y", "grade": 4}\n', encoding="utf-8")
+    found = read_labelled([path], columns_of("rating", head))
+    assert [(row.text, row.label) for row in found] == [("x", "4.5"), ("y", "4")]
+    with pytest.raises(DataError, match=r"rows\.jsonl: no row has the text field 'titel'"):
+        read_labelled([path], columns_of("rating", head, Columns(("titel", "text"))))
+    path.write_text('{"text": "y", "grade": 4}\n{"text": "x", "grade": 4.5}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: .* is float '4\.5', .*; other numbers are labels of heads of"):
+        read_labelled([path], columns_of("rating", head | {"kind": "classes"}))
+
+
+def test_of_rows_that_each_have_other_fields_a_few_are_shown(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"text": "x", "sentiment": "a", "f{i}": 1}}\n' for i in range(99)), encoding="utf-8")
+    with pytest.raises(DataError, match=r"rows have 'text', .* and 1 more: mend") as caught:
+        read_labelled([path], SENTIMENT)
+    assert len(str(caught.value)) < len(str(path)) + 200
+
+
+def test_what_a_spreadsheet_writes_is_read_or_named(tmp_path: Path) -> None:
+    path = tmp_path / "excel.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD + GOOD)
+    assert [number for number, _ in read_rows(path)] == [1, 2]
+    for mark in (b"", b"\xef\xbb\xbf"):
+        path.write_bytes(mark + b"text,sentiment\nx,positive\n")
+        with pytest.raises(DataError, match=r"excel\.jsonl:1: not JSON Lines; is it CSV\?"):
+            list(read_rows(path))
+
+
+@pytest.mark.parametrize(
+    ("values", "label", "score"),
+    [
+        ([4.5, "4.5", "4.50", " ４.５"], "4.5", True),
+        ([1, 1.0, "1", "1.0", "１"], "1", True),
+        ([-0.0, 0], "0", True),
+        (["calm"], "calm", True),  # its head tells of it
+        ([1, 1.0, "1"], "1", False),
+        (["1.0"], "1.0", False),
+        (["物流", "物流 ", "\u3000物流"], "物流", False),
+        (["Q", "Ｑ"], "Q", False),
+        (["", " ", True, [1], None], None, False),
+        ([float("nan"), float("inf"), "inf", "", False], None, True),
+        ([0.5, float("nan")], None, False),
+    ],
+)
+def test_labels_that_look_the_same_are_the_same(values: list[Any], label: str | None, score: bool) -> None:
+    assert [as_label(value, score=score) for value in values] == [label] * len(values)
+
+
+def test_of_many_labels_the_closest_are_shown() -> None:
+    known = [f"category {i}" for i in range(2000)]
+    with pytest.raises(DataError, match=r"the closest of its 2000 labels: .*category 1234") as caught:
+        check_label("categry 1234", "topic", known, "rows.jsonl:7")
+    assert len(str(caught.value)) < 200
+    with pytest.raises(DataError, match="its labels: calm, urgent"):
+        check_label("x" * 10_000, "urgency", ["calm", "urgent"], "rows.jsonl:7")
 
 
 def test_rows_without_a_label_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -145,6 +238,9 @@ def load(folder: Path, content: str) -> Recipe:
         (changed("heads", "urgency", "labels", value="mood"), "heads.urgency.labels: 'mood' is not a list"),
         (changed("heads", "urgency", "labels", value="mood"), "; write [mood]"),
         (changed("heads", "urgency", "labels", value=[1, "1"]), "two or more different ones"),
+        (changed("heads", "urgency", "labels", value=["Ｑ", "Q "]), "two or more different ones"),
+        (changed("heads", "stars", "labels", value=[1, "1.0"]), "two or more different ones"),
+        (changed("heads", "urgency", "labels", value=["calm", " "]), "heads.urgency.labels: ['calm', ' '] has a blank"),
         (
             changed("datasets", 0, "labels", value="mood"),
             "datasets.mails.labels: 'mood' is not keys of which each has text",
@@ -217,6 +313,17 @@ def test_labels_that_are_whole_numbers_are_the_labels_of_the_rows(tmp_path: Path
     recipe = load(tmp_path, changed("heads", "stars", value={"labels": [1, 2.0, "3"], "kind": "score"}))
     assert recipe.heads["stars"].labels == ["1", "2", "3"]
     assert load(tmp_path, changed("heads", "stars", value=None)).heads["stars"] == Head()
+
+
+def test_labels_of_a_recipe_are_read_as_those_of_rows(tmp_path: Path) -> None:
+    recipe = load(tmp_path, changed("heads", "stars", "labels", value=[4, 4.5, "5.0"]))
+    assert recipe.heads["stars"].labels == ["4", "4.5", "5"]
+    assert recipe.columns("stars").score
+    assert not recipe.columns("urgency").score
+    recipe = load(tmp_path, changed("heads", "urgency", "labels", value=["Ｑ", " calm"]))
+    assert recipe.heads["urgency"].labels == ["Q", "calm"]
+    recipe = load(tmp_path, changed("datasets", 0, "outside", value={"urgency": ["Ｑ ", 1]}))
+    assert recipe.datasets[0].outside == {"urgency": ["Q", "1"]}
 
 
 PLACES = [

@@ -20,6 +20,7 @@ from model.data import Columns
 from model.errors import DataError
 from model.scoring import Floats, Prepared
 
+tied = st.lists(st.tuples(st.sampled_from([0.3, 0.5, 0.9, 1.0]), st.booleans()), min_size=1, max_size=100)
 rng = np.random.default_rng(3)
 EVERY = ["negative", "neutral", "positive"]
 
@@ -44,6 +45,19 @@ def test_ece_is_bounded_and_zero_when_exact(pairs: list[tuple[float, bool]]) -> 
     confidence, right = np.array([c for c, _ in pairs]), np.array([r for _, r in pairs])
     assert 0 <= metrics.ece(confidence, right) <= 1
     assert metrics.ece(right.astype(float), right) == pytest.approx(0)
+
+
+@given(tied.flatmap(lambda rows: st.tuples(st.just(rows), st.permutations(rows))))
+def test_the_order_of_rows_changes_no_calibration(orders: tuple[list[tuple[float, bool]], ...]) -> None:
+    given_, other = ([np.array(column) for column in zip(*rows, strict=True)] for rows in orders)
+    assert (metrics.reliability(*given_) == metrics.reliability(*other)).all()
+    assert metrics.ece(*given_) == metrics.ece(*other)
+
+
+def test_rows_of_one_confidence_that_is_right_have_no_ece() -> None:
+    confidence, right = np.full(1000, 0.3), np.arange(1000) < 300
+    assert metrics.ece(confidence, right) == pytest.approx(0)
+    assert metrics.reliability(confidence, right)[:, 2].sum() == 1000
 
 
 def test_ece_of_one_bin() -> None:
@@ -108,6 +122,14 @@ def test_decision_weights_choose_the_answer_and_leave_the_probabilities_as_they_
     assert two["accuracy"] == 1.0  # among negative and positive, with the weights of those
 
 
+def test_labels_of_an_older_artifact_are_known_in_the_words_that_rows_are_read_as(tmp_path: Path) -> None:
+    scorer = KnownScorer()
+    scorer.labels["sentiment"] = ["差（评）", "neutral", "positive"]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "0.6 0.3 0.1", "sentiment": "差（评）"}), encoding="utf-8")
+    figures = evaluate_files(scorer, "sentiment", [tmp_path / "rows.jsonl"])
+    assert (figures["n"], figures["accuracy"]) == (1, 1.0)
+
+
 def test_a_file_of_two_classes_is_judged_on_two() -> None:
     rows = [
         ("0.3 0.5 0.2", "negative"),
@@ -121,6 +143,26 @@ def test_a_file_of_two_classes_is_judged_on_two() -> None:
     assert figures["auc"] == pytest.approx(roc_auc_score([0, 1, 1, 0], [0.4, 0.505, 1 / 3, 0.5]), abs=1e-5)
     conditional = [[0.6, 0.4], [0.1 / 0.202, 0.102 / 0.202], [2 / 3, 1 / 3], [0.5, 0.5]]
     assert figures["log_loss"] == pytest.approx(sk_log_loss([0, 1, 1, 0], conditional), abs=1e-4)
+
+
+def test_a_file_of_one_label_is_judged_on_all() -> None:
+    rows = [("0.1 0.2 0.7", "positive")] * 3 + [("0.6 0.2 0.2", "positive")]
+    figures = evaluate(KnownScorer(), "sentiment", rows)
+    assert figures["accuracy"] == 0.75
+    assert figures["log_loss"] == pytest.approx(-(3 * math.log(0.7) + math.log(0.2)) / 4, abs=1e-5)
+    chosen = evaluate_texts(KnownScorer(), "sentiment", *zip(*rows, strict=True), among=["positive"])
+    assert chosen["accuracy"] == 1
+    assert math.copysign(1, chosen["log_loss"]) == 1  # no -0.0
+
+
+def test_figures_of_rows_in_scope_alone_say_how_many_these_are() -> None:
+    scorer = KnownScorer(threshold=0.6)
+    scorer.labels["intent.bank"] = ["pay", "lend", "ask"]
+    rows = [("0.9 0.1 0.0", "pay"), ("0.2 0.7 0.1", "lend"), *[("0.2 0.3 0.5", "oos")] * 3]
+    assert (evaluate(scorer, "intent.bank", rows)["n"], evaluate(scorer, "intent.bank", rows)["judged"]) == (5, 2)
+    assert evaluate(scorer, "intent.bank", rows[2:])["judged"] == 0
+    assert "judged" not in evaluate(scorer, "intent.bank", rows[:2])
+    assert "judged" not in evaluate(KnownScorer(threshold=0.5), "intent.general", [("0.2 0.3 0.5", "oos")])
 
 
 def test_scope_is_judged_with_the_threshold() -> None:
@@ -182,7 +224,7 @@ def test_rows_are_read_as_given_else_as_in_training_else_as_the_public_data_sets
     own.labels["mood"] = own.labels["sentiment"]
     with pytest.raises(DataError, match=r"rows\.jsonl:1: label 'negative' is unknown to head 'stars'"):
         evaluate_files(own, "stars", [path], columns=Columns(label="mood"))
-    assert evaluate_files(own, "mood", [path])["accuracy"] == 1  # one label: nothing else is guessed among
+    assert evaluate_files(own, "mood", [path])["n"] == 1
 
 
 def test_bad_requests_say_what_is_known(tmp_path: Path) -> None:

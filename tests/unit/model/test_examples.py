@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 from model.data import Example
 from model.errors import DataError
 from model.text import TextCodec, TextSpec
-from model.training.corpus import Corpus, build_corpus
+from model.training.corpus import Corpus, build_corpus, space_texts
 from model.training.examples import merge, read_corpus, read_dataset
 from model.training.loss import NO_LABEL, OUTSIDE
-from model.training.recipe import Dataset, Head, Recipe
+from model.training.recipe import Dataset, Head, Recipe, SpaceTexts
 from model.training.vocabulary import wordpiece_tokenizer
 from tests.tiny_artifact import LETTERS
 
@@ -75,6 +76,41 @@ def test_a_field_that_no_row_has_is_refused_with_file_and_head(tmp_path: Path) -
     rows = dataset(tmp_path, {"text": "a", "mood": "good"}, {"text": "b", "mood": "bad", "rating": None})
     with pytest.raises(DataError, match=r"rows\.jsonl: no row has a label in the field 'rating', which stars"):
         read_dataset(rows, KINDS, tmp_path, 0)
+
+
+def test_a_text_field_that_no_row_has_is_refused_and_one_that_some_have_is_not(tmp_path: Path) -> None:
+    one, two = {"text": "a", "mood": "good", "rating": 1}, {"subject": "b", "text": "c", "mood": "bad"}
+    rows = dataset(tmp_path, one, two, one | {"subject": None, "text": "d"}, text=["subject", "text"])
+    assert [example.text for example in read_dataset(rows, KINDS, tmp_path, 0)] == ["a", "b c", "d"]
+    with pytest.raises(DataError, match=r"rows\.jsonl: no row has the text field 'subjct'; rows have 'text', 'mood'"):
+        read_dataset(replace(rows, text=["subjct", "text"]), KINDS, tmp_path, 0)
+    with pytest.raises(DataError, match=r"rows\.jsonl: no row has the text field 'titel'; rows have 'text'"):
+        space_texts([SpaceTexts("rows.jsonl", ["titel", "text"], 9)], tmp_path)
+
+
+def test_a_score_may_be_any_number_and_near_duplicates_are_one_class(tmp_path: Path) -> None:
+    rows = dataset(
+        tmp_path,
+        *({"text": f"a{i}", "rating": rating} for i, rating in enumerate([4.5, "4.50", 1, 1.0, "1"])),
+        *({"text": f"b{i}", "mood": mood} for i, mood in enumerate(["物流", "物流 ", "Ｑ", "Q"])),
+    )
+    heads = KINDS | {"stars": Head(["1", "4.5"], kind="score")}
+    examples = read_dataset(rows, heads, tmp_path, 0)
+    assert [example.labels["stars"] for example in examples[:5]] == ["4.5", "4.5", "1", "1", "1"]
+    assert [example.labels["mood"] for example in examples[5:]] == ["物流", "物流", "Q", "Q"]
+
+
+def test_labels_that_no_text_has_or_one_alone_are_told(tmp_path: Path) -> None:
+    rows = dataset(
+        tmp_path,
+        *({"text": f"a{i}", "mood": mood} for i, mood in enumerate(["good", "good", "bad"])),
+        *({"text": f"b{i}", "rating": i % 2} for i in range(4)),
+    )
+    told: list[str] = []
+    heads = {"mood": Head(["good", "bad", *[f"odd {i}" for i in range(12)]]), "stars": Head()}
+    read_corpus(Recipe("r", "none", heads, [rows]), tmp_path, told.append)
+    odd = ", ".join(f"'odd {i}'" for i in range(10))
+    assert told[1:] == [f"warning: labels of mood without a text: {odd} and 2 more; with one text only: 'bad'"]
 
 
 def test_a_label_of_the_wrong_kind_is_still_refused(tmp_path: Path) -> None:

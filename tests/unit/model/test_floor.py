@@ -29,6 +29,10 @@ def test_it_guesses_among_the_labels_that_occur_and_cannot_guess_one_it_never_sa
     assert found["linear_macro_f1"] < 2 / 3
 
 
+def test_on_rows_of_one_label_it_guesses_among_all_of_its_own() -> None:
+    assert LinearFloor(TEXTS, LABELS).figures(["一般", "很好"], ["positive"] * 2)["linear_accuracy"] == 0.5
+
+
 def test_two_labels_make_one_plane_and_are_told_apart_all_the_same() -> None:
     some = [i for i, label in enumerate(LABELS) if label != "neutral"]
     machine = LinearFloor([TEXTS[i] for i in some], [LABELS[i] for i in some])

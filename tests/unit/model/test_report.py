@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from model.artifact import Artifact
 from model.assess.detail import assess_files
-from model.assess.report import read_curves, write_report
+from model.assess.report import read_curves, save_report, write_report
 from model.assess.report_page import _overview
+from model.assess.report_tasks import task_section
 from model.assess.sharing import learning_curve, read_sharing
 from model.assess.svg import Axis, Line, confusion_chart, line_chart, reliability_chart, round_numbers
 from model.data import Columns
@@ -216,6 +218,50 @@ def test_out_of_scope_rows_alone_are_reported_without_classes(folder: Path, tmp_
     report = write_report(folder, [own], tmp_path / "r.html", device="cpu")
     assert "classes" not in report["tasks"][0]
     assert "oos recall" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_rows_that_most_figures_are_not_of_are_told(folder: Path, tmp_path: Path) -> None:
+    labels = ["cancel_order"] * 4 + ["get_refund"] * 36 + ["oos"] * 60
+    write(tmp_path / "shop.jsonl", [{"text": "good order", "intent": label} for label in labels])
+    (task,) = write_report(
+        folder, [Trial("intent.shop", "shop.jsonl")], tmp_path / "r.html", root=tmp_path, device="cpu"
+    )["tasks"]
+    assert (task["n"], task["judged"]) == (100, 40)
+    assert sum(sum(row) for row in task["confusion"]) == 40
+    html = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "40 of 100 rows (60 out of scope judged apart), guessed among" in html
+    assert '40 of 100 rows<span class="under">(60 out of scope judged apart)</span>' in html
+    without = {name: value for name, value in task.items() if name != "judged"}  # of an older release
+    assert "<td>100</td>" in _overview([without])
+
+
+def test_a_click_log_without_any_click_is_reported_without_auc(folder: Path, tmp_path: Path) -> None:
+    write(tmp_path / "clicks.jsonl", [row | {"clicked": 0} for row in click_rows(60)])
+    plain = {"n": 60, "log_loss": 0.1, "base_rate": 0.0}
+    older = {"valid": {"auc": None, **plain}, "valid_slices": [{"by": "age", "figure": "auc", "slices": SLICES[1:]}]}
+    for section in (older, {"valid": plain, "valid_slices": []}):
+        own = Artifact.load(shutil.copytree(folder, tmp_path / "own", dirs_exist_ok=True)).add({}, "click", section)
+        trial = OwnTrial("click", tmp_path / "clicks.jsonl")
+        (task,) = write_report(own.folder, [trial], tmp_path / "r.html", device="cpu")["tasks"]
+        assert "auc" not in task
+        assert task["slices"] == []
+        assert "NaN" not in (tmp_path / "r.json").read_text(encoding="utf-8")
+        assert "<th>base rate</th>" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_what_is_no_number_is_not_written(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        save_report(folder, [{"task": "click", "file": "a", "n": 1, "auc": float("nan")}], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_task_of_many_labels_names_its_mistakes_without_a_picture(made: tuple[Any, Path]) -> None:
+    shop = made[0]["tasks"][1] | {"labels": ["a", "b", "c", "d"]}
+    few = shop | {"confusion": {"mistakes": [[shop["classes"][0]["label"], "<b>", 3]], "left_out": 2}}
+    drawn = task_section(0, few)
+    assert "<h3>Confusion</h3>" not in drawn
+    assert "<td>3</td>" in drawn
+    assert "&lt;b&gt;" in drawn
 
 
 def test_what_cannot_be_used_is_refused(folder: Path, data: Path, tmp_path: Path, trials: list[Trial]) -> None:

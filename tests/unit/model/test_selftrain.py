@@ -148,6 +148,7 @@ def test_what_cannot_be_done_says_why(tmp_path: Path) -> None:
     refused(r"broken\.jsonl:2: not JSON", write(tmp_path / "broken.jsonl", [{"text": "1 0 0"}, "{"]))
     refused(r"number\.jsonl:1: field 'text' is int", write(tmp_path / "number.jsonl", [{"text": 5}]))
     refused(r"known\.jsonl:1: field 'text' is missing", labelled=[write(tmp_path / "known.jsonl", [{}])])
+    refused(r"sure\.jsonl: no row has the text field 'titel'; rows have 'text'", fields=("titel", "text"))
     refused(r"empty\.jsonl: no rows", texts(tmp_path / "empty.jsonl"))
     refused(r"absent\.jsonl: cannot be read", tmp_path / "absent.jsonl")
     refused("cannot be written", out=tmp_path / "no folder" / "g.jsonl")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from scipy.stats import binomtest, norm
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from model import metrics
-from model.assess import slices
+from model.assess import detail, slices
 from model.assess.detail import assess_files, assess_texts
 from model.assess.evaluate import evaluate_texts
 from model.errors import DataError
@@ -175,6 +176,19 @@ def test_fields_give_values_the_rest_together_and_numbers_by_quartile() -> None:
         slices.by_field(rows, "colour")
 
 
+alike = [st.integers(10**17, 10**17 + 99), st.integers(0, 99).map(lambda k: 1e9 + k / 128)]
+different = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(st.one_of(st.lists(kind, min_size=40, max_size=80, unique=True) for kind in (*alike, different)))
+def test_quartiles_of_numbers_that_differ_have_names_that_do(values: list[float]) -> None:
+    names, order = slices.by_field([{"id": value} for value in values], "id")
+    assert len(order) == len(set(order)) == 4
+    n = len(values)
+    found = slices.slice_figures(np.zeros(n, np.int64), np.zeros(n, np.int64), 2, names, order)
+    assert sum(part["n"] for part in found) == n
+
+
 def rows_of(parts: list[tuple[str, int, int]]) -> tuple[metrics.Array, metrics.Array, list[str]]:
     """Truth all 0, guesses right or wrong, names: of (name, right, wrong)."""
     guess = [k for _, right, wrong in parts for k in [0] * right + [1] * wrong]
@@ -207,6 +221,31 @@ def test_an_assessment_holds_the_flat_figures_as_they_are() -> None:
     low, high = full["intervals"]["accuracy"]
     assert low < figures["accuracy"] == 0.75 <= high
     assert json.loads(json.dumps(full)) == full
+
+
+def test_many_labels_tell_their_most_frequent_mistakes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, labels = [*TEXTS, "0.9 0 0.1", "0.8 0 0.2", "0.1 0.8 0.1"], [*LABELS, "positive", "positive", "negative"]
+    ask = {"among": ["negative", "neutral", "positive"]}
+    whole = assess_texts(SpokenScorer(), "sentiment", texts, labels, **ask)
+    assert whole["confusion"] == [[1, 2, 0], [0, 0, 0], [3, 1, 0]]
+    monkeypatch.setattr(detail, "CONFUSION_LABELS_MAX", 2)
+    monkeypatch.setattr(detail, "CELLS_MAX", 2)
+    few = assess_texts(SpokenScorer(), "sentiment", texts, labels, **ask)
+    mistakes = [["positive", "negative", 3], ["negative", "neutral", 2]]
+    assert few == whole | {"confusion": {"mistakes": mistakes, "left_out": 1}}
+
+
+def test_thousands_of_labels_stay_small() -> None:
+    rng, size = np.random.default_rng(0), 2000
+    matrix = metrics.confusion(rng.integers(0, size, 4000), rng.integers(0, size, 4000), size)
+    tracemalloc.start()
+    metrics.bootstrap(matrix, resamples=200)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6  # an indicator of rows by classes alone would be 64 MB
+    told = detail._mistakes([f"label {i}" for i in range(size)], matrix)
+    assert len(told["mistakes"]) == detail.CELLS_MAX
+    assert sum(n for *_, n in told["mistakes"]) + told["left_out"] == matrix.sum() - np.trace(matrix)
 
 
 def test_labels_of_the_caller_are_guessed_among() -> None:

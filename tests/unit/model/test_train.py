@@ -22,6 +22,7 @@ from model.scoring import Floats, Prepared, load_scorer
 from model.training import train as training
 from model.training.export import encode
 from model.training.recipe import load_recipe
+from model.training.trials import check_trials
 from model.training.warmstart import warm_start
 from model.training.watch import METRICS
 from model.training.workshop import FirstRows, furnish, new_network
@@ -348,6 +349,7 @@ def test_a_label_that_its_head_cannot_have_is_refused_with_its_line(
         ({"task": "sentiment"}, {"text": "x", "sentiment": 5.5}, r"valid\.jsonl:2: label field 'sentiment' is float"),
         ({"task": "sentiment"}, {"text": "x", "sentiment": "great"}, r"valid\.jsonl:2: label 'great' is unknown"),
         ({"task": "sentiment", "text": ["body"]}, None, r"valid\.jsonl:1: field 'body' is missing"),
+        ({"task": "sentiment", "text": ["titel", "text"]}, None, r"valid\.jsonl: no row has the text field 'titel'"),
         ({"task": "sentiment", "label": "language"}, None, r"valid\.jsonl:1: label 'en' is unknown"),
         ({"task": "sentiment", "without": "gone.jsonl"}, None, r"gone\.jsonl"),
         ({"task": "sentiment", "history": ["gone.jsonl"]}, None, r"gone\.jsonl"),
@@ -364,3 +366,23 @@ def test_a_trial_that_cannot_be_judged_is_refused_before_training(
     with pytest.raises(DataError, match=says):
         run(workshop, tmp_path, recipe="judged.yaml")
     assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_valid_files_that_are_not_there_are_told_and_data_sets_may_differ_in_their_text(
+    workshop: Path,
+) -> None:
+    rows = [{"title": "so", "text": "good", "sentiment": "positive"}, {"text": "bad", "sentiment": "negative"}]
+    (workshop / "titled.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    content = yaml.safe_load((workshop / "recipe.yaml").read_text(encoding="utf-8"))
+    titled = {"name": "titled", "file": "titled.jsonl", "text": ["title", "text"], "labels": {"sentiment": "sentiment"}}
+    content["datasets"].append(titled)  # `mood.jsonl` below has no title
+    files = {"sentiment": ("mood.jsonl", "valdi.jsonl"), "intent.shop": ("valdi.jsonl", "gone.jsonl")}
+    content["evaluation"] = [{"task": task, "file": file} for task, own in files.items() for file in own]
+    (workshop / "absent.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    recipe, told = load_recipe(workshop / "absent.yaml"), list[str]()
+    labels = {"sentiment": ["negative", "neutral", "positive"], "intent.shop": ["refund", "track"]}
+    check_trials(recipe, labels, workshop, told.append)
+    assert told == [
+        f"evaluation: {workshop / file} is not there and is passed over; {tasks} will have no figures on it"
+        for file, tasks in (("valdi.jsonl", "sentiment, intent.shop"), ("gone.jsonl", "intent.shop"))
+    ]

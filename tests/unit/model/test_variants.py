@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from model.assess.report_variants import read_variants
+from model.assess.sharing import read_sharing
 from model.data import Example
 from model.errors import DataError, DivergedError
 from model.training.recipe import Dataset, Recipe
@@ -256,3 +257,11 @@ def test_shared_against_single_runs_on_the_same_ground(
         s["difference_interval"][0] <= s["shared"] - s["single"] <= s["difference_interval"][1]
         for s in result["shares"]
     )
+
+
+def test_results_are_kept_whatever_follows_the_trainings(toy: Path, tmp_path: Path) -> None:
+    paths = ["--recipe", str(toy / "recipe.yaml"), "--data", str(toy), "--out", str(tmp_path)]
+    broken = mock.patch.object(bench_shared, "encoder_work", side_effect=ZeroDivisionError)
+    with broken, pytest.raises(ZeroDivisionError):
+        bench_shared.main([*paths, *SMALL, "--seeds", "1", "--shares", "1.0"])
+    assert read_sharing(tmp_path / "sharing.json")[1].keys() == {1.0}

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
+import socket
+import struct
+import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from worker import observe
 from worker.config import Config, KafkaConfig, ObserveConfig
 from worker.errors import ConfigError
 from worker.kafka.clients import consumer_config
 from worker.kafka.source import STABLE_TIMEOUT_S
 from worker.metrics import AlertsMetrics, NotifyMetrics, ProfilesMetrics, WorkerMetrics
-from worker.observe import LOOP_STOOD_MAX_S, Observer
+from worker.observe import LOOP_STOOD_MAX_S, REQUESTS_MAX, Observer
 
 
 def get(url: str) -> tuple[int, str]:
@@ -60,6 +66,59 @@ def test_liveness_is_of_the_loop_alone() -> None:
         assert (status, json.loads(body)) == (503, {"status": "stuck", "loop_stood_s": LOOP_STOOD_MAX_S})
         observer.turned()
         assert get(observer.address + "/livez")[0] == 200
+
+
+def connect(observer: Observer) -> socket.socket:
+    host, _, port = observer.address.removeprefix("http://").rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def test_a_client_that_dawdles_holds_up_nobody_and_is_dropped_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observe, "REQUEST_TIMEOUT_S", 2.0)
+    with Observer(ObserveConfig(), CollectorRegistry(), lambda: (True, {})) as observer, connect(observer) as slow:
+        began = time.monotonic()
+        assert get(observer.address + "/livez")[0] == 200
+        assert time.monotonic() - began < 1.5
+        with suppress(OSError):  # a broken pipe: dropped
+            while time.monotonic() - began < 8:
+                slow.sendall(b"G")
+                time.sleep(0.1)
+        assert 1.5 < time.monotonic() - began < 6
+
+
+def test_of_too_many_clients_the_oldest_give_way() -> None:
+    with Observer(ObserveConfig(), CollectorRegistry(), lambda: (True, {})) as observer, ExitStack() as stack:
+        idle = [stack.enter_context(connect(observer)) for _ in range(REQUESTS_MAX)]
+        assert get(observer.address + "/healthz")[0] == 200
+        idle[0].settimeout(1)
+        assert idle[0].recv(1) == b"", "it was closed"
+        idle[1].sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert idle[1].recv(100).startswith(b"HTTP/1.0 200")
+
+
+def test_a_client_that_goes_away_is_no_news_and_its_address_is_nowhere(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "worker.observe")
+    with Observer(ObserveConfig(), CollectorRegistry(), lambda: (True, {})) as observer:
+        caplog.clear()
+        with connect(observer) as gone:
+            gone.sendall(b"GET /livez HTT")
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset at its end
+        until = time.monotonic() + 10
+        while not caplog.records and time.monotonic() < until:
+            time.sleep(0.01)
+    assert [each.levelname for each in caplog.records] == ["DEBUG"]
+    assert "127.0.0.1" not in caplog.text + capfd.readouterr().err
+
+
+def test_a_request_that_ends_on_a_defect_of_ours_is_an_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with Observer(ObserveConfig(), CollectorRegistry(), lambda: (True, {"share": 1 / 0})) as observer:
+        with pytest.raises((OSError, urllib.error.URLError)):
+            get(observer.address + "/healthz")
+        assert get(observer.address + "/livez")[0] == 200
+    assert [each.levelname for each in caplog.records if each.exc_info] == ["ERROR"]
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_loop_is_stuck_no_sooner_than_kafka_takes_its_partitions() -> None:

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from schemas.control import Ack
 from schemas.dead import DeadLetter
 from schemas.scores import SourcePosition
 from schemas.topics import TOPICS
+from worker.cli.tables import checks_table, show, silences_table
 from worker.cli.tables_safety import (
     dropped,
     dropped_table,
@@ -20,18 +22,24 @@ from worker.cli.tables_safety import (
     replayed_table,
     whole,
 )
+from worker.tools.check import bad
 from worker.tools.dead_letters import Found, Search
 from worker.tools.dead_replay import ReplayedLetters
 from worker.tools.receipt import NOTES, PENDING, Receipt, topic_receipt
+from worker.tools.silencing import Silences
 
 NOW_MS = 1_767_225_600_000  # 2026-01-01T00:00Z
 EVIL = "\x1b[2Jgone"
 
 
-def shown(what: Any) -> str:
-    console = Console(width=160, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
+LONG_ID = "shop.customer-service.backfill-2025/17/1234567890#slack-operations"
+VARIABLE = "MILLRACE_KAFKA__OPTIONS__SASL_PASSWORD_FILE_OF_A_ROLE_WITH_A_LONG_NAME"
+
+
+def shown(what: Any, width: int = 160) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
     with console.file:
-        console.print(what)
+        console.print(what, crop=False)
     return console.export_text()
 
 
@@ -115,3 +123,30 @@ def test_a_receipt_tells_every_topic_and_what_is_pending(done: bool) -> None:
     for words in ("2026-01-01 00:00:00 UTC", "3 deleted", "4 left", "of other vector spaces", "since", "2026-01-15"):
         assert words in text
     assert ("pending" in text) is not done
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_on_a_terminal_ids_stay_whole_and_nothing_is_cut(width: int) -> None:
+    letters = listing(Search(letters=[found(id=LONG_ID, detail=f"at `$.{VARIABLE}`"), found()], ended={}), 100)
+    source = SourcePosition("t", 0, 0)
+    letter = DeadLetter(stage="decode", reason="not_json", detail="", source=source, key=None, value=b"")
+    silences = Silences(mutes=[], acks=[Ack(alert_id=LONG_ID, at_ms=0)])
+    for table in (
+        letters_table(letters),
+        letter_table(whole(found(id=LONG_ID), letter, False)),
+        silences_table(silences),
+    ):
+        assert LONG_ID in shown(table, width)
+    text = shown(letters_table(letters), width) + shown(checks_table([bad("check", VARIABLE, VARIABLE)]), width)
+    assert "…" not in text
+    assert all(part in text for part in ("2026-", "decod", "not_j", "`$."))
+
+
+def test_where_the_output_is_no_terminal_a_line_is_as_long_as_it_needs_to_be(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    show([bad("a check", VARIABLE * 5, f"set {VARIABLE}, " * 20)], checks_table, json_=False)
+    out = capsys.readouterr().out
+    assert VARIABLE * 5 in out
+    assert f"set {VARIABLE}, " * 19 in out

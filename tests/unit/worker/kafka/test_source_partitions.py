@@ -28,6 +28,8 @@ class Client:
         self.refuses: dict[str, ClientError] = {}
         self.offsets = {ONE: 5}
         self.commit_error: ClientError | None = None
+        self.positions: dict[Partition, int] = {}
+        self.watermarks: dict[Partition, tuple[int, int]] = {}
 
     def subscribe(self, topics: list[str], on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
         self.on_assign, self.on_revoke, self.on_lost = on_assign, on_revoke, on_lost
@@ -72,6 +74,13 @@ class Client:
             return None
         done = Committed(offsets[-1], self.commit_error)
         return [*(Committed(p, None) for p in offsets[:-1]), done]  # type: ignore[list-item]
+
+    def position(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        return [TopicPartition(*p, self.positions.get(p, -1001)) for p in (key(p) for p in partitions)]
+
+    def get_watermark_offsets(self, partition: TopicPartition, cached: bool) -> tuple[int, int]:
+        assert cached, "a request to the broker"
+        return self.watermarks.get(key(partition), (-1001, -1001))
 
     def _note(self, call: str, partitions: list[TopicPartition]) -> None:
         if call in self.refuses:
@@ -195,3 +204,26 @@ def test_an_error_while_handing_over_is_raised_when_the_partitions_have_been_giv
     with pytest.raises(DeviceError, match="hangs"):
         turn(source, client, lambda: client.revokes(ONE), hand_over=hand_over)
     assert client.calls == [("unassign", [ONE])]
+
+
+def test_lag_is_what_is_held_and_not_read_as_far_as_the_client_knows() -> None:
+    source, client = made()
+    assert source.lag() == {"events.click": 0}
+    turn(source, client, lambda: client.assigns(ONE, TWO))
+    assert source.lag() == {"events.click": 0}, "before the first fetch nothing is known"
+    client.watermarks = {ONE: (0, 12), TWO: (100, 104)}
+    assert source.lag() == {"events.click": 7 + 4}, "from where it was committed, or from the first that there is"
+    client.positions = {ONE: 9, TWO: 104}
+    assert source.lag() == {"events.click": 3}
+    turn(source, client, lambda: client.revokes(ONE))
+    assert source.lag() == {"events.click": 0}, "who has it now tells of it"
+
+
+def test_lag_of_what_is_read_again_counts_from_where_it_is_committed() -> None:
+    source, client = made()
+    turn(source, client, lambda: client.assigns(ONE))
+    client.watermarks, client.positions = {ONE: (0, 12)}, {ONE: 12}
+    assert source.lag() == {"events.click": 0}
+    source.rewind([ONE])
+    client.positions = {}  # as the client: given anew, it has no position before the next record
+    assert source.lag() == {"events.click": 7}

@@ -13,7 +13,7 @@ from schemas.folds import FormatError
 from schemas.topics import DAY_MS, TOPICS
 from worker.privacy import erasures as module
 from worker.privacy.erasures import Entry, Erasures
-from worker.privacy.person import people_of, time_of
+from worker.privacy.person import names_somebody, people_of, time_of
 from worker.tools.receipt import SLACK_MS, topic_receipt
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -84,9 +84,44 @@ def test_what_names_nobody_is_about_nobody(value: bytes | None) -> None:
     assert time_of(value) is None
 
 
+@pytest.mark.parametrize("number", [b"4711", b" 4711\n", b"4711.0", b"4711.000"])
+def test_a_number_is_an_id_too(number: bytes) -> None:
+    assert people_of(None, b'{"user_id":' + number + b', "text": "a"}') == {"4711"}
+    assert people_of(None, b'{"text": "a", "user_id":' + number + b"}") == {"4711"}
+
+
+@pytest.mark.parametrize("number", [b"4711", b"4711.5}", b"4711e2}", b"[4711]}", b"4711" * 100 + b"}"])
+def test_what_may_be_another_number_is_no_id(number: bytes) -> None:
+    assert people_of(None, b'{"user_id":' + number) == set()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sure"),
+    [
+        (None, b'{"user_id": "anna"}', True),
+        (b"e", b'{"event_id": "e", "user_id": 7}', True),
+        (b"anna", b'{"event_id": "e", "userId": "anna"}', True),
+        (b"7", b'{"event_id": 8, "userId": 7}', True),
+        (b"e", b'{"event_id": "e", "userId": "anna"}', False),
+        (b"8", b'{"event_id": 8, "userId": 7}', False),
+        (b"e", b'{"eventId": "e", "userId": "anna"}', False),
+        (b"anna", b'{"text": 3}', False),
+        (b"anna", b"", False),
+        (b"anna", None, False),
+        (b"", b'{"event_id": "e"}', False),
+        (None, b'{"event_id": "e"}', False),
+    ],
+)
+def test_a_key_is_the_user_only_where_it_is_known_not_to_be_the_event(
+    key: bytes | None, value: bytes | None, sure: bool
+) -> None:
+    assert names_somebody(key, value) is sure
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_can_be_asked(value: bytes) -> None:
     people_of(value, b'"user_id": "' + value)
+    names_somebody(value, b'"event_id": ' + value)
     time_of(b'"event_time_ms":' + value)
 
 
