@@ -1,12 +1,14 @@
 """Events that come in: clicks, reviews and customer-service messages, as JSON.
 
-Unknown fields are allowed and left out. What does not fit a type here becomes a dead letter with its original
-bytes; the limits are part of the contract and are checked while decoding.
+Unknown fields are allowed and left out. Null in a field that has a default, and a blank optional id, mean absent
+(`without_absent`). What does not fit a type here becomes a dead letter with its original bytes; the limits are part of
+the contract and are checked while decoding.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from functools import cache
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -22,6 +24,8 @@ Action = Literal["impression", "click", "cart", "favourite", "share", "purchase"
 MAX_CANDIDATES = 256
 FUTURE_LIMIT_MS = 5 * 60 * 1000
 """Events further ahead of the clock than this are dead letters: one from 2099 would decay a user to nothing."""
+EARLIEST_MS = 10**11
+"""Event times before this (March 1973) are dead letters: they are seconds, and would make everything late and cold."""
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -84,3 +88,36 @@ class ServiceEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 Event = ClickEvent | ReviewEvent | ServiceEvent
+
+
+_OPTIONAL_IDS = frozenset({"user_id", "item_id", "impression_id", "conversation_id"})
+
+
+def without_absent(value: bytes, kind: type[msgspec.Struct]) -> bytes:
+    """An event's JSON without what means absent: null where ``kind`` has a default or a context a number, a blank id.
+
+    The types take none of it, so that a reader never meets null where a text or a list belongs; who decodes events
+    asks for this when they do not fit. Raises `msgspec.DecodeError`, as decoding does.
+    """
+    return msgspec.json.encode(_present(msgspec.json.decode(value), kind))
+
+
+def _present(tree: Any, kind: type[msgspec.Struct]) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    optional = _optional(kind)
+    kept = {
+        name: value
+        for name, value in tree.items()
+        if name not in optional or not (value is None or (value == "" and name in _OPTIONAL_IDS))
+    }
+    if isinstance(context := kept.get("context"), dict):
+        kept["context"] = {name: value for name, value in context.items() if value is not None}
+    if isinstance(candidates := kept.get("candidates"), list):
+        kept["candidates"] = [_present(each, Candidate) for each in candidates]
+    return kept
+
+
+@cache
+def _optional(kind: type[msgspec.Struct]) -> frozenset[str]:
+    return frozenset(field.name for field in msgspec.structs.fields(kind) if not field.required)

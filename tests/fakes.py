@@ -90,6 +90,12 @@ class MemorySource:
         self._note(offsets)
         return True
 
+    def lag(self) -> dict[str, int]:
+        lag = dict.fromkeys((topic for topic, _ in self.logs), 0)
+        for (topic, number), position in self.position.items():
+            lag[topic] += len(self.logs[topic, number]) - position
+        return lag
+
     def close(self) -> None:
         self.position.clear()
 

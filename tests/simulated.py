@@ -112,7 +112,7 @@ class SimulatedShop:
         text = f"{self._events} ".ljust(4 * tokens, "x")
         lane = LANES[self._kind[topic]]
         partition = (topic, self.random.randrange(4))
-        event = {"event_id": "e", "event_time_ms": 1, "user_id": f"u{self._events % 50}", TEXT[lane]: text}
+        event = {"event_id": "e", "event_time_ms": NOW_MS, "user_id": f"u{self._events % 50}", TEXT[lane]: text}
         self.source.logs[partition].append(msgspec.json.encode(event))
         self.produced[partition].append(self.clock.now)
 

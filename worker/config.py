@@ -111,6 +111,8 @@ class WorkerConfig(Section, frozen=True, kw_only=True):
     bad_review_stars: PositiveFloat = 2.0
     # Of every review, so many characters go masked into its opinions, for alerts to show; 0 keeps all text out.
     excerpt_chars: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 160
+    # The queue and reply of every intent: shipped, or a YAML file.
+    routing: str = "shipped"
     # The lexicon of what reviews are about: shipped, none, or a YAML file.
     aspects: str = "shipped"
 

@@ -43,6 +43,10 @@ class WorkerMetrics:
             registry=registry,
         )
         self.paused_partitions = Gauge(p + "paused_partitions", "Partitions paused for load.", registry=registry)
+        self.lag_records = Gauge(
+            p + "lag_records", "Records not read yet, as the broker last told.", ["topic"], registry=registry
+        )
+        # These two are computed when they are asked for: a loop that stands still would leave its last good value.
         self.oldest_unfinished_seconds = Gauge(
             p + "oldest_unfinished_seconds", "Age of the oldest event read and not committed.", registry=registry
         )

@@ -21,7 +21,7 @@ from threading import Lock, Thread
 from types import TracebackType
 from typing import Any, Final, Self
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
 from worker.config import ObserveConfig
 from worker.errors import ConfigError
@@ -31,13 +31,14 @@ REQUESTS_MAX: Final = 16
 LOOP_STOOD_MAX_S: Final = 300.0
 """A loop that has not turned for so long is stuck. Kafka's own bound (``max.poll.interval.ms``): by then the broker has
 given its partitions to others, and whatever a loop may wait for takes less."""
+LOOP_STOOD_SECONDS: Final = "millrace_loop_stood_seconds"
 Health = Callable[[], tuple[bool, dict[str, Any]]]
 _log = logging.getLogger(__name__)
 
 
 class Observer:
     """Serves while the context is open: 200 on ``/healthz`` while ``health`` says that the role does its work, on
-    ``/livez`` while the role calls `turned`, else 503.
+    ``/livez`` while the role calls `turned`, else 503. The registry has `LOOP_STOOD_SECONDS` meanwhile.
 
     ``health`` returns whether it is ready, and details. It is called on threads of the server, so it must be quick and
     safe to call from there. ``clock`` gives seconds. Raises `ConfigError` where the address cannot be had.
@@ -50,7 +51,10 @@ class Observer:
         health: Health,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._clock, self._turned_at_s = clock, clock()
+        self._clock, self._turned_at_s, self._registry = clock, clock(), registry
+        # Computed when it is scraped: what a loop itself sets stays at its last value when the loop stands.
+        self._gauge = Gauge(LOOP_STOOD_SECONDS, "Time since the loop last turned.", registry=None)
+        self._gauge.set_function(lambda: self._clock() - self._turned_at_s)
         try:
             self._server = _Server((observe.host, observe.port), _handler(registry, health, self._alive))
         except OSError as error:
@@ -74,6 +78,7 @@ class Observer:
         return stood_s < LOOP_STOOD_MAX_S, {"loop_stood_s": round(stood_s, 3)}
 
     def __enter__(self) -> Self:
+        self._registry.register(self._gauge)
         self._thread.start()
         _log.info("metrics at %s/metrics, liveness at /livez, readiness at /healthz", self.address)
         return self
@@ -84,6 +89,7 @@ class Observer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        self._registry.unregister(self._gauge)
 
 
 class _Server(ThreadingHTTPServer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def run(options: list[str], *arguments: str, code: int = 0) -> Any:
 
 
 def write_rows(path: Path, count: int) -> Path:
-    path.write_text("".join(json.dumps({"text": f"message {i}", "user_id": i % 3}) + "\n" for i in range(count)))
+    now_s = int(time.time())
+    rows = [{"text": f"message {i}", "user_id": i % 3, "ts": now_s} for i in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 

@@ -66,7 +66,10 @@ def test_all_streams_are_scored_and_committed(broker: EmbeddedBroker, kafka: Kaf
 def test_bad_input_becomes_dead_letters_and_the_worker_goes_on(broker: EmbeddedBroker, kafka: KafkaConfig) -> None:
     bad = [b"", b"nonsense", b"\xff\xfe", b'{"event_id": 3}', b"[" * 100_000, None]
     bad += [{"event_id": "e", "event_time_ms": 4_070_908_800_000, "text": "2099"}]
-    bad += [{"event_id": "e", "event_time_ms": 1, "text": " \u0000 "}, {"event_id": "e", "event_time_ms": 1}]
+    bad += [
+        {"event_id": "e", "event_time_ms": 1_700_000_000_000, "text": " \u0000 "},
+        {"event_id": "e", "event_time_ms": 1},
+    ]
     produce(kafka, "events.service", bad, key="same")
     produce(kafka, "events.service", events(1, text="a" * 200_000), key="same")
     produce(kafka, "events.service", events(3, text="👍🏽 混合 text"), key="same")

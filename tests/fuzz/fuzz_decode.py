@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from model.null import NullScorer
 from schemas.dead import MAX_DETAIL_CHARS, DeadLetter, Reason, read_letter
-from schemas.events import FUTURE_LIMIT_MS, MAX_CANDIDATES, ClickEvent, Event, ReviewEvent, ServiceEvent
+from schemas.events import EARLIEST_MS, FUTURE_LIMIT_MS, MAX_CANDIDATES, ClickEvent, Event, ReviewEvent, ServiceEvent
 from schemas.topics import EVENTS_DEAD, MAX_EVENT_BYTES, TOPICS
 from worker.kafka.dead import dead_message
 from worker.kafka.ledger import OffsetLedger
@@ -46,7 +46,7 @@ _CLICK: Final[dict[str, Any]] = {
     "title": "吉他 👍🏽",
     "query": "q",
     "impression_id": "i",
-    "impression_time_ms": 1,
+    "impression_time_ms": NOW_MS - 1,
     "clicked": True,
     "purchased": None,
     "candidates": [{"item_id": "a", "title": "t", "context": {"p": 1.5}}],
@@ -54,7 +54,7 @@ _CLICK: Final[dict[str, Any]] = {
 }
 _REVIEW: Final[dict[str, Any]] = {
     "event_id": "r1",
-    "event_time_ms": 1,
+    "event_time_ms": EARLIEST_MS,
     "text": "物流太慢了",
     "stars": 4.5,
     "category": "c",
@@ -63,7 +63,7 @@ _REVIEW: Final[dict[str, Any]] = {
 }
 _SERVICE: Final[dict[str, Any]] = {
     "event_id": "s1",
-    "event_time_ms": 0,
+    "event_time_ms": NOW_MS - 10**12,
     "text": "Where\nis it?",
     "conversation_id": "k",
     "channel": "chat",
@@ -99,6 +99,7 @@ _ODD: Final[list[Any]] = [
     *(None, True, 0, -1, 1, 2.5, -0.0, 1e300, float("nan"), 2**53, 2**63, 2**64, NOW_MS, NOW_MS + FUTURE_LIMIT_MS),
     *(
         NOW_MS + FUTURE_LIMIT_MS + 1,
+        EARLIEST_MS - 1,
         "",
         " ",
         "a",
@@ -258,7 +259,7 @@ class Oracle:
     def _check_event(self, record: Record, event: Event) -> None:
         assert record.value is not None
         assert len(record.value) <= MAX_EVENT_BYTES
-        assert 0 <= event.event_time_ms <= NOW_MS + FUTURE_LIMIT_MS
+        assert EARLIEST_MS <= event.event_time_ms <= NOW_MS + FUTURE_LIMIT_MS
         assert event.event_id
         for name in ("event_id", "user_id", "item_id", "impression_id", "conversation_id"):
             identifier = getattr(event, name, None)

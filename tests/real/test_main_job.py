@@ -45,6 +45,11 @@ FILES = {
 }
 
 
+def timeless() -> tuple[str, str]:
+    """Options of a replay: rows without a time, as of the labelled texts, are from now."""
+    return "--start-time", str(int(time.time() * 1000))
+
+
 class Cluster:
     """One run's topics, groups and configuration on the running servers."""
 
@@ -67,7 +72,7 @@ class Cluster:
 
     def replay(self, file: Path, topic: str, *more: str) -> None:
         """Replay a file to its end."""
-        millrace("replay", str(file), "--topic", topic, "--config", str(self.path), *more)
+        millrace("replay", str(file), "--topic", topic, "--config", str(self.path), *timeless(), *more)
 
     def scored(self) -> int:
         """How many committed scores there are, repeats included."""
@@ -185,7 +190,8 @@ def test_kill_9_of_worker_and_profiles_loses_nothing(cluster: Cluster, data_dir:
     events = sum(len(cut(data_dir / f"{name}.jsonl.gz", file, None)) for name, file in files.items())
     worker, profiles = cluster.start("worker"), cluster.start("profiles")
     replays = [
-        cluster.start("replay", str(file), "--topic", FILES[name], "--rate", "600") for name, file in files.items()
+        cluster.start("replay", str(file), "--topic", FILES[name], "--rate", "600", *timeless())
+        for name, file in files.items()
     ]
     for share in (0.2, 0.5):
         cluster.wait_for_scores(int(share * events))

@@ -237,7 +237,7 @@ def test_what_is_wrong_ends_the_role_with_one_clear_line(
     ended = site.run(role, role, env=env, **options)
     last = ended.stderr.strip().splitlines()[-1]
     assert ended.returncode == code, ended.stderr
-    assert last.startswith("millrace: ")
+    assert json.loads(last)["event"].startswith(f"{role} ended: ")
     assert all(part in last for part in says), last
     assert "Traceback" not in ended.stderr
 

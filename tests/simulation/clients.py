@@ -291,6 +291,13 @@ class SimConsumer:
             cluster.expire()
         return [TopicPartition(*p, cluster.committed.get(p, OFFSET_INVALID)) for p in asked]
 
+    def position(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        asked = [(p.topic, p.partition) for p in partitions]
+        return [TopicPartition(*p, self._position.get(p, OFFSET_INVALID)) for p in asked]
+
+    def get_watermark_offsets(self, partition: TopicPartition, cached: bool) -> tuple[int, int]:
+        return 0, len(self._cluster.inputs[partition.topic, partition.partition])
+
     def consumer_group_metadata(self) -> Membership:
         member = self._cluster.members.get(self._name)
         return Membership("", -1) if member is None else Membership(self._name, member.generation)

@@ -55,6 +55,7 @@ class SimFoldStream:
         self._assigned, self._revoked, self._lost = callbacks
         self._position: dict[Partition, int] = {}
         self._paused: set[Partition] = set()
+        self._heard: dict[Partition, int] = {}
         cluster.join(name)
 
     def topic(self, kind: Kind) -> str:
@@ -96,7 +97,7 @@ class SimFoldStream:
         return 0, len(self._cluster.inputs[_at(shard)])
 
     def behind(self, shard: ShardId, position: int) -> int:
-        return len(self._cluster.inputs[_at(shard)]) - position
+        return max(0, self._heard.get(_at(shard), -1) - position)
 
     def published(self, shard: ShardId) -> int | None:
         self._hands.refused("published")
@@ -154,6 +155,7 @@ class SimFoldStream:
             if partition in self._paused or not most:
                 continue
             log, first = self._cluster.inputs[partition], self._position[partition]
+            self._heard[partition] = len(log)  # the client hears of what it fetches, and of nothing else
             last = min(len(log), first + most)
             if last > first:
                 found[_id(partition)] = list(enumerate(log[first:last], first))

@@ -230,7 +230,12 @@ def _event(rng: random.Random, n: int) -> bytes | None:
     if rng.random() < 0.08:
         return rng.choice([None, b"", b"[]", b"\xff\xfe"])
     text = f"thing {n}" if rng.random() < 0.9 else "x" * 4 * 13
-    event = {"event_id": f"e{n}", "event_time_ms": 1000 + n, "user_id": f"u{rng.randrange(5)}", "text": text}
+    event = {
+        "event_id": f"e{n}",
+        "event_time_ms": NOW_MS - 100_000 + n,
+        "user_id": f"u{rng.randrange(5)}",
+        "text": text,
+    }
     event |= {"title": text, "item_id": f"i{rng.randrange(4)}", "clicked": rng.random() < 0.5}
     return msgspec.json.encode(event)
 

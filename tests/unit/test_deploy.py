@@ -45,6 +45,11 @@ def seconds(text: str) -> int:
     return int(found[1])
 
 
+def by_default(text: str) -> str:
+    """A value where the variables that it names are not set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
 def test_there_are_three_brokers_redis_and_the_four_roles() -> None:
     assert len(BROKERS) == 3
     assert {"redis", "topics", "doctor", *ROLES} <= set(SERVICES)
@@ -101,7 +106,7 @@ def test_nothing_is_reachable_from_outside_the_machine() -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_our_services_are_configured_with_keys_that_exist_and_may_do_little(name: str) -> None:
     service = OURS[name]
-    environment = {key: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value) for key, value in service["environment"].items()}
+    environment = {key: by_default(value) for key, value in service["environment"].items()}
     config = load_config(env=environment)
     assert config.kafka.bootstrap == ",".join(f"{broker}:9092" for broker in BROKERS)
     assert config.redis.url.startswith("redis://redis:")
@@ -110,6 +115,16 @@ def test_our_services_are_configured_with_keys_that_exist_and_may_do_little(name
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert seconds(service["stop_grace_period"]) > config.worker.drain_timeout_ms / 1000 + 10
+
+
+@pytest.mark.parametrize("key", ["routing", "aspects"])
+@pytest.mark.parametrize("name", ["worker", "doctor"])
+def test_a_routing_and_aspects_of_ones_own_can_be_mounted(name: str, key: str) -> None:
+    service, variable = OURS[name], f"MILLRACE_WORKER__{key.upper()}"
+    assert service["volumes"] == ["${FILES:-.}:/etc/millrace:ro"]
+    assert service["environment"][variable] == f"${{{key.upper()}:-shipped}}"
+    named = {variable: f"/etc/millrace/{key}.yaml"}
+    assert getattr(load_config(env=named).worker, key) == named[variable]
 
 
 def test_roles_wait_for_topics_and_topics_for_brokers() -> None:
@@ -125,7 +140,7 @@ def test_every_name_a_service_uses_is_declared() -> None:
     for service in SERVICES.values():
         assert set(service["networks"]) <= set(COMPOSE["networks"])
         for volume in service.get("volumes", []):
-            source = volume.split(":")[0]
+            source = by_default(volume).split(":")[0]
             assert source in COMPOSE["volumes"] or (DEPLOY / source).exists(), volume
 
 

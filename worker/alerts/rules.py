@@ -11,13 +11,13 @@ from fnmatch import translate
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 import structlog
-import yaml
 
 from worker.errors import ConfigError
+from worker.yaml_file import line_of, pairs_of, read_yaml, refusal
 
 SHIPPED: Final = Path(__file__).with_name("rules.yaml")
 WINDOW_MINUTES_MAX: Final = 30
@@ -112,16 +112,8 @@ def _pattern(glob: str) -> re.Pattern[str]:
 
 def parse(text: str, where: str) -> RuleBook:
     """Rules of a YAML text. Raises `ConfigError` naming ``where``, the line and the key that is wrong."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        tree = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{where}{line}: not valid YAML: {error.problem}") from error
-    except Exception as error:  # PyYAML lets through what a date or number that is none raises, or nesting without end
-        raise ConfigError(f"{where}: not valid YAML: {error}") from error
-    pairs = _pairs(node, where)
+    node, tree = read_yaml(text, where)
+    pairs = pairs_of(node)
     found = tree.get("rules") if isinstance(tree, dict) and [key.value for key, _ in pairs] == ["rules"] else None
     if not isinstance(found, list) or not found:
         raise ConfigError(f"{where}: expected one key, `rules`, with a list of rules")
@@ -129,45 +121,19 @@ def parse(text: str, where: str) -> RuleBook:
         raise ConfigError(f"{where}: {len(found)} rules, at most {RULES_MAX} are allowed")
     rules: list[Rule] = []
     for item, raw in zip(pairs[0][1].value, found, strict=True):
-        _pairs(item, where)
         try:
             rule = msgspec.convert(raw, Rule)
         except msgspec.ValidationError as error:
-            raise ConfigError(f"{where}, line {_line(item, str(error))}: {_plain(str(error))}") from error
+            raise refusal(error, item, where) from error
         if any(rule.name == other.name for other in rules):
-            raise ConfigError(f"{where}, line {item.start_mark.line + 1}: a second rule named {rule.name}")
+            raise ConfigError(f"{where}, line {line_of(item)}: a second rule named {rule.name}")
         if rule.resolve >= rule.threshold:
             raise ConfigError(
-                f"{where}, line {item.start_mark.line + 1}: rule {rule.name}: resolve ({rule.resolve:g}) must be"
+                f"{where}, line {line_of(item)}: rule {rule.name}: resolve ({rule.resolve:g}) must be"
                 f" below threshold ({rule.threshold:g})"
             )
         rules.append(rule)
     return RuleBook(tuple(rules), _version(text))
-
-
-def _pairs(node: yaml.Node | None, where: str) -> list[Any]:
-    """Keys and values of a mapping, none of anything else. Raises `ConfigError` for a key that comes twice."""
-    pairs: list[Any] = node.value if isinstance(node, yaml.MappingNode) else []
-    seen: set[str] = set()
-    for key, _ in pairs:
-        if key.value in seen:
-            raise ConfigError(f"{where}, line {key.start_mark.line + 1}: a second `{key.value}`")
-        seen.add(key.value)
-    return pairs
-
-
-def _line(item: yaml.Node, error: str) -> int:
-    """The line of the key an error names; of the rule where it names none."""
-    named = re.search(r"unknown field `([^`]+)`", error) or re.search(r"at `\$\.([A-Za-z_]+)", error)
-    pairs: list[Any] = item.value if isinstance(item, yaml.MappingNode) else []
-    for key, _ in pairs:
-        if named and key.value == named[1]:
-            return int(key.start_mark.line) + 1
-    return int(item.start_mark.line) + 1
-
-
-def _plain(error: str) -> str:
-    return error.replace(" - at `$.", " - at `")
 
 
 class RulesFile:

@@ -68,6 +68,10 @@ class Source(Protocol):
         """Read these again from where they are committed; they are fetched again even if they were paused."""
         ...
 
+    def lag(self) -> dict[str, int]:
+        """Records not read yet of the partitions held, by topic, as the broker last told; asks nobody."""
+        ...
+
     def close(self) -> None:
         """Leave the group."""
         ...
@@ -109,6 +113,7 @@ class KafkaSource:
         self._polled = Polled()
         self._hand_over: Callable[[list[Partition]], None] = _nothing
         self._held: set[Partition] = set()
+        self._starts: dict[Partition, int] = {}
         self._paused: set[Partition] = set()
         self._moved_in_poll: set[Partition] = set()
         self._stopped = False
@@ -185,6 +190,15 @@ class KafkaSource:
         asked = [TopicPartition(*partition) for partition in partitions]
         found = self._committed(asked, doing="asking for committed offsets")
         return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
+
+    def lag(self) -> dict[str, int]:
+        lag = dict.fromkeys(self._topic_ids, 0)
+        for at in self._consumer.position([TopicPartition(*partition) for partition in self._held]):
+            # What the last fetch told: of a paused partition nothing newer, but no pause for load lasts.
+            low, high = self._consumer.get_watermark_offsets(at, cached=True)
+            # The client knows no position before the first record. Whatever it does not know is below 0.
+            lag[at.topic] += max(0, high - max(at.offset, self._starts[at.topic, at.partition], low))
+        return lag
 
     def close(self) -> None:
         self._stopped = True
@@ -294,6 +308,7 @@ class KafkaSource:
         self._let_go(gone)
 
     def _assign(self, partitions: list[TopicPartition]) -> None:
+        self._starts.update({(p.topic, p.partition): p.offset for p in partitions})
         if self._eager:
             self._consumer.assign(partitions)
         else:

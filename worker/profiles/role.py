@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
@@ -77,6 +78,16 @@ def run(config: Config, stop: threading.Event) -> None:
             observer.turned()
 
 
+@dataclass(slots=True)
+class Shut:
+    """A shard that is not read now: up to where it is folded (None: not known here), blocks after that as far as is
+    known, and when to ask the broker for them."""
+
+    ask_at: float
+    position: int | None = None
+    waiting: int = 0
+
+
 class Profiles:
     """All shards of this process: open ones are read and folded, shut ones wait to be opened.
 
@@ -93,7 +104,7 @@ class Profiles:
     ) -> None:
         self._config, self._space, self._metrics = config, space, metrics
         self._open: dict[ShardId, Shard] = {}
-        self._shut: dict[ShardId, None] = {}
+        self._shut: dict[ShardId, Shut] = {}
         self._redis_up = True
         self._retry_at = self._publish_at = self._look_at = 0.0
         self._shut_since: float | None = None
@@ -124,6 +135,7 @@ class Profiles:
         if self._clock() >= self._look_at:
             self._look()
             self._look_at = self._clock() + LOOK_S
+        self._ask_of_shut()
         for shard_id, records in self._stream.poll(self._config.profiles.poll_blocks, POLL_S).items():
             if shard_id in self._open:
                 self._fold(self._open[shard_id], records)
@@ -131,6 +143,7 @@ class Profiles:
         if self._clock() >= self._publish_at or self._publishing.cut:
             self._publish(list(self._open))
             self._publish_at = self._clock() + self._config.profiles.publish_interval_ms / 1000
+            self._measure()
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """For ``/healthz``: not ready while Redis is away."""
@@ -283,7 +296,29 @@ class Profiles:
             except StoreError as error:
                 self._redis_away(error)
         self._publishing.send()
-        self._metrics.lag_blocks.set(sum(self._stream.behind(s.id, s.position) for s in self._open.values()))
+
+    def _ask_of_shut(self) -> None:
+        """Ask what waits for a shard that stays shut, one a turn: what is not fetched, the client hears nothing of."""
+        if not self._shut:
+            return
+        shard_id, shut = min(self._shut.items(), key=lambda each: each[1].ask_at)
+        if self._clock() < shut.ask_at:
+            return
+        try:
+            low, high = self._stream.bounds(shard_id)
+            if shut.position is None:
+                shut.position = self._stream.published(shard_id) or low  # what is published is folded
+        except KafkaError:
+            # It matters when the shard is opened. Until then the last answer stands, and none is waited for again.
+            for each in self._shut.values():
+                each.ask_at = self._clock() + LOOK_S
+            return
+        shut.ask_at = self._clock() + LOOK_S
+        shut.waiting = max(0, high - max(shut.position, low))
+
+    def _measure(self) -> None:
+        read = sum(self._stream.behind(shard.id, shard.position) for shard in self._open.values())
+        self._metrics.lag_blocks.set(read + sum(shut.waiting for shut in self._shut.values()))
 
     def _hand_over(self, shards: list[ShardId]) -> None:
         """Publish what is left of shards that move, as far as there is time; the next owner publishes the rest."""
@@ -296,7 +331,7 @@ class Profiles:
         self._on_lost(shards)
 
     def _on_assigned(self, shards: list[ShardId]) -> None:
-        self._shut.update(dict.fromkeys(shards))
+        self._shut.update((shard_id, Shut(self._clock() + LOOK_S)) for shard_id in shards)
 
     def _on_lost(self, shards: list[ShardId]) -> None:
         self._publishing.withdraw(shards)
@@ -307,17 +342,19 @@ class Profiles:
             self._open.pop(shard_id, None)
             self._shut.pop(shard_id, None)
 
-    def _reopen(self, shards: list[ShardId]) -> None:
-        self._stream.pause(shards)
-        self._forget(shards)
-        self._shut.update(dict.fromkeys(shards))
+    def _reopen(self, shards: list[Shard]) -> None:
+        self._stream.pause([shard.id for shard in shards])
+        self._forget([shard.id for shard in shards])
+        for shard in shards:
+            folded = shard.fence.fold_offset  # what was read beyond it may not have been written
+            self._shut[shard.id] = Shut(self._clock() + LOOK_S, folded, self._stream.behind(shard.id, folded))
 
     def _fence_moved(self, shard: Shard, error: FenceMovedError) -> None:
         _log.warning("fence_moved", kind=shard.kind, shard=shard.number, detail=str(error))
-        self._reopen([shard.id])
+        self._reopen([shard])
 
     def _redis_away(self, error: StoreError) -> None:
-        self._reopen(list(self._open))
+        self._reopen(list(self._open.values()))
         self._retry_at = self._clock() + self._config.profiles.redis_retry_ms / 1000
         if self._redis_up:
             _log.error("redis_away: waiting, folds stay in Kafka", detail=str(error))

@@ -13,7 +13,15 @@ from typing import Any, Final
 import msgspec
 
 from schemas.dead import DeadLetter, Reason
-from schemas.events import FUTURE_LIMIT_MS, ClickEvent, Event, ReviewEvent, ServiceEvent
+from schemas.events import (
+    EARLIEST_MS,
+    FUTURE_LIMIT_MS,
+    ClickEvent,
+    Event,
+    ReviewEvent,
+    ServiceEvent,
+    without_absent,
+)
 from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE, MAX_EVENT_BYTES
 from worker.config import Lane
 from worker.kafka.dead import dead_letter
@@ -29,14 +37,21 @@ _IDS: Final = ("event_id", "user_id", "item_id", "impression_id", "conversation_
 _TOO_SHORT = re.compile(r"Expected `\w+` of length >=")
 _TOO_LONG = re.compile(r"Expected `\w+` of length <=")
 _BOUND = re.compile(r"Expected `\w+` [<>]")
+_FRAME_BYTES: Final = 5
+"""Serialisers of a Confluent-compatible registry put a zero byte and the schema's id (4 bytes) before the value."""
+_FRAMED: Final = (
+    "framed by a schema registry, and what follows its 5 bytes is no JSON (Avro or Protobuf?);"
+    " plain JSON or the registry's JSON Schema is needed"
+)
 
 
 class Decoder:
     """Decodes the records of the topics in ``lanes`` (cluster's name to lane)."""
 
     def __init__(self, lanes: Mapping[str, Lane]) -> None:
+        self._types = {topic: _TYPES[lane] for topic, lane in lanes.items()}
         self._decode: dict[str, Callable[[bytes], Event]] = {
-            topic: msgspec.json.Decoder(_TYPES[lane]).decode for topic, lane in lanes.items()
+            topic: msgspec.json.Decoder(kind).decode for topic, kind in self._types.items()
         }
 
     def decode(self, record: Record, now_ms: int) -> Event | DeadLetter:
@@ -48,24 +63,53 @@ class Decoder:
             return dead_letter(record, "decode", "too_large", f"more than {MAX_EVENT_BYTES} bytes")
         try:
             event = self._decode[record.topic](value)
-        except UnicodeDecodeError:
-            return dead_letter(record, "decode", "not_utf8", "invalid UTF-8 in a string")
-        except RecursionError:
-            return dead_letter(record, "decode", "not_json", "nested too deep")
-        except msgspec.DecodeError as error:
-            return dead_letter(record, "decode", *_sort(error, value))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            found = self._second_look(record.topic, value)
+            if isinstance(found, tuple):
+                return dead_letter(record, "decode", *found)
+            event = found
         if b"\\u0000" in value and (field := _nul_in_id(event)):
             # Identifiers become keys; keys that begin with NUL are ours.
             return dead_letter(record, "decode", "out_of_range", f"a NUL character - at `$.{field}`")
         latest = now_ms + FUTURE_LIMIT_MS
-        if event.event_time_ms > latest:
-            return dead_letter(record, "decode", "future_time", _FUTURE + "`$.event_time_ms`")
-        if type(event) is ClickEvent and (event.impression_time_ms or 0) > latest:
-            return dead_letter(record, "decode", "future_time", _FUTURE + "`$.impression_time_ms`")
+        if not EARLIEST_MS <= event.event_time_ms <= latest:
+            return _mistimed(record, event.event_time_ms, "event_time_ms")
+        answered = event.impression_time_ms if type(event) is ClickEvent else None
+        if answered is not None and not EARLIEST_MS <= answered <= latest:
+            return _mistimed(record, answered, "impression_time_ms")
         return event
 
+    def _second_look(self, topic: str, value: bytes) -> Event | tuple[Reason, str]:
+        """The event in bytes that failed for their frame or for what means absent; else reason and detail.
 
-_FUTURE: Final = f"more than {FUTURE_LIMIT_MS // 1000} s ahead of the clock - at "
+        Only what has failed once comes here: good events pay nothing for it.
+        """
+        framed = value[:1] == b"\x00" and len(value) > _FRAME_BYTES
+        if framed:
+            value = value[_FRAME_BYTES:]
+        decode = self._decode[topic]
+        try:
+            try:
+                return decode(value)
+            except msgspec.ValidationError:
+                if b"null" not in value and b'""' not in value:
+                    raise
+                return decode(without_absent(value, self._types[topic]))
+        except UnicodeDecodeError:
+            found: tuple[Reason, str] = "not_utf8", "invalid UTF-8 in a string"
+        except RecursionError:
+            found = "not_json", "nested too deep"
+        except msgspec.DecodeError as error:
+            found = _sort(error, value)
+        return ("not_json", _FRAMED) if framed and found[0] in {"not_json", "not_utf8"} else found
+
+
+def _mistimed(record: Record, time_ms: int, field: str) -> DeadLetter:
+    if time_ms < EARLIEST_MS:
+        detail = f"before March 1973 (seconds, not milliseconds?) - at `$.{field}`"
+        return dead_letter(record, "decode", "out_of_range", detail)
+    detail = f"more than {FUTURE_LIMIT_MS // 1000} s ahead of the clock - at `$.{field}`"
+    return dead_letter(record, "decode", "future_time", detail)
 
 
 def _sort(error: msgspec.DecodeError, value: bytes) -> tuple[Reason, str]:

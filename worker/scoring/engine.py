@@ -24,7 +24,7 @@ from worker.scoring.decode import BACKFILL, LANES
 from worker.scoring.device import Device
 from worker.scoring.emit import Emitter, FoldBuffer, Outcome
 from worker.scoring.intake import Intake
-from worker.scoring.regulator import Regulator
+from worker.scoring.regulator import Regulator, Spells
 from worker.scoring.results import Failure, Scored
 from worker.scoring.vitals import Vitals
 
@@ -38,6 +38,8 @@ LEAD_S: Final = 0.005
 """How long before the device is free the next batch leaves, so that its states are there in time."""
 MEASURE_EVERY_S: Final = 0.1
 """How often the gauges are set, whatever else the loop waits for: they are looked at when it does."""
+LAG_EVERY_S: Final = 1.0
+"""The same for the lag, which costs two calls into the client for each partition."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,10 +70,12 @@ class Engine:
         self._latency: dict[str, Callable[[float], None]] = {
             lane: metrics.latency_seconds.labels(lane).observe for lane in (*LANES.values(), BACKFILL)
         }
-        self._free_at_s = self._seal_at_s = self._polled_at_s = self._measure_at_s = clock()
+        self._free_at_s = self._seal_at_s = self._polled_at_s = self._measure_at_s = self._lag_at_s = clock()
         self._vitals = Vitals(clock())
+        metrics.oldest_unfinished_seconds.set_function(lambda: self._vitals.oldest_s(clock()))
         self._more = self._recommit = self._commits_fail = False
         self._paused: frozenset[str] = frozenset()
+        self._spells = Spells()
         self._withdrawn = False
         self._rewinding: set[Partition] = set()  # held, but not read until the sink has taken back what it had of them
 
@@ -251,9 +255,15 @@ class Engine:
         )
         if self._paused - paused:
             self._source.resume(self._paused - paused)
-        if paused and self._source.pause(paused):
-            _log.info("paused %s: %d tokens unfinished, blocked: %s", ", ".join(sorted(paused)), load, blocked)
+        if paused:
+            self._source.pause(paused)
         self._paused = paused
+        began, over = self._spells.look(paused, self._clock())
+        if began:
+            _log.info("held back %s: %d tokens unfinished, blocked: %s", ", ".join(began), load, blocked)
+        for spell in over:
+            lasted_s = spell.paused_s - spell.began_s
+            _log.info("%s flows again, after %d pauses in %.0f s", spell.topic, spell.pauses, lasted_s)
 
     def _hand_over(self, partitions: list[Partition]) -> None:
         """Called while polling: partitions move to another worker. What is still queued of them it reads again."""
@@ -288,9 +298,12 @@ class Engine:
         if now >= self._measure_at_s:
             self._measure_at_s = now + MEASURE_EVERY_S
             self._measure()
+        if now >= self._lag_at_s:
+            self._lag_at_s = now + LAG_EVERY_S
+            for topic, records in self._source.lag().items():
+                self._metrics.lag_records.labels(topic).set(records)
 
     def _measure(self) -> None:
-        self._metrics.oldest_unfinished_seconds.set(self._vitals.oldest_s(self._vitals.turned_s))
         self._metrics.paused_partitions.set(sum(topic in self._paused for topic, _ in self._ledger.partitions))
         for lane, tokens in self._batcher.tokens.items():
             self._metrics.queue_tokens.labels(lane).set(tokens)

@@ -45,12 +45,13 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
     """Score until ``stop`` is set, then finish what is in hand and leave the group. Metrics go to ``registry``.
 
     Raises `TopicError` when topics are missing or the folds topics' partitions are not ``kafka.fold_shards``,
-    `KafkaError`, `OffsetLostError`, `ModelLoadError`, and `ConfigError` for a slot that is taken.
+    `KafkaError`, `OffsetLostError`, `ModelLoadError`, and `ConfigError` for a slot that is taken, a routing or a
+    lexicon of aspects that cannot be used.
     """
     registry = registry or CollectorRegistry()
     metrics = WorkerMetrics(registry)
     check_topics(config.kafka)
-    routing = load_routing()
+    routing = load_routing(config.worker.routing)
     scorer = load_model(config.model, routing)
     with ExitStack() as stack:
         # Tens of thousands of short-lived objects are alive at any time and none in a cycle: at the default threshold

@@ -5,11 +5,14 @@ fair part of its objective, so that what has been read is scored in time however
 its share of memory, which is largest for the tightest objective and least for backfill. So under overload the less
 important lanes stay in Kafka first, and a flood of one never keeps another from being read. Together the shares
 leave room for what is on the device and on its way out; should that fill up too, nothing at all is read.
+
+Under overload a lane pauses and resumes many times a second: `Spells` makes of that one beginning and one end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from worker.config import Lane
@@ -20,6 +23,8 @@ SHARES: Final = (0.3, 0.2, 0.15)
 BACKFILL_SHARE: Final = 0.1
 BATCHES_MIN: Final = 1.0
 """So many batches may always wait: a lane alone must keep the device busy."""
+FREE_S: Final = 60.0
+"""A topic that was held back is free again once it has not been paused for so long."""
 
 
 class Regulator:
@@ -65,3 +70,35 @@ class Regulator:
         self._all = blocked or unfinished > self._high or (self._all and unfinished >= self._low)
         paused = self._topics if self._all else self._full
         return frozenset().union(*(self._topics[lane] for lane in paused))
+
+
+@dataclass(slots=True)
+class Spell:
+    """A time in which a topic was paused again and again: ``pauses`` times, from ``began_s`` to ``paused_s``."""
+
+    topic: str
+    began_s: float
+    paused_s: float
+    pauses: int = 0
+
+
+class Spells:
+    """Remembers which topics are held back."""
+
+    def __init__(self) -> None:
+        self._spells: dict[str, Spell] = {}
+        self._paused: frozenset[str] = frozenset()
+
+    def look(self, paused: frozenset[str], now_s: float) -> tuple[list[str], list[Spell]]:
+        """Topics that begin to be held back, and the spells of those that have now been free for `FREE_S`."""
+        began = sorted(paused.difference(self._spells))
+        self._spells |= {topic: Spell(topic, now_s, now_s) for topic in began}
+        for topic in paused - self._paused:
+            self._spells[topic].pauses += 1
+        for topic in paused:
+            self._spells[topic].paused_s = now_s
+        self._paused = paused
+        over = [spell for spell in self._spells.values() if now_s - spell.paused_s >= FREE_S]
+        for spell in over:
+            del self._spells[spell.topic]
+        return began, over

@@ -25,9 +25,13 @@ class Vitals(msgspec.Struct, frozen=True):
         """Age of the oldest event that is not committed."""
         return 0.0 if self.oldest_arrived_s is None else now_s - self.oldest_arrived_s
 
+    def stood_s(self, now_s: float) -> float:
+        """How long the loop has not turned."""
+        return now_s - self.turned_s
+
     def health(self, now_s: float) -> tuple[bool, dict[str, Any]]:
         """Whether the loop turns and events get finished, and details."""
-        stood_s, oldest_s = now_s - self.turned_s, self.oldest_s(now_s)
+        stood_s, oldest_s = self.stood_s(now_s), self.oldest_s(now_s)
         details = {
             "load": self.load,
             "paused": sorted(self.paused),

@@ -1,17 +1,19 @@
-"""What is not as it should be, and what to do about it: Kafka, topics, Redis, sinks, rules, model, device, versions."""
+"""What is not as it should be, and what to do about it: Kafka, topics, Redis, sinks, rules, routing, aspects, model,
+device, versions."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import confluent_kafka
 import redis
 from packaging.requirements import Requirement
 
+from model.errors import ModelError
 from worker.config import Config, KafkaConfig, ModelConfig, NotifyConfig, RedisConfig
 from worker.errors import KafkaError, MillraceError, ModelLoadError, StoreError, StoreRefusedError
 from worker.kafka.admin import admin_client, describe_topics
@@ -40,6 +42,8 @@ def examine(config: Config, replication: int = 3) -> list[Check]:
         ("redis", lambda: _redis(config.redis, durable=not config.kafka.embedded)),
         ("notify", lambda: _sinks(config.notify)),
         ("alert rules", lambda: _rules(config)),
+        ("routing", lambda: _routing(config)),
+        ("aspects", lambda: _aspects(config.worker.aspects)),
         ("model", lambda: _model(config.model)),
     ]
     results = []
@@ -88,6 +92,45 @@ def _rules(config: Config) -> list[Check]:
         found = f"sinks that notify.sinks does not have: {', '.join(sorted(unknown))}"
         return [bad("alert rules", found, f"mend the names in {file.path}, or add the sinks: nobody is told there")]
     return [good("alert rules", f"{len(file.book.rules)} rules, {file.path}")]
+
+
+def _routing(config: Config) -> list[Check]:
+    """Whether the model's heads and the routing know the same intents: what only one of them has goes astray."""
+    from worker.scoring.models import check_heads, first_few
+    from worker.scoring.routing import load_routing
+
+    routing = load_routing(config.worker.routing)
+    try:
+        labels = _labels(config.model.artifact)
+    except ModelError:
+        return [bad("routing", "unknown while the model cannot be read", "mend model first")]
+    check_heads(labels, config.model.artifact, routing)
+    missing = routing.unlisted(labels)
+    used = len(routing.intents) - len(routing.unknown(labels))
+    found = f"{used} intents of {', '.join(routing.heads)} have a queue ({routing.source})"
+    if missing:
+        found += f"; {len(missing)} go to {routing.default}, without a reply: {first_few(missing)}"
+    if routing.intents and not used:
+        return [bad("routing", found, "name a file with the intents of your model in worker.routing")]
+    return [good("routing", found)]
+
+
+def _labels(artifact: str) -> Mapping[str, Sequence[str]]:
+    """The labels of every head. Raises `ModelError`."""
+    if artifact == "null":
+        from model.null import LABELS
+
+        return LABELS
+    from model.artifact import Artifact, resolve
+
+    heads = Artifact.load(resolve(artifact)).manifest["heads"]
+    return {name: head["labels"] for name, head in heads.items()}
+
+
+def _aspects(name: str) -> list[Check]:
+    from worker.scoring.aspects import load_aspects
+
+    return [good("aspects", f"{', '.join(load_aspects(name).names) or 'none'} ({name})")]
 
 
 def _libraries() -> list[Check]:
@@ -212,7 +255,6 @@ def _model(model: ModelConfig) -> list[Check]:
     import torch
 
     from model.artifact import Artifact, resolve
-    from model.errors import ModelError
     from model.golden import verify
 
     on = "cuda" if model.device == "cuda" or (model.device == "auto" and torch.cuda.is_available()) else "cpu"

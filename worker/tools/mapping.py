@@ -1,31 +1,20 @@
-"""Rows that are not events yet, made into events: ``field=source`` rules, and a preset for every input topic.
+"""Rows that are not events yet, made into events: `worker.tools.rules`, and a preset of them for every input topic.
 
-A rule's source is one of
-
-    title          the row's value as it is
-    ts*1000        a number times a factor, rounded to a whole number
-    str:user_id    the value as text; also int:, float: and bool:
-    {file}-{n}     a template of the row's values, the file's stem and the line number (from 1)
-    @now           the time given by the caller, ms
-
-A rule whose source the row lacks (or holds as null) sets nothing, so a later rule for the same field wins where
-it can and the earlier one stands where it cannot.
+A later rule for the same field wins where it sets something; the earlier one stands where it does not.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 import yaml
 
-from schemas.events import ClickEvent, ReviewEvent, ServiceEvent
+from schemas.events import FUTURE_LIMIT_MS, ClickEvent, ReviewEvent, ServiceEvent, without_absent
 from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE
 from worker.errors import InputError
-
-Row = Mapping[str, Any]
+from worker.tools.rules import ABSENT, Row, Rule, find, parse
 
 EVENT_TYPES: Final[dict[str, type[msgspec.Struct]]] = {
     EVENTS_CLICK: ClickEvent,
@@ -36,7 +25,6 @@ EVENT_TYPES: Final[dict[str, type[msgspec.Struct]]] = {
 _COMMON: Final[tuple[str, ...]] = (
     "event_id={file}-{n}",
     "event_id=str:event_id",
-    "event_time_ms=@now",
     "event_time_ms=ts*1000",
     "event_time_ms=event_time_ms",
     "user_id=str:user_id",
@@ -49,64 +37,121 @@ PRESETS: Final[dict[str, tuple[str, ...]]] = {
         *("item_id=str:item_id", "title=title", "query=query", "action=action", "context=context"),
         *("clicked=bool:clicked", "purchased=bool:purchased", "impression_id=str:impression_id"),
     ),
-    # A row's category is left out: in labelled files it is the label that the model is to find.
-    "reviews": (*_COMMON, "item_id=str:item_id", "title=title", "text=text", "stars=float:stars", "brand=brand"),
+    # Other shops' categories and topics are trees and lists of all shapes: those of ours are kept.
+    "reviews": (
+        *(*_COMMON, "item_id=str:item_id", "title=title", "text=text", "stars=float:stars", "brand=brand"),
+        *("category=fit:category", "topics=fit:topics"),
+    ),
     "service": (*_COMMON, "text=text", "conversation_id=str:conversation_id", "channel=channel"),
 }
 PRESET_OF: Final = {EVENTS_CLICK: "clicks", EVENTS_REVIEW: "reviews", EVENTS_SERVICE: "service"}
 
-_RULE = re.compile(r"(?P<field>\w+)=(?P<source>.+)", re.DOTALL)
-_SCALED = re.compile(r"(?P<name>\w+)\*(?P<factor>\d+(\.\d+)?)")
-_CAST = re.compile(r"(?P<cast>str|int|float|bool):(?P<name>\w+)")
-_SLOT = re.compile(r"\{(\w+)\}")
-_TRUE, _FALSE = frozenset({"1", "true", "yes", "y"}), frozenset({"0", "false", "no", "n", ""})
+_EARLIEST_MS: Final = 946_684_800_000
+"""The year 2000: what an export dates earlier is in another unit."""
+_UNITS: Final = (
+    (1000, "seconds? multiply by 1000"),
+    (1e-3, "milliseconds already? then without *1000; microseconds? multiply by 0.001"),
+    (1e-6, "nanoseconds? multiply by 0.000001"),
+)
 
 
 class EventMapping:
-    """Rules of one replay. ``event`` turns one row into one event of the topic, or says why it cannot."""
+    """Rules of one replay. ``event`` turns one row into one event of the topic, or says why it cannot.
 
-    def __init__(self, topic: str, *, preset: str, rules: Sequence[str] = (), constants: Sequence[str] = ()) -> None:
+    What it has seen of the rows it knows in the end: ``unmet``, rules of the caller's and the fields that they read
+    and no row had, and ``unused``, fields of the rows that nothing reads.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        *,
+        preset: str,
+        rules: Sequence[str] = (),
+        constants: Sequence[str] = (),
+        start_time_ms: int | None = None,
+    ) -> None:
         """``preset`` is a key of `PRESETS`, or ``none``: a row itself is the event, and ``rules`` change it.
 
-        Raises `InputError` for a rule or constant that cannot be read, or that sets a field the topic does not have.
+        ``start_time_ms`` is what @now means, else the clock, and the time of rows without one, else refused. Raises
+        `InputError` for a rule or constant that cannot be read, or that sets a field the topic does not have.
         """
         self._type = EVENT_TYPES[topic]
-        self._decoder = msgspec.json.Decoder(self._type)
+        self._decode = msgspec.json.Decoder(self._type).decode
         fields = frozenset(self._type.__struct_fields__)
-        self._keep_row = preset == "none"
-        own = [_rule(text, "--map") for text in rules]
+        self._keep_row, self._start_time_ms = preset == "none", start_time_ms
+        own = [parse(text, "--map", self._type) for text in rules]
         self._constants = [_constant(text) for text in constants]
-        for field in [field for field, _ in (*own, *self._constants)]:
-            if field not in fields:
+        for field in [*(rule.field for rule in own), *(field for field, _ in self._constants)]:
+            root, dot, _ = field.partition(".")
+            if root not in fields or (dot and root != "context"):
                 raise InputError(f"{topic} has no field {field!r}; it has {', '.join(sorted(fields))}")
         # What an event is about: a row that fills none of it belongs elsewhere, however well it fits the type.
         self._content = fields - {"event_id", "event_time_ms", "user_id", "action", "experiment_id", "context"}
-        known = [] if self._keep_row else [_rule(text, "preset") for text in PRESETS[preset]]
-        self._rules = [*((field, source) for field, source in known if field in fields), *own]
+        known = [] if self._keep_row else [parse(text, "preset", self._type) for text in PRESETS[preset]]
+        self._rules: list[Rule] = [*(rule for rule in known if rule.field in fields), *own]
+        self._used = {name for rule in self._rules for path in rule.names for name in (path, path.partition(".")[0])}
+        self._used |= fields if self._keep_row else set()
+        self._seen: dict[str, None] = {}  # a set that keeps the order
+        self.unmet: list[tuple[str, str]] = [(rule.text, name) for rule in own for name in rule.names]
+
+    @property
+    def unused(self) -> list[str]:
+        """Fields of the rows so far that nothing reads, as they came."""
+        return [name for name in self._seen if name not in self._used]
 
     def event(self, row: Row, *, file: str, n: int, now_ms: int) -> tuple[str, bytes]:
         """Kafka key (user, else event id) and JSON bytes of the row's event. Raises ValueError saying what is wrong."""
+        self._seen.update(dict.fromkeys(row))
+        self.unmet = [each for each in self.unmet if find(row, each[1], ABSENT) is ABSENT]
         event: dict[str, Any] = dict(row) if self._keep_row else {}
-        known = {**row, "file": file, "n": n, "@now": now_ms}
-        for field, source in self._rules:
-            value = source(known)
+        start_ms = self._start_time_ms
+        place = {"file": file, "n": n, "@now": now_ms if start_ms is None else start_ms}
+        for rule in self._rules:
+            value = rule.read(row, place)
             if value is not None:
-                event[field] = value
+                _put(event, rule.field, value)
         if not self._content & event.keys():
             raise ValueError(
                 f"the row has none of {', '.join(sorted(self._content))} (does it belong to another topic?)"
             )
-        event.update(self._constants)
+        for field, value in self._constants:
+            _put(event, field, value)
+        if event.get("event_time_ms") is None:
+            if start_ms is None:
+                raise ValueError("the row has no event time (--map event_time_ms=…, or --start-time for such rows)")
+            event["event_time_ms"] = start_ms
         encoded = msgspec.json.encode(event)
-        checked: Any = self._decoder.decode(encoded)  # a ValidationError is a ValueError and names the field
+        checked = self._checked(encoded)
+        for field in ("event_time_ms", "impression_time_ms"):
+            _check_time(field, getattr(checked, field, None), now_ms)
         return checked.user_id or checked.event_id, encoded
 
+    def _checked(self, encoded: bytes) -> Any:
+        try:
+            return self._decode(encoded)
+        except msgspec.ValidationError:  # a ValueError that names the field, unless it is what means absent
+            return self._decode(without_absent(encoded, self._type))
 
-def _rule(text: str, where: str) -> tuple[str, Callable[[Row], Any]]:
-    match = _RULE.fullmatch(text)
-    if match is None:
-        raise InputError(f"{where} {text}: expected field=source, e.g. --map event_time_ms=ts*1000")
-    return match["field"], _source(match["source"], f"{where} {text}")
+
+def _put(event: dict[str, Any], field: str, value: Any) -> None:
+    root, dot, name = field.partition(".")
+    if not dot:
+        event[field] = value
+        return
+    context = event.get(root) or {}
+    if not isinstance(context, dict):
+        raise ValueError(f"{root} is not an object")  # noqa: TRY004 all that a row can have wrong is a ValueError
+    event[root] = {**context, name: value}  # never the row's own
+
+
+def _check_time(field: str, time_ms: int | None, now_ms: int) -> None:
+    latest = now_ms + FUTURE_LIMIT_MS
+    if time_ms is None or _EARLIEST_MS <= time_ms <= latest:
+        return
+    units = [hint for factor, hint in _UNITS if _EARLIEST_MS <= time_ms * factor <= latest]
+    wrong = "before the year 2000" if time_ms < _EARLIEST_MS else f"more than {FUTURE_LIMIT_MS // 1000} s in the future"
+    raise ValueError(f"{field} is {wrong}" + "".join(f" ({hint})" for hint in units))
 
 
 def _constant(text: str) -> tuple[str, Any]:
@@ -117,47 +162,3 @@ def _constant(text: str) -> tuple[str, Any]:
         return field, yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise InputError(f"--set-field {text}: {value!r} is not a YAML value") from error
-
-
-def _source(text: str, where: str) -> Callable[[Row], Any]:
-    if scaled := _SCALED.fullmatch(text):
-        name, factor = scaled["name"], float(scaled["factor"])
-        return lambda row: None if row.get(name) is None else round(_number(row[name], name) * factor)
-    if cast := _CAST.fullmatch(text):
-        name, convert = cast["name"], _CASTS[cast["cast"]]
-        return lambda row: None if row.get(name) is None else convert(row[name], name)
-    if _SLOT.search(text):
-        return lambda row: _SLOT.sub(lambda slot: _text(row.get(slot[1], ""), slot[1]), text)
-    if text == "@now" or re.fullmatch(r"\w+", text):
-        return lambda row: row.get(text)
-    raise InputError(f"{where}: a source is a field, field*number, str:field, a {{template}} or @now")
-
-
-def _number(value: Any, name: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is not a number") from error
-
-
-def _text(value: Any, name: str) -> str:
-    if isinstance(value, dict | list):
-        raise ValueError(f"{name} is not text or number")  # noqa: TRY004 all that a row can have wrong is a ValueError
-    return str(value)
-
-
-def _truth(value: Any, name: str) -> bool:
-    word = str(value).strip().lower()
-    if word in _TRUE:
-        return True
-    if word in _FALSE:
-        return False
-    raise ValueError(f"{name} is neither true nor false")
-
-
-_CASTS: Final[dict[str, Callable[[Any, str], Any]]] = {
-    "str": _text,
-    "int": lambda value, name: int(_number(value, name)),
-    "float": _number,
-    "bool": _truth,
-}

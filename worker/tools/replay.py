@@ -6,6 +6,7 @@ anything is sent; then it is sent. With ``skip_bad`` bad lines are counted and l
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import time
@@ -25,6 +26,8 @@ from worker.tools.mapping import PRESET_OF, EventMapping
 
 DELIVERY_TIMEOUT_S: Final = 60.0
 """How long a record may wait for the broker before the replay gives up and says how far it came."""
+MAX_NAMED: Final = 20
+"""Names of fields in one message."""
 _PROGRESS_EVERY: Final = 500
 Keyed = tuple[str, bytes]
 
@@ -61,20 +64,32 @@ class Replay:
         if contract not in INPUTS:
             raise InputError(f"--topic {topic}: events go to {', '.join((*INPUTS, *kafka.backfill))}")
         self._kafka, self._file, self._topic = kafka, file, topic if old else kafka.topic(contract)
-        self._start_time_ms, self._limit, self._skip_bad = start_time_ms, limit, skip_bad
+        self._limit, self._skip_bad = limit, skip_bad
         if preset == "auto":
             preset = "none" if self._first_row_is_event() else PRESET_OF[contract]
-        self._mapping = EventMapping(contract, preset=preset, rules=rules, constants=constants)
+        self._mapping = EventMapping(
+            contract, preset=preset, rules=rules, constants=constants, start_time_ms=start_time_ms
+        )
 
     def check(self) -> tuple[int, int]:
-        """How many lines are events and how many are bad. Raises `InputError` at a bad one unless they are skipped."""
+        """How many lines are events and how many are bad.
+
+        Raises `InputError` at a bad one unless they are skipped, and for a rule whose source no row has.
+        """
         events = bad = 0
         for event in self._events():
             events += event is not None
             bad += event is None
+        for rule, name in self._mapping.unmet:
+            raise InputError(f"--map {rule}: no row of {self._file} has {name}{self._spare()}")
         if not events:
             raise InputError(f"{self._file}: no events in it ({bad} bad lines)")
         return events, bad
+
+    @property
+    def unused(self) -> list[str]:
+        """Fields of the rows so far that nothing reads."""
+        return self._mapping.unused
 
     def send(self, *, rate: float | None = None, progress: Callable[[int], None] = lambda sent: None) -> ReplayReport:
         """Send every event, ``rate`` a second or as fast as possible; returns when all are acknowledged.
@@ -127,18 +142,25 @@ class Replay:
             try:
                 if not isinstance(row, dict):
                     raise row if isinstance(row, ValueError) else ValueError("not a JSON object")
-                yield self._mapping.event(row, file=stem, n=n, now_ms=self._now_ms())
+                yield self._mapping.event(row, file=stem, n=n, now_ms=time.time_ns() // 1_000_000)
                 taken += 1
             except ValueError as error:
                 if not self._skip_bad:
                     raise InputError(
-                        f"{self._file}:{n}: {error}. Nothing was sent; --map and --set-field fill what is missing,"
-                        " --skip-bad leaves such lines out"
+                        f"{self._file}:{n}: {error}{self._spare()}. Nothing was sent; --map and --set-field fill what"
+                        " is missing, --skip-bad leaves such lines out"
                     ) from error
                 yield None
 
-    def _now_ms(self) -> int:
-        return self._start_time_ms if self._start_time_ms is not None else time.time_ns() // 1_000_000
+    def _spare(self) -> str:
+        """What may have been meant, where something is missing."""
+        return f"; nothing reads {named(self.unused)}" if self.unused else ""
+
+
+def named(fields: list[str]) -> str:
+    """A list of names, cut where it gets long."""
+    more = len(fields) - MAX_NAMED
+    return ", ".join(fields[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Any]]:
@@ -149,16 +171,19 @@ def _rows(file: Path) -> Iterator[tuple[int, Any]]:
             raw.seek(0)
             with gzip.open(raw) if zipped else raw as lines:
                 for n, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield n, _parsed(line)
+                    text = line.removeprefix(codecs.BOM_UTF8) if n == 1 else line
+                    if text.strip():
+                        yield n, _parsed(text, n)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _parsed(line: bytes) -> Any:
+def _parsed(line: bytes, n: int) -> Any:
     try:
         return msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if n == 1 and not line.lstrip().startswith(b"{"):
+            return ValueError("not JSON Lines (is it CSV?)")
         return ValueError(f"not JSON: {error}")
 
 

@@ -48,6 +48,6 @@ def measure(scorer: Scorer) -> Costs:
 
 
 def costs_here(config: Config) -> tuple[Costs, bool]:
-    """Costs of the configured model, and whether it runs on a GPU. Raises `ModelLoadError`."""
-    scorer = load_model(config.model, load_routing())
+    """Costs of the configured model, and whether it runs on a GPU. Raises `ModelLoadError` and `ConfigError`."""
+    scorer = load_model(config.model, load_routing(config.worker.routing))
     return measure(scorer), on_gpu(scorer)

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import msgspec
 import pytest
 
 from schemas.__main__ import FOLDER, TYPES, json_schema
+from schemas.dead import DeadLetter
+from schemas.events import EARLIEST_MS
 from schemas.topics import INPUTS
+from worker.kafka.records import Record
+from worker.scoring.decode import LANES, Decoder
 
 V1 = Path(__file__).parent / "v1"
 Schema = dict[str, Any]
@@ -40,9 +43,7 @@ def problems(old: Schema, new: Schema, *, read_by_us: bool) -> list[str]:
         for field, shape in before["properties"].items():
             if field not in after["properties"]:
                 found.append(f"{name}.{field} is gone")
-            elif _kind(after["properties"][field]) != _kind(shape) or _words(shape) - _words(
-                after["properties"][field]
-            ):
+            elif _changed(shape, after["properties"][field], read_by_us=read_by_us):
                 found.append(f"{name}.{field} has another type")
         now, then = set(after.get("required", [])), set(before.get("required", []))
         changed = now - then if read_by_us else then - now
@@ -50,17 +51,30 @@ def problems(old: Schema, new: Schema, *, read_by_us: bool) -> list[str]:
     return found
 
 
-def _kind(shape: Schema) -> Any:
-    """The part of a field's schema that readers rely on: its type, not its limits, words or default."""
-    if "anyOf" in shape:
-        return sorted((json.dumps(_kind(each)) for each in shape["anyOf"]), key=str)
-    items = _kind(shape["items"]) if "items" in shape else None
-    return [shape.get("type"), shape.get("$ref"), items]
+def _changed(before: Schema, after: Schema, *, read_by_us: bool) -> bool:
+    then, now = _kinds(before), _kinds(after)
+    if read_by_us:  # what we read may be null as well
+        now = [kind for kind in now if kind in then or kind != _kind({"type": "null"})]
+    return then != now or bool(_words(before) - _words(after))
+
+
+def _kinds(shape: Schema) -> list[str]:
+    """What of a field's schema readers rely on: its types, not its limits, words or default."""
+    return sorted(map(_kind, _alternatives(shape)))
+
+
+def _kind(shape: Schema) -> str:
+    return json.dumps([shape.get("type"), shape.get("$ref"), _kinds(shape["items"]) if "items" in shape else None])
 
 
 def _words(shape: Schema) -> set[str]:
     """The words that a field may say. More may come (a new level of opinions); none may go."""
-    return set(map(str, shape.get("enum", [])))
+    return {str(word) for each in _alternatives(shape) for word in each.get("enum", [])}
+
+
+def _alternatives(shape: Schema) -> list[Schema]:
+    found: list[Schema] = shape.get("anyOf", [shape])
+    return found
 
 
 @pytest.mark.parametrize("topic", TYPES)
@@ -101,45 +115,70 @@ def test_the_comparison_sees_what_breaks_readers() -> None:
     definition(fewer, "Alert")["properties"]["status"]["enum"].remove("improving")
     assert problems(alert, fewer, read_by_us=False) == ["Alert.status has another type"]
     assert problems(fewer, alert, read_by_us=False) == []
+    title = {**fields, "title": {"type": "string"}}
+    assert problems(changed(properties=title), old, read_by_us=True) == []
+    assert problems(changed(properties=title), old, read_by_us=False) == ["ReviewEvent.title has another type"]
+    assert problems(old, changed(properties=title), read_by_us=True) == ["ReviewEvent.title has another type"]
     added = {**fields, "new": {"type": "string"}}
     assert problems(old, changed(properties=added), read_by_us=True) == []
 
 
+NOW_MS = 1_767_225_600_000
+TIMED = {"event_id": "e", "event_time_ms": NOW_MS}
+SAID = {**TIMED, "text": "好"}
+NOTHING = {
+    "title": None,
+    "query": None,
+    "action": None,
+    "candidates": None,
+    "context": None,
+    "impression_time_ms": None,
+}
 EXAMPLES: dict[str, list[Schema]] = {
     "events.click": [
-        {"event_id": "c1", "event_time_ms": 1},
-        {
-            "event_id": "c2",
-            "event_time_ms": 0,
-            "action": "search",
-            "query": "茶壶",
-            "context": {"price": 9.5, "os": "x"},
-        },
-        {"event_id": "c3", "event_time_ms": 1, "candidates": [{"item_id": "i"}], "clicked": None, "unknown": [1]},
+        TIMED,
+        {"event_id": "c2", "event_time_ms": EARLIEST_MS, "action": "search", "query": "茶壶"},
+        {**TIMED, "candidates": [{"item_id": "i"}], "clicked": None, "unknown": [1]},
+        {**TIMED, "context": {"price": 9.5, "os": "x", "brand": None}},
+        {**TIMED, **NOTHING},
+        {**TIMED, "candidates": [{"item_id": "i", "title": None, "context": None}]},
     ],
-    "events.review": [{"event_id": "r", "event_time_ms": 1, "text": "好", "stars": 4.5, "topics": ["delivery"]}],
-    "events.service": [{"event_id": "s", "event_time_ms": 1, "text": "?", "channel": "chat", "user_id": None}],
+    "events.review": [
+        {**SAID, "stars": 4.5, "topics": ["delivery"]},
+        {**SAID, "title": None, "topics": None, "stars": None, "user_id": None},
+    ],
+    "events.service": [{**SAID, "channel": "chat", "user_id": None}],
 }
 REFUSED: dict[str, list[Schema]] = {
     "events.click": [
-        {"event_id": "", "event_time_ms": 1},
-        {"event_id": "c", "event_time_ms": -1},
-        {"event_id": "c", "event_time_ms": 1, "action": "hover"},
-        {"event_time_ms": 1},
+        {**TIMED, "event_id": ""},
+        {**TIMED, "event_id": None},
+        {**TIMED, "event_time_ms": None},
+        {**TIMED, "event_time_ms": -1},
+        {**TIMED, "event_time_ms": NOW_MS // 1000},
+        {**TIMED, "impression_time_ms": NOW_MS // 1000},
+        {**TIMED, "action": "hover"},
+        {**TIMED, "candidates": [{"item_id": None}]},
+        {"event_time_ms": NOW_MS},
     ],
-    "events.review": [{"event_id": "r", "event_time_ms": 1, "text": "x", "stars": 6}, {"event_id": "r", "text": "x"}],
-    "events.service": [{"event_id": "s", "event_time_ms": 1, "text": ""}],
+    "events.review": [
+        {**SAID, "stars": 6},
+        {**SAID, "text": None},
+        {**SAID, "topics": [None]},
+        {"event_id": "r", "text": "x"},
+    ],
+    "events.service": [{**SAID, "text": ""}],
 }
 
 
 @pytest.mark.parametrize("topic", INPUTS)
 def test_schema_and_decoder_agree_on_what_is_an_event(topic: str) -> None:
     schema = json_schema(topic)
+    decode = Decoder(LANES).decode
     for event in EXAMPLES[topic]:
         jsonschema.validate(event, schema)
-        msgspec.convert(event, TYPES[topic])
+        assert not isinstance(decode(Record(topic, 0, 0, 0, None, json.dumps(event).encode()), NOW_MS), DeadLetter)
     for event in REFUSED[topic]:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(event, schema)
-        with pytest.raises(msgspec.ValidationError):
-            msgspec.convert(event, TYPES[topic])
+        assert isinstance(decode(Record(topic, 0, 0, 0, None, json.dumps(event).encode()), NOW_MS), DeadLetter)

@@ -21,7 +21,7 @@ from worker.errors import ConfigError
 from worker.kafka.clients import consumer_config
 from worker.kafka.source import STABLE_TIMEOUT_S
 from worker.metrics import AlertsMetrics, NotifyMetrics, ProfilesMetrics, WorkerMetrics
-from worker.observe import LOOP_STOOD_MAX_S, REQUESTS_MAX, Observer
+from worker.observe import LOOP_STOOD_MAX_S, LOOP_STOOD_SECONDS, REQUESTS_MAX, Observer
 
 
 def get(url: str) -> tuple[int, str]:
@@ -64,8 +64,10 @@ def test_liveness_is_of_the_loop_alone() -> None:
         now_s[0] += 1
         status, body = get(observer.address + "/livez")
         assert (status, json.loads(body)) == (503, {"status": "stuck", "loop_stood_s": LOOP_STOOD_MAX_S})
+        assert f"{LOOP_STOOD_SECONDS} {LOOP_STOOD_MAX_S}" in get(observer.address + "/metrics")[1]
         observer.turned()
         assert get(observer.address + "/livez")[0] == 200
+        assert f"{LOOP_STOOD_SECONDS} 0.0" in get(observer.address + "/metrics")[1]
 
 
 def connect(observer: Observer) -> socket.socket:

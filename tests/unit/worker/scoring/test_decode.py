@@ -3,12 +3,13 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.dead import DeadLetter
-from schemas.events import FUTURE_LIMIT_MS, ClickEvent, ReviewEvent, ServiceEvent
+from schemas.events import EARLIEST_MS, FUTURE_LIMIT_MS, ClickEvent, ReviewEvent, ServiceEvent
 from schemas.topics import MAX_EVENT_BYTES
 from worker.kafka.records import Record
 from worker.scoring.decode import LANES, Decoder
@@ -50,6 +51,12 @@ BAD = [
     ("events.click", b"[]", "wrong_type", "object"),
     ("events.click", b"null", "wrong_type", "object"),
     ("events.click", click(event_id=7), "wrong_type", "event_id"),
+    ("events.click", click(event_id=None), "wrong_type", "event_id"),
+    ("events.click", click(event_time_ms=None), "wrong_type", "event_time_ms"),
+    ("events.click", click(title=None, clicked="yes"), "wrong_type", "clicked"),
+    ("events.click", click(candidates=[{"item_id": None, "title": None}]), "wrong_type", "candidates[0].item_id"),
+    ("events.review", review(text=None), "wrong_type", "text"),
+    ("events.review", review(topics=[None]), "wrong_type", "topics"),
     ("events.click", click(user_id=7), "wrong_type", "user_id"),
     ("events.click", click(clicked="yes"), "wrong_type", "clicked"),
     ("events.click", click(action="stare"), "wrong_type", "action"),
@@ -62,7 +69,12 @@ BAD = [
     ("events.click", click(candidates=[{}]), "missing_field", "item_id"),
     ("events.review", click(), "missing_field", "text"),
     ("events.click", click(event_time_ms=-1), "out_of_range", "event_time_ms"),
+    ("events.click", click(event_time_ms=0), "out_of_range", "seconds, not milliseconds?) - at `$.event_time_ms`"),
+    ("events.review", review(event_time_ms=NOW_MS // 1000), "out_of_range", "seconds, not milliseconds?"),
+    ("events.click", click(event_time_ms=EARLIEST_MS - 1), "out_of_range", "1973"),
+    ("events.click", click(impression_time_ms=NOW_MS // 1000), "out_of_range", "at `$.impression_time_ms`"),
     ("events.click", click(event_id=""), "out_of_range", "event_id"),
+    ("events.click", click(candidates=[{"item_id": ""}]), "out_of_range", "candidates[0].item_id"),
     ("events.click", click(user_id="a\0b"), "out_of_range", "user_id"),
     ("events.click", click(candidates=[{"item_id": "\0fence"}]), "out_of_range", "item_id"),
     ("events.click", b'{"event_id":"e","event_time_ms":1e999}', "out_of_range", "event_time_ms"),
@@ -106,9 +118,54 @@ def test_good_input_is_an_event_of_its_topic() -> None:
     assert isinstance(decode(review(), "events.service"), ServiceEvent)
 
 
-@pytest.mark.parametrize("time_ms", [0, 1, NOW_MS - 10**12, NOW_MS + FUTURE_LIMIT_MS])
+@pytest.mark.parametrize("time_ms", [EARLIEST_MS, NOW_MS - 10**12, NOW_MS + FUTURE_LIMIT_MS])
 def test_late_is_welcome_and_a_little_early_too(time_ms: int) -> None:
     assert decode(click(event_time_ms=time_ms)).event_time_ms == time_ms
+
+
+KINDS = (ClickEvent, ReviewEvent, ServiceEvent)
+OPTIONAL = {field.name for kind in KINDS for field in msgspec.structs.fields(kind) if not field.required}
+
+
+@given(st.sets(st.sampled_from(sorted(OPTIONAL))), st.sampled_from(list(LANES)))
+def test_null_where_there_is_a_default_is_the_default(names: set[str], topic: str) -> None:
+    assert decode(review(**dict.fromkeys(names)), topic) == decode(review(), topic)
+
+
+@pytest.mark.parametrize("field", ["user_id", "item_id", "impression_id"])
+def test_a_blank_id_is_nobodys(field: str) -> None:
+    assert decode(click(**{field: "", "title": None})) == decode(click())
+    assert decode(review(conversation_id=""), "events.service") == decode(review(), "events.service")
+
+
+def test_null_in_a_candidate_or_a_context_is_left_out() -> None:
+    given_ = click(candidates=[{"item_id": "a", "title": None, "context": {"p": None}}], context={"p": None, "q": 2})
+    assert decode(given_) == decode(click(candidates=[{"item_id": "a"}], context={"q": 2}))
+
+
+FRAME = b"\x00\x00\x00\x01\x02"
+"""What the serialisers of a schema registry put first: a zero byte and the schema's id."""
+
+
+def test_json_in_the_frame_of_a_schema_registry_is_decoded() -> None:
+    assert decode(FRAME + click(title="x")) == decode(click(title="x"))
+    assert decode(FRAME + click(title=None)) == decode(click())
+    assert decode(FRAME + click(title=3)).reason == "wrong_type"
+
+
+@pytest.mark.parametrize("binary", [b"\x04c1\x80\xd0", b"\x00\x0a\x02c1", b"\x02\xff\xfe", b"{"])
+def test_other_values_in_that_frame_are_told_as_such(binary: bytes) -> None:
+    letter = decode(FRAME + binary)
+    assert (letter.reason, letter.value) == ("not_json", FRAME + binary)
+    assert "schema registry" in letter.detail
+    assert "Avro or Protobuf" in letter.detail
+
+
+@pytest.mark.parametrize("value", [b"\x00", b"\x00\x00\x00\x00\x01", b"\x01" + click()])
+def test_what_is_no_frame_is_no_json(value: bytes) -> None:
+    letter = decode(value)
+    assert letter.reason == "not_json"
+    assert "registry" not in letter.detail
 
 
 def test_odd_but_good_input_scores() -> None:

@@ -1,6 +1,7 @@
 """The loop between fake edges: nothing lost, order kept, commits behind acknowledgements, pauses, handing over."""
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from worker.kafka.records import Partition
 from worker.metrics import WorkerMetrics
 from worker.scoring.device import InlineDevice, ThreadedDevice
 from worker.scoring.pipeline import build
+from worker.scoring.regulator import FREE_S, Regulator
 from worker.scoring.routing import load_routing
 from worker.scoring.score import BatchScorer, NoStates
 
@@ -88,7 +90,7 @@ class Setting:
 
 
 def encode(fields: dict[str, Any]) -> bytes:
-    return msgspec.json.encode({"event_id": "e", "event_time_ms": 1000, **fields})
+    return msgspec.json.encode({"event_id": "e", "event_time_ms": NOW_MS, **fields})
 
 
 def clicks(n: int) -> list[Any]:
@@ -309,6 +311,49 @@ def test_gauges_go_on_while_nothing_can_be_sealed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(type(run.sink), "ready", False)
     run.steps(100)
     assert run.metric("oldest_unfinished_seconds") > 5
+
+
+def test_a_loop_that_stands_still_is_seen_by_who_scrapes() -> None:
+    run = Setting({(CLICKS, 0): clicks(3)})
+    run.sink.hold = True
+    run.steps(3)
+    assert run.metric("oldest_unfinished_seconds") < 1
+    run.clock.now += 40
+    assert run.metric("oldest_unfinished_seconds") > 40
+
+
+def test_lag_is_told_by_topic_and_asked_for_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = {(REVIEWS, 0): texts(600), (CLICKS, 0): clicks(3)}
+    run = Setting(logs, max_batch_units=4, max_batch_tokens=50, queue_tokens_high=400, queue_tokens_low=100)
+    asked: list[float] = []
+    lag = run.source.lag
+    monkeypatch.setattr(run.source, "lag", lambda: (asked.append(run.clock.now), lag())[1])
+    with monkeypatch.context() as jam:
+        jam.setattr(InlineDevice, "has_room", False)
+        run.steps(100)
+        read = run.source.position[REVIEWS, 0]
+        assert run.source.paused == {REVIEWS}
+        assert run.metric("lag_records", topic=REVIEWS) == 600 - read > 0
+        assert run.metric("lag_records", topic=CLICKS) == 0
+    assert len(asked) == 6, "six seconds"
+    run.source.lose((REVIEWS, 0))
+    run.steps()
+    assert run.metric("lag_records", topic=REVIEWS) == 0, "who has it now tells of it"
+
+
+def test_under_overload_the_log_tells_that_reading_is_held_back_once_and_once_that_it_is_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    run = Setting({(REVIEWS, 0): [], (CLICKS, 0): []})
+    turns = iter([frozenset({REVIEWS}), frozenset()] * 50)
+    with monkeypatch.context() as overload:
+        overload.setattr(Regulator, "paused", lambda *_: next(turns))
+        run.steps(100)
+    assert [r.message for r in caplog.records] == [f"held back {REVIEWS}: 0 tokens unfinished, blocked: False"]
+    caplog.clear()
+    run.steps(int(2 * FREE_S), advance_s=1.0)
+    assert [r.message for r in caplog.records] == [f"{REVIEWS} flows again, after 50 pauses in 6 s"]
 
 
 def test_health_looks_at_nothing_that_the_loop_changes(monkeypatch: pytest.MonkeyPatch) -> None:

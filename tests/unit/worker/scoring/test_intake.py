@@ -25,7 +25,8 @@ def admit(
     ledger: OffsetLedger[Any] = OffsetLedger()
     ledger.assign([(topic, 0)])
     values = [
-        e if isinstance(e, bytes) else json.dumps({"event_id": "e", "event_time_ms": 1, **e}).encode() for e in events
+        e if isinstance(e, bytes) else json.dumps({"event_id": "e", "event_time_ms": NOW_MS, **e}).encode()
+        for e in events
     ]
     records = [Record(topic, 0, n, 0, None, value) for n, value in enumerate(values)]
     units, letters = Intake(LANES, NullScorer(), cache).admit(records, ledger, 0.0, NOW_MS)
@@ -98,7 +99,7 @@ def test_backfill_waits_in_a_lane_of_its_own_and_is_what_its_topic_carries() -> 
     topics: dict[str, Lane] = {"events.review": "review", "reviews.2024": "review"}
     ledger: OffsetLedger[Any] = OffsetLedger()
     ledger.assign((topic, 0) for topic in topics)
-    value = json.dumps({"event_id": "e", "event_time_ms": 1, "text": "good"}).encode()
+    value = json.dumps({"event_id": "e", "event_time_ms": NOW_MS, "text": "good"}).encode()
     records = [Record(topic, 0, 0, 0, None, value) for topic in topics]
     intake = Intake(topics, NullScorer(), VectorCache(1000), backfill={"reviews.2024": "events.review"})
     units, _ = intake.admit(records, ledger, 0.0, NOW_MS)
@@ -107,10 +108,10 @@ def test_backfill_waits_in_a_lane_of_its_own_and_is_what_its_topic_carries() -> 
     assert intake.count(records) == {"events.review": 2}
 
 
-def forgetting(*records: Record) -> tuple[list[Any], list[Any], int, int]:
+def forgetting(*records: Record, until_ms: int = 1000) -> tuple[list[Any], list[Any], int, int]:
     """Offsets of units and letters, how many were forgotten, and the offset up to which all is released."""
     erasures = Erasures()
-    erasures.add("anna", 1000, 0)
+    erasures.add("anna", until_ms, 0)
     ledger: OffsetLedger[Any] = OffsetLedger()
     ledger.assign([("events.review", 0)])
     counted: list[None] = []
@@ -126,8 +127,9 @@ def review(offset: int, user: str | None, time_ms: int) -> Record:
 
 
 def test_what_a_forgotten_person_did_before_comes_to_nothing_and_its_offset_moves() -> None:
-    old, new, other, nobody = review(0, "anna", 1000), review(1, "anna", 1001), review(2, "bert", 5), review(3, None, 5)
-    assert forgetting(old, new, other, nobody) == ([1, 2, 3], [], 1, 1)
+    old, new = review(0, "anna", NOW_MS - 1), review(1, "anna", NOW_MS)
+    other, nobody = review(2, "bert", NOW_MS - 5), review(3, None, NOW_MS - 5)
+    assert forgetting(old, new, other, nobody, until_ms=NOW_MS - 1) == ([1, 2, 3], [], 1, 1)
 
 
 @pytest.mark.parametrize(

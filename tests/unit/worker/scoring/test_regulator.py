@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from worker.config import Lane
 from worker.scoring.decode import BACKFILL
-from worker.scoring.regulator import BACKFILL_SHARE, BATCHES_MIN, SHARES, Regulator
+from worker.scoring.regulator import BACKFILL_SHARE, BATCHES_MIN, FREE_S, SHARES, Regulator, Spell, Spells
 
 OBJECTIVES: dict[Lane, float] = {"service": 0.25, "click": 0.15, "review": 1.0}
 TOPICS = {"s": "service", "c": "click", "r": "review", "r2": "review", "old": BACKFILL}
@@ -97,3 +97,16 @@ def test_above_a_mark_it_is_paused_below_the_low_ones_it_flows(steps: Any) -> No
                 assert topic in paused
             if each[lane] <= shares[lane] * 500 and unfinished < 500 and not blocked:
                 assert topic not in paused
+
+
+def test_a_topic_that_pauses_again_and_again_is_told_once_and_its_end_once() -> None:
+    spells, told = Spells(), []
+    for turn in range(1000):
+        paused = frozenset({"r", "c"} if turn == 0 else {"r"} if turn % 2 == 0 else ())
+        told.append(spells.look(paused, turn / 10))
+    assert told[0] == (["c", "r"], [])
+    over = [(turn / 10, spell) for turn, (began, over) in enumerate(told) for spell in over]
+    assert over == [(FREE_S, Spell("c", 0.0, 0.0, 1))], "the other was never free for so long"
+    assert not any(began for began, _ in told[1:])
+    assert spells.look(frozenset(), 99.8 + FREE_S) == ([], [Spell("r", 0.0, 99.8, 500)])
+    assert spells.look(frozenset({"r"}), 999.0) == (["r"], []), "the next time it is told again"

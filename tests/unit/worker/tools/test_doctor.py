@@ -9,7 +9,17 @@ import pytest
 
 from schemas.topics import TOPICS
 from tests.tiny_artifact import make_tiny_artifact
-from worker.config import AlertsConfig, Config, KafkaConfig, ModelConfig, NotifyConfig, RedisConfig, WebhookConfig
+from worker.config import (
+    AlertsConfig,
+    Config,
+    KafkaConfig,
+    ModelConfig,
+    NotifyConfig,
+    RedisConfig,
+    WebhookConfig,
+    WorkerConfig,
+)
+from worker.errors import MillraceError
 from worker.tools import doctor
 
 NOWHERE = Config(
@@ -92,6 +102,61 @@ def test_rules_that_name_a_sink_nobody_configured_are_found(tmp_path: Path) -> N
     assert check.well
     (shipped,) = doctor._rules(Config())
     assert shipped.well
+
+
+def test_a_routing_and_a_model_that_do_not_fit_are_found(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_kafka", "_topics", "_durability", "_redis", "_model"):
+        monkeypatch.setattr(doctor, name, lambda *sections, **more: [])
+    file = tmp_path / "mine.yaml"
+    tiny = str(make_tiny_artifact(tmp_path_factory.mktemp("artifact") / "tiny"))
+
+    def found(intents: str, artifact: str = tiny, routing: str = str(file)) -> doctor.Check:
+        file.write_text(f"heads: [intent.shop]\nhuman: h\ndefault: d\nintents: {intents}\n")
+        config = Config(model=ModelConfig(artifact=artifact), worker=WorkerConfig(routing=routing))
+        return next(check for check in doctor.examine(config) if check.name == "routing")
+
+    misspelt = found("{get_refunds: {queue: q}}")
+    assert not misspelt.well
+    assert "mine.yaml: get_refunds: no intent of intent.shop" in misspelt.found
+    assert "is it get_refund?" in misspelt.todo
+    some = found("{get_refund: {queue: q}}")
+    assert some.well
+    assert "1 intents of intent.shop" in some.found
+    assert "26 go to d, without a reply: cancel_order, track_order, shop_0, shop_1, shop_2 and 21 more" in some.found
+    assert found("{}").well, "one queue for all is a choice"
+    twice = found("{get_refund: {queue: q}, get_refund: {queue: r}}")
+    assert (twice.well, "line 4: a second `get_refund`" in twice.found) == (False, True)
+    assert "mend model" in found("{}", "/nowhere/at/all").todo
+    assert "3 intents of intent.shop have a queue (shipped); 24 go to service" in found("{}", tiny, "shipped").found
+    assert found("{}", "null", "shipped").found == "27 intents of intent.shop have a queue (shipped)"
+
+
+def test_a_shipped_routing_of_which_a_model_has_no_intent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = {"sentiment": ["negative", "positive"], "category": ["a"], "intent.shop": ["退款"]}
+    monkeypatch.setattr(doctor, "_labels", lambda artifact: labels)
+    (check,) = doctor._routing(Config())
+    assert (check.well, check.found.partition("; ")[2]) == (False, "1 go to service, without a reply: 退款")
+    assert "worker.routing" in check.todo
+    del labels["category"]
+    with pytest.raises(MillraceError, match="no head category"):
+        doctor._routing(Config())
+
+
+def test_a_lexicon_of_aspects_that_is_none_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_kafka", "_topics", "_durability", "_redis", "_model", "_routing"):
+        monkeypatch.setattr(doctor, name, lambda *sections, **more: [])
+
+    def found(name: str) -> doctor.Check:
+        checks = doctor.examine(Config(worker=WorkerConfig(aspects=name)))
+        return next(check for check in checks if check.name == "aspects")
+
+    assert found("shipped").found == "delivery, quality, price, packaging, service, refunds (shipped)"
+    assert found("none").well
+    (tmp_path / "mine.yaml").write_text("taste: ['*y']\n")
+    bad = found(str(tmp_path / "mine.yaml"))
+    assert (bad.well, "line 1: `*y`" in bad.found) == (False, True)
 
 
 def test_security_settings_that_the_alerts_role_cannot_use_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ from worker.tools import replay
 from worker.tools.replay import Replay
 
 KAFKA = KafkaConfig(bootstrap="127.0.0.1:1")
-ROWS = [{"text": f"message {i}"} for i in range(5)]
+TS = 1_700_000_000
+ROWS = [{"text": f"message {i}", "ts": TS + i} for i in range(5)]
 
 
 def written(folder: Path, lines: list[bytes], *, zipped: bool = False) -> Path:
@@ -43,7 +44,26 @@ def test_blank_lines_are_nothing_and_the_limit_counts_events(tmp_path: Path) -> 
     assert Replay(KAFKA, path, "events.service", limit=2).check() == (2, 0)
 
 
-@pytest.mark.parametrize("bad", [b"{", b"\xff\xfe", b"[1]", b"null", b'{"text": 3}', b'{"text": ""}'])
+BAD = [
+    *(
+        b"{",
+        b"\xff\xfe",
+        b"[1]",
+        b"null",
+        b'{"text": 3, "ts": 1700000000}',
+        b'{"text": "", "ts": 1700000000}',
+        b"[" * 9999,
+    ),
+    *(
+        b'{"text": "a"}',
+        b'{"text": "a", "ts": "inf"}',
+        b'{"text": "a", "ts": "nan"}',
+        b'{"text": "a", "ts": 1731290400123}',
+    ),
+]
+
+
+@pytest.mark.parametrize("bad", BAD)
 def test_a_bad_line_is_named_before_anything_is_sent_or_skipped_when_asked(tmp_path: Path, bad: bytes) -> None:
     path = written(tmp_path, [*lines(ROWS[:2]), bad, *lines(ROWS[2:])])
     with pytest.raises(InputError, match=rf"{path}:3: .*Nothing was sent"):
@@ -61,6 +81,50 @@ def test_a_truncated_archive_is_an_input_error(tmp_path: Path) -> None:
 def test_a_file_without_events_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no events"):
         Replay(KAFKA, written(tmp_path, [b""]), "events.service").check()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_byte_order_mark_is_skipped(tmp_path: Path, zipped: bool) -> None:
+    first, *rest = lines(ROWS)
+    path = written(tmp_path, [b"\xef\xbb\xbf" + first, *rest], zipped=zipped)
+    assert Replay(KAFKA, path, "events.service").check() == (5, 0)
+    path = written(tmp_path, [first, b"\xef\xbb\xbf" + rest[0]])
+    with pytest.raises(InputError, match=":2: not JSON"):
+        Replay(KAFKA, path, "events.service").check()
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_a_table_is_told_from_json_lines(tmp_path: Path, bom: bytes) -> None:
+    path = written(tmp_path, [bom + b"text,ts", b"fine,1700000000"])
+    with pytest.raises(InputError, match=r":1: not JSON Lines \(is it CSV\?\)"):
+        Replay(KAFKA, path, "events.review").check()
+
+
+def test_a_source_that_no_row_has_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path, lines([{**row, "headline": "h"} for row in ROWS]))
+    job = Replay(KAFKA, path, "events.review", rules=("title=headlin",))
+    with pytest.raises(InputError, match=rf"--map title=headlin: no row of {path} has headlin; nothing reads headline"):
+        job.check()
+    sparse = written(tmp_path, lines([*ROWS, {**ROWS[0], "headline": None}]))
+    assert Replay(KAFKA, sparse, "events.review", rules=("title=headline",)).check() == (6, 0)
+
+
+def test_rows_without_a_time_are_refused_with_what_might_be_it_unless_a_time_is_given(tmp_path: Path) -> None:
+    path = written(tmp_path, lines([{"text": "a", "timestamp": "2023-11-11T10:00:00+08:00"}]))
+    with pytest.raises(InputError, match=r":1: the row has no event time .*; nothing reads timestamp"):
+        Replay(KAFKA, path, "events.review").check()
+    assert Replay(KAFKA, path, "events.review", start_time_ms=TS * 1000).check() == (1, 0)
+    for rule in ("event_time_ms=@now", "event_time_ms=time:timestamp"):
+        assert Replay(KAFKA, path, "events.review", rules=(rule,)).check() == (1, 0)
+
+
+def test_fields_that_nothing_reads_are_listed_and_the_list_is_cut(tmp_path: Path) -> None:
+    job = Replay(
+        KAFKA, written(tmp_path, lines([{**row, "history": [], "label": 1} for row in ROWS])), "events.service"
+    )
+    job.check()
+    assert job.unused == ["history", "label"]
+    assert replay.named([f"f{n}" for n in range(23)]).endswith("f18, f19 and 3 more")
 
 
 def test_only_input_topics_are_replayed_to_by_either_of_their_names(tmp_path: Path) -> None:
@@ -95,7 +159,7 @@ def test_a_topic_of_backfill_is_replayed_to_by_its_name(tmp_path: Path, monkeypa
 
 
 def test_rows_that_are_events_keep_their_ids(tmp_path: Path) -> None:
-    path = written(tmp_path, lines([{"event_id": "mine", "event_time_ms": 1, "text": "a", "user_id": 5}]))
+    path = written(tmp_path, lines([{"event_id": "mine", "event_time_ms": TS * 1000, "text": "a", "user_id": 5}]))
     with pytest.raises(InputError, match="user_id"):  # an event of the contract has text as id; nothing is guessed
         Replay(KAFKA, path, "events.service").check()
     assert Replay(KAFKA, path, "events.service", preset="service").check() == (1, 0)
