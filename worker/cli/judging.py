@@ -33,7 +33,11 @@ if TYPE_CHECKING:
     multiple=True,
     help="For click: as if clicks were known so late, too; by default 600 and 3600, 0 for none.",
 )
-@click.option("--labels", metavar="A,B", help="Answer among these labels; by default those of the files, all of the head's where they have one.")
+@click.option(
+    "--labels",
+    metavar="A,B",
+    help="Answer among these labels; by default those of the files, all of the head's where they have one.",
+)
 @click.option("--slice", "fields", multiple=True, metavar="FIELD", help="Figures by the values of a field, too.")
 @click.option(
     "--detail", is_flag=True, help="Intervals, classes, confusion, calibration; slices by language, length, user."
