@@ -145,7 +145,8 @@ def doctor(config: Config, replication: int, json_: bool) -> None:
     """Check everything, and say what to mend.
 
     Libraries, brokers, topics, what exactly once and durability need of Kafka and Redis (copies, elections,
-    time-outs, eviction, persistence), sinks of alerts and the rules that name them, model (its golden set) and device.
+    time-outs, eviction, persistence), sinks of alerts and the rules that name them, routing and aspects beside the
+    model's labels, model (its golden set) and device.
     Exit code 1 if anything is wrong.
     """
     from worker.cli import tables
