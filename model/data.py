@@ -198,6 +198,13 @@ def columns_of(head: str, entry: Mapping[str, Any], given: Columns | None = None
     return (given or Columns()).otherwise(stored).otherwise(public)
 
 
+def own_label(label: str, known: Sequence[str]) -> str:
+    """One of the ``known`` labels, for one that somebody typed: itself, or that which looks the same."""
+    if label in known:
+        return label
+    return {as_label(own): own for own in known}.get(as_label(label), label)
+
+
 def check_label(label: str, head: str, known: Collection[str], place: str) -> None:
     """Raises DataError, naming ``place``, for a label that is none of the head's ``known`` ones."""
     if label not in known:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model import metrics
-from model.data import Columns, Labelled, as_label, check_label, columns_of, read_split
+from model.data import Columns, Labelled, as_label, check_label, columns_of, own_label, read_split
 from model.errors import DataError
 from model.scoring import Floats, Scorer, check_head, decide
 
@@ -104,8 +104,10 @@ def read_task(
     """The labelled rows of a text task's files, and how many more have no label. Raises DataError as ``read_split``,
     for a label that the head does not know, or the task when the model has no such head."""
     known = check_head(scorer, task)
-    own = {as_label(label): label for label in known}  # an older artifact may have them as its rows were written
-    found, unlabelled = read_split(paths, columns_of(task, scorer.head(task), columns))
+    columns = columns_of(task, scorer.head(task), columns)
+    found, unlabelled = read_split(paths, columns)
+    # An older artifact may have its labels as rows were written.
+    own = {as_label(label, score=columns.score): label for label in known}
     found = [labelled._replace(label=own.get(labelled.label, labelled.label)) for labelled in found]
     scoped = scorer.threshold(task) is not None
     for labelled in found:
@@ -175,9 +177,9 @@ def _candidates(task: str, known: Sequence[str], labels: Sequence[str], among: S
     occurring = set(labels) & set(known)
     if among is None:
         return [label for label in known if label in occurring or len(occurring) < 2]
-    foreign = [label for label in among if label not in known]
-    if foreign:
-        raise DataError(f"--labels: {foreign[0]!r} is unknown to head {task!r}; its labels: {', '.join(known)}")
+    among = [own_label(label, known) for label in among]
+    for label in among:
+        check_label(label, task, known, "--labels")
     left = sorted(occurring - set(among))
     if left:
         raise DataError(f"--labels lacks {left[0]!r}, which occurs in the rows; add it, or leave those rows out")

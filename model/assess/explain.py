@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.assess import spans
+from model.data import check_label, own_label
 from model.errors import DataError
 from model.scoring import Scorer, check_head, decide, load_scorer
 
@@ -76,8 +77,8 @@ def explain(
     places = spans.units(text)
     if not places:
         raise DataError("the text is empty; there is nothing to explain")
-    if label is not None and label not in labels:
-        raise DataError(f"label {label!r} is unknown to head {head!r}; its labels: {', '.join(labels)}")
+    if label is not None:
+        check_label(label := own_label(label, labels), head, labels, "--label")
     whole = _probabilities(scorer, head, [text])
     column = int(decide(scorer, head, whole)[0]) if label is None else labels.index(label)
     logit = float(log_odds(whole, column)[0])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import structlog
 
 from model.clicks.fields import read_lines
 from model.clicks.fit import CROSS, WARM_UP, learned_from
@@ -16,6 +17,8 @@ from model.clicks.rows import click_log, purchase_log
 from model.clicks.settings import ClickSettings
 from model.data import fingerprint
 from model.errors import DataError
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ class ClickData:
         clicks = click_log(lines, *windows)
         _check_clicks(clicks, settings, path)
         purchases = clicks if not np.isnan(clicks.bought).all() else None
+        if purchases is None and not settings.actions and any("purchased" in line.row for line in lines):
+            hint = "what was bought is known of no click: the log is shorter than purchase_window_s, and waits"
+            _log.warning("purchases are told as in a common shop", file=str(path), hint=hint)
         if settings.actions:
             purchases = purchase_log(read_lines([actions]), settings.purchase_window_s)
         if purchases is not None:

@@ -100,12 +100,17 @@ def _converted(label: F64, purchased: F64, time_ms: I64, window_s: float) -> F64
     return found if told.any() else np.full(len(label), np.nan)
 
 
+_UNTOLD_SHARE_MAX: Final = 0.01
+"""Of a window that has not passed: with more of it untold the log waits with its "no"; fewer are lost answers."""
+
+
 def _known(told: F64, time_ms: I64, window_s: float, rows: npt.NDArray[np.bool_]) -> F64:
     """Outcomes [n] in {0, 1, NaN}: what is not told is "no" once the window has passed before the log's end. ``rows``
     [n]: those that can have the outcome at all."""
     ripe = time_ms <= time_ms.max() - 1000 * window_s
     label = np.where(np.isnan(told) & ripe, 0.0, told)
-    if np.isnan(told[rows]).any():
+    untold = np.isnan(told[rows & ~ripe])
+    if untold.any() and untold.mean() > _UNTOLD_SHARE_MAX:
         # A log that waits with its "no" has nothing but "yes" here, also where it says "no" elsewhere: a leak.
         label[~ripe] = np.nan
     return label

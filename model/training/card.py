@@ -139,7 +139,7 @@ def _figures(manifest: Mapping[str, Any]) -> str:
         note = f" ({figures['rows']})" if "rows" in figures else ""
         rows = " ".join(rows_judged(figures) or (str(figures["n"]),))
         cells = [f"`{figures['task']}`", f"{file}{note}", rows]
-        cells += [f"{figures[name]:.3f}" if name in figures else "" for name in names]
+        cells += [f"{figures[name]:.3f}" if figures.get(name) is not None else "" for name in names]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 

@@ -13,7 +13,7 @@ from model.assess.detail import assess_files
 from model.assess.evaluate import STREAM_TASKS, check_truth, evaluate_files, evaluate_texts
 from model.clicks.evaluate import LogSpec, read_events
 from model.clicks.fields import read_lines
-from model.data import Columns, Labelled, fingerprint, read_labelled, read_rows, read_split, texts_of
+from model.data import Columns, Fallback, Labelled, fingerprint, read_labelled, read_rows, read_split, texts_of
 from model.errors import DataError
 from model.scoring import Scorer, load_scorer
 from model.text import normalise
@@ -121,4 +121,4 @@ def _unseen_rows(recipe: Recipe, trial: Trial, data: Path, rows: Sequence[Labell
 
 def _texts(path: Path, columns: Columns) -> set[str]:
     """The texts of a training file, as the model reads them; a row may lack the label. Raises DataError."""
-    return {normalise(text, lower=True) for _, text, _ in texts_of(path, columns.text)}
+    return {normalise(text, lower=True) for _, text, _ in texts_of(path, Fallback(columns.text))}

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from model.data import as_label
 from worker.errors import ConfigError
 from worker.yaml_file import load_yaml, refusal, values_of
 
@@ -41,22 +42,27 @@ class Routing(msgspec.Struct, frozen=True):
 
     def route(self, intent: str, text: str) -> tuple[str, str | None]:
         """Queue and reply for an intent; the reply is in Chinese where the message has any Chinese."""
-        route = self.intents.get(intent)
+        route = self.intents.get(intent) or self.intents.get(_key(intent))
         if route is None:
             return self.default, None
         return route.queue, route.zh if _CHINESE.search(text) else route.en
 
     def unknown(self, labels: Mapping[str, Sequence[str]]) -> list[str]:
         """Intents of the table that none of its heads tells, by the labels of a model's heads."""
-        told = self._told(labels)
+        told = set(map(_key, self._told(labels)))
         return [intent for intent in self.intents if intent not in told]
 
     def unlisted(self, labels: Mapping[str, Sequence[str]]) -> list[str]:
         """Intents that its heads tell and the table lacks: they go to ``default``, without a reply."""
-        return [label for label in self._told(labels) if label not in self.intents]
+        return [label for label in self._told(labels) if _key(label) not in self.intents]
 
     def _told(self, labels: Mapping[str, Sequence[str]]) -> list[str]:
         return list(dict.fromkeys(label for head in self.heads for label in labels[head] if label != OUT_OF_SCOPE))
+
+
+def _key(label: str) -> str:
+    """What looks the same is the same intent, however file and artifact write it."""
+    return as_label(label) or label
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -83,7 +89,7 @@ def load_routing(name: str = SHIPPED) -> Routing:
     intents = {}
     for intent, route in table.intents.items():
         try:
-            intents[intent] = msgspec.convert(route, Route)
+            intents[_key(intent)] = msgspec.convert(route, Route)
         except msgspec.ValidationError as error:
             raise refusal(error, places[intent], f"{where}, intent {intent}") from error
     return Routing(table.heads, table.human, table.default, intents, name)

@@ -285,6 +285,16 @@ def test_a_log_that_waits_with_its_no_has_no_positives_in_the_last_window(seed, 
         assert np.isnan(log.bought[late]).all()
 
 
+@pytest.mark.parametrize(("lost", "known"), [([5], 1000), ([990], 999), (range(900, 990), 802)])
+def test_an_answer_that_was_lost_hides_no_other_but_a_log_that_waits_does(lost, known):
+    rows = [
+        {"user_id": 1, "item_id": 1, "ts": 60 * i, "clicked": None if i in lost else int(i % 10 == 0)}
+        for i in range(1000)
+    ]
+    log = click_log(lines(rows), window_s=60 * 198)
+    assert (~np.isnan(log.label)).sum() == known
+
+
 def test_an_outcome_of_clicks_alone_need_be_told_of_clicks_alone():
     rows = [
         {"user_id": 1, "item_id": i, "ts": i, "clicked": clicked, "purchased": purchased}

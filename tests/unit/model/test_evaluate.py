@@ -130,6 +130,17 @@ def test_labels_of_an_older_artifact_are_known_in_the_words_that_rows_are_read_a
     assert (figures["n"], figures["accuracy"]) == (1, 1.0)
 
 
+def test_labels_that_are_typed_and_those_of_older_scores_are_known_by_what_they_look_like(tmp_path: Path) -> None:
+    scorer = KnownScorer(stars={"kind": "score"})
+    scorer.labels |= {"sentiment": ["好评(带图)", "中", "差"], "stars": ["1.0", "2.0", "3.0"]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "0.6 0.3 0.1", "stars": "1.0"}), encoding="utf-8")
+    assert evaluate_files(scorer, "stars", [tmp_path / "rows.jsonl"])["accuracy"] == 1.0
+    found = evaluate_texts(scorer, "sentiment", ["0.6 0.3 0.1"], ["好评(带图)"], among=["好评（带图）", "差 "])
+    assert found["accuracy"] == 1.0
+    with pytest.raises(DataError, match="--labels: label '坏' is unknown to head 'sentiment'"):
+        evaluate_texts(scorer, "sentiment", ["0.6 0.3 0.1"], ["差"], among=["坏"])
+
+
 def test_a_file_of_two_classes_is_judged_on_two() -> None:
     rows = [
         ("0.3 0.5 0.2", "negative"),

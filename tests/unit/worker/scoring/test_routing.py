@@ -100,6 +100,14 @@ def test_out_of_scope_is_no_intent_to_be_listed(mine: Path) -> None:
     assert load_routing(str(mine)).unknown(NullScorer.labels) == ["oos"], "it would have no effect"
 
 
+def test_an_intent_is_known_by_what_it_looks_like(mine: Path) -> None:
+    mine.write_text(f"{HEAD}intents: {{退款（未收到）: {{queue: refunds}}}}\n", encoding="utf-8")
+    routing = load_routing(str(mine))
+    for label in ("退款(未收到)", "退款（未收到）"):  # as artifacts of this release have it, and as older ones may
+        assert routing.route(label, "在哪")[0] == "refunds"
+        assert routing.unknown({"intent.shop": [label]}) == routing.unlisted({"intent.shop": [label]}) == []
+
+
 def test_labels_without_an_entry_are_told_once(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with capture_logs() as logs:
         load_model(NULL, load_routing())
