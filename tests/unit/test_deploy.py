@@ -121,7 +121,8 @@ def test_our_services_are_configured_with_keys_that_exist_and_may_do_little(name
 @pytest.mark.parametrize("name", ["worker", "doctor"])
 def test_a_routing_and_aspects_of_ones_own_can_be_mounted(name: str, key: str) -> None:
     service, variable = OURS[name], f"MILLRACE_WORKER__{key.upper()}"
-    assert service["volumes"] == ["${FILES:-.}:/etc/millrace:ro"]
+    assert service["volumes"] == ["${FILES:-./files}:/etc/millrace:ro"]
+    assert [file.name for file in (DEPLOY / "files").iterdir()] == ["README.md"]
     assert service["environment"][variable] == f"${{{key.upper()}:-shipped}}"
     named = {variable: f"/etc/millrace/{key}.yaml"}
     assert getattr(load_config(env=named).worker, key) == named[variable]

@@ -50,10 +50,13 @@ class Tally:
         of many by one author, is set apart. Neither of them counts. ``burn`` is the rule that closed hours are held to.
         """
         state = self._state
-        # By the topic's id: made again under its name it begins with offsets that were counted of the old one.
-        mark = f"{opinion.source_topic_id or opinion.source.topic}/{opinion.source.partition}"
-        if opinion.source.offset <= state.marks.get(mark, -1):
+        # By the topic's id: made again under its name it begins with offsets that were counted of the old one. What an
+        # earlier release counted is marked by the name, until the id has a mark.
+        by_name = f"{opinion.source.topic}/{opinion.source.partition}"
+        mark = f"{opinion.source_topic_id}/{opinion.source.partition}" if opinion.source_topic_id else by_name
+        if opinion.source.offset <= state.marks.get(mark, state.marks.get(by_name, -1)):
             return "repeat"
+        state.marks.pop(by_name, None)
         state.marks[mark] = opinion.source.offset
         state.level, state.model_version = opinion.level, opinion.model_version
         minute = opinion.event_time_ms // MINUTE_MS

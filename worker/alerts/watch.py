@@ -52,6 +52,8 @@ POSITION_VERSION: Final = 1
 _log = structlog.get_logger(__name__)
 _opinion_decoder = msgspec.json.Decoder(Opinion)
 _encoder = msgspec.json.Encoder()
+_Sent = tuple[str, bytes, bytes | None, int | None]
+"""Topic, key, value and partition of a record."""
 
 
 def changelog_name(config: Config) -> str:
@@ -318,7 +320,7 @@ class OpinionWatch:
         trends = partition.trend.take(time.monotonic(), last=last)
         if partition.next_offset is not None and partition.next_offset != partition.written_offset:
             await self._write_states(number, partition, partition.next_offset)
-        if trends and self.trend_partitions:
+        if trends and self.trend_partitions and self._partitions.get(number) is partition:
             await self._send([_trend_record(self._trends, self.trend_partitions, each) for each in trends])
 
     async def _write_states(self, number: int, partition: _Partition, reached: int) -> None:
@@ -327,9 +329,15 @@ class OpinionWatch:
         states = detector.take_changes()
         position = Position(reached, detector.watermark_ms, detector.heard_minute, self.topic_id)
         # Each behind the other's acknowledgement: of one partition the client may give up a batch and deliver the next.
-        await self._send([(self._alerts, alert.subject.encode(), _encoder.encode(alert), None) for alert in alerts])
-        await self._send([(self._changelog, name.encode(), value, number) for name, value in states.items()])
-        await self._send([(self._changelog, POSITION_KEY, position.to_bytes(), number)])
+        steps: tuple[list[_Sent], ...] = (
+            [(self._alerts, alert.subject.encode(), _encoder.encode(alert), None) for alert in alerts],
+            [(self._changelog, name.encode(), value, number) for name, value in states.items()],
+            [(self._changelog, POSITION_KEY, position.to_bytes(), number)],
+        )
+        for records in steps:
+            if self._partitions.get(number) is not partition:
+                return  # handed over while this waited: what follows would land behind the new owner's
+            await self._send(records)
         partition.written_offset = reached
         for alert in alerts:
             self._metrics.alerts.labels(alert.status).inc()
@@ -341,7 +349,7 @@ class OpinionWatch:
                 score=round(alert.score, 1),
             )
 
-    async def _send(self, records: list[tuple[str, bytes, bytes | None, int | None]]) -> None:
+    async def _send(self, records: list[_Sent]) -> None:
         sent = [
             await self.app.producer.send(topic, key, value, partition, None, None)
             for topic, key, value, partition in records

@@ -136,9 +136,10 @@ def all_topics(kafka: KafkaConfig) -> dict[str, str]:
 
 
 def too_narrow(kafka: KafkaConfig, partitions: int) -> dict[str, int]:
-    """Input topics that have fewer partitions than that, by cluster name, and how many they have."""
+    """Input topics that have fewer partitions than that, by cluster name, and how many they have; but for a shop's own,
+    which are their owner's to widen."""
     found = _topics(admin_client(kafka))
-    names = [name for name in map(kafka.topic, INPUTS) if name in found]
+    names = [name for contract in INPUTS if (name := kafka.topic(contract)) in found and contract not in kafka.topics]
     return {name: n for name in names if (n := len(found[name].partitions)) < partitions}
 
 

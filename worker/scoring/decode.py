@@ -75,7 +75,9 @@ class Decoder:
         if not EARLIEST_MS <= event.event_time_ms <= latest:
             return _mistimed(record, event.event_time_ms, "event_time_ms")
         answered = event.impression_time_ms if type(event) is ClickEvent else None
-        if answered is not None and not EARLIEST_MS <= answered <= latest:
+        if answered == 0:  # some serialisers write it for "none"
+            event = msgspec.structs.replace(event, impression_time_ms=None)
+        elif answered is not None and not EARLIEST_MS <= answered <= latest:
             return _mistimed(record, answered, "impression_time_ms")
         return event
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 import yaml
 
-from schemas.events import FUTURE_LIMIT_MS, ClickEvent, ReviewEvent, ServiceEvent, without_absent
+from schemas.events import EARLIEST_MS, FUTURE_LIMIT_MS, ClickEvent, ReviewEvent, ServiceEvent, without_absent
 from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE
 from worker.errors import InputError
 from worker.tools.rules import ABSENT, Row, Rule, find, parse
@@ -46,8 +46,6 @@ PRESETS: Final[dict[str, tuple[str, ...]]] = {
 }
 PRESET_OF: Final = {EVENTS_CLICK: "clicks", EVENTS_REVIEW: "reviews", EVENTS_SERVICE: "service"}
 
-_EARLIEST_MS: Final = 946_684_800_000
-"""The year 2000: what an export dates earlier is in another unit."""
 _UNITS: Final = (
     (1000, "seconds? multiply by 1000"),
     (1e-3, "milliseconds already? then without *1000; microseconds? multiply by 0.001"),
@@ -147,10 +145,10 @@ def _put(event: dict[str, Any], field: str, value: Any) -> None:
 
 def _check_time(field: str, time_ms: int | None, now_ms: int) -> None:
     latest = now_ms + FUTURE_LIMIT_MS
-    if time_ms is None or _EARLIEST_MS <= time_ms <= latest:
+    if time_ms is None or EARLIEST_MS <= time_ms <= latest:
         return
-    units = [hint for factor, hint in _UNITS if _EARLIEST_MS <= time_ms * factor <= latest]
-    wrong = "before the year 2000" if time_ms < _EARLIEST_MS else f"more than {FUTURE_LIMIT_MS // 1000} s in the future"
+    units = [hint for factor, hint in _UNITS if EARLIEST_MS <= time_ms * factor <= latest]
+    wrong = "before March 1973" if time_ms < EARLIEST_MS else f"more than {FUTURE_LIMIT_MS // 1000} s in the future"
     raise ValueError(f"{field} is {wrong}" + "".join(f" ({hint})" for hint in units))
 
 

@@ -81,7 +81,8 @@ class Replay:
             events += event is not None
             bad += event is None
         for rule, name in self._mapping.unmet:
-            raise InputError(f"--map {rule}: no row of {self._file} has {name}{self._spare()}")
+            rows = f"none of the first {self._limit} rows" if events == self._limit else "no row"
+            raise InputError(f"--map {rule}: {rows} of {self._file} has {name}{self._spare()}")
         if not events:
             raise InputError(f"{self._file}: no events in it ({bad} bad lines)")
         return events, bad

@@ -373,8 +373,11 @@ def test_a_source_topic_made_anew_is_counted_from_its_first_offset() -> None:
     # The role reads again what it had counted of the old one: still known.
     assert counted(500, "old") == "repeat"
     assert counted(500, "old", partition=1) == "counted"
-    # Opinions of releases that tell no id are known by the topic's name.
+    # Opinions of releases that tell no id are known by the topic's name, also when they come again with one.
     assert [counted(offset, "") for offset in (3, 3)] == ["counted", "repeat"]
+    assert [counted(offset, "", partition=2) for offset in (8, 9)] == ["counted"] * 2
+    assert [counted(offset, "id", partition=2) for offset in (8, 9, 10, 9)] == ["repeat"] * 2 + ["counted", "repeat"]
+    assert counted(0, "made anew", partition=2) == "counted"
 
 
 def test_subjects_are_bounded_and_open_alerts_are_kept() -> None:

@@ -214,6 +214,30 @@ def test_who_waits_behind_a_write_that_fails_writes_nothing(monkeypatch: pytest.
     asyncio.run(go())
 
 
+@pytest.mark.parametrize("held", [CHANGELOG, ALERTS_OPINION])
+def test_a_write_that_outlives_the_hand_over_sends_nothing_behind_it(
+    monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    monkeypatch.setattr(watch_module, "RELEASE_TIMEOUT_S", 0.01)
+
+    async def go() -> None:
+        watch, producer = watching()
+        producer.open.remove(held)
+        bad = [opinion("item:0", 1_000_000 + 1000 * n, 0.99, n) for n in range(200)]
+        await feed(watch, bad)
+        writing = asyncio.ensure_future(watch.write())
+        await asyncio.wait([writing], timeout=0.01)
+        before = len(producer.sent)
+        await watch.release()
+        for each in producer.waiting:
+            each.set_result(None)
+        await writing
+        assert len(producer.sent) == before > 0
+        assert watch.failure is None
+
+    asyncio.run(go())
+
+
 def test_what_lies_below_the_position_or_on_other_partitions_is_not_fed() -> None:
     async def go() -> None:
         watch, producer = watching()

@@ -138,6 +138,12 @@ def test_a_blank_id_is_nobodys(field: str) -> None:
     assert decode(review(conversation_id=""), "events.service") == decode(review(), "events.service")
 
 
+def test_a_time_that_was_never_set_is_none() -> None:
+    event = decode(click(impression_time_ms=0))
+    assert (event.event_id, event.impression_time_ms) == (decode(click()).event_id, None)
+    assert decode(click(impression_time_ms=1)).reason == "out_of_range"
+
+
 def test_null_in_a_candidate_or_a_context_is_left_out() -> None:
     given_ = click(candidates=[{"item_id": "a", "title": None, "context": {"p": None}}], context={"p": None, "q": 2})
     assert decode(given_) == decode(click(candidates=[{"item_id": "a"}], context={"q": 2}))

@@ -114,15 +114,15 @@ def score(scorer: NullScorer, units: list[Unit], reader: Any = None, features: A
 
 
 def click(**fields: Any) -> ClickEvent:
-    return ClickEvent(event_id="e", event_time_ms=1000, **fields)
+    return ClickEvent(event_id="e", event_time_ms=NOW_MS, **fields)
 
 
 def review(text: str, **fields: Any) -> ReviewEvent:
-    return ReviewEvent(event_id="e", event_time_ms=1000, text=text, **fields)
+    return ReviewEvent(event_id="e", event_time_ms=NOW_MS, text=text, **fields)
 
 
 def service(text: str) -> ServiceEvent:
-    return ServiceEvent(event_id="e", event_time_ms=1000, text=text)
+    return ServiceEvent(event_id="e", event_time_ms=NOW_MS, text=text)
 
 
 def test_results_stand_in_the_order_of_the_units() -> None:
@@ -289,7 +289,7 @@ def test_candidates_are_ranked_best_first_with_the_events_user() -> None:
     assert users.time_ms.tolist() == [123] * 4
     assert items.time_ms.tolist() == [-1, -1, 123, -1]
     assert (np.abs(np.linalg.norm(vectors, axis=1) - 1) < 1e-5).all()
-    assert times.tolist() == [1000] * 4
+    assert times.tolist() == [NOW_MS] * 4
     assert [c["device"] for c in contexts] == ["app"] * 4
 
 

@@ -102,6 +102,8 @@ def test_a_table_is_told_from_json_lines(tmp_path: Path, bom: bytes) -> None:
 
 def test_a_source_that_no_row_has_is_named(tmp_path: Path) -> None:
     path = written(tmp_path, lines([{**row, "headline": "h"} for row in ROWS]))
+    with pytest.raises(InputError, match=rf"--map title=later: none of the first 1 rows of {path} has later"):
+        Replay(KAFKA, path, "events.review", rules=("title=later",), limit=1).check()
     job = Replay(KAFKA, path, "events.review", rules=("title=headlin",))
     with pytest.raises(InputError, match=rf"--map title=headlin: no row of {path} has headlin; nothing reads headline"):
         job.check()
