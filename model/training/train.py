@@ -187,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
-    console = Console()
+    console = Console(markup=False)  # labels and file names may look like markup
     try:
         use_device(args.device)
         train(
@@ -201,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
             report=not args.no_report,
         )
     except ModelError as error:
-        console.print(f"[red]error:[/red] {error}", highlight=False, markup=True)
+        console.print(f"error: {error}", style="red", highlight=False)
         return 2
     except KeyboardInterrupt:
         return 130

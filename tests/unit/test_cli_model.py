@@ -194,3 +194,15 @@ def test_a_run_is_trained_exported_again_and_added_to(tmp_path: Path) -> None:
     assert more.stdout.endswith(f"artifact in {tmp_path}/more/artifact\nreport in {tmp_path}/more/report.html\n")
     assert json.loads((tmp_path / "more" / "report.json").read_text(encoding="utf-8"))["curves"] is None
     assert Artifact.load(tmp_path / "more" / "artifact").manifest["space"] == first.manifest["space"]
+
+
+def test_labels_that_look_like_markup_are_told_as_they_are(tmp_path: Path) -> None:
+    rows = [{"text": f"{i} times", "topic": "[promo]" if i else "[/quality]"} for i in range(6)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(
+        "{name: x, body: nowhere, heads: {topic: {}}, datasets: [{name: d, file: rows.jsonl, labels: {topic: topic}}]}"
+    )
+    recipe = ("--recipe", tmp_path / "recipe.yaml", "--data", tmp_path)
+    refused = run("train", *recipe, "--out", tmp_path / "out", "--minutes", 1)
+    assert refused.exit_code == 6, refused.output
+    assert "'[/quality]'" in refused.stdout

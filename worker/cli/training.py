@@ -80,7 +80,7 @@ def train(
         add_heads(recipe, data, onto, out / "artifact", tell=click.echo, report=report)
         return
     asked = {"resume": resume, "tensorboard": tensorboard, "report": report}
-    run(recipe, data, out, minutes=minutes or 60.0, console=Console(), **asked)
+    run(recipe, data, out, minutes=minutes or 60.0, console=Console(markup=False), **asked)
 
 
 @click.command()
@@ -99,7 +99,7 @@ def export(config: Config, recipe: Path, data: Path, out: Path, report: bool) ->
 
     from model.training.train import train as run
 
-    run(recipe, data, out, minutes=0, resume=True, console=Console(), further=False, report=report)
+    run(recipe, data, out, minutes=0, resume=True, console=Console(markup=False), further=False, report=report)
 
 
 @click.command()
@@ -131,7 +131,7 @@ def tune(config: Config, recipe: Path, data: Path, out: Path, trials: int, token
     from model.training.tune import tune as search
     from worker.cli import tables
 
-    found = search(recipe, data, out, trials=trials, tokens=tokens, console=Console(stderr=True))
+    found = search(recipe, data, out, trials=trials, tokens=tokens, console=Console(stderr=True, markup=False))
     tables.show(found, tables.figures_table, json_=json_)
 
 
