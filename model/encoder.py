@@ -24,6 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
     "silu": functional.silu,
 }
+_POSITIONS = ("position_embeddings", "embed_positions")  # Hugging Face's names for a table of positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,11 @@ class PackedEncoder(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
+    @property
+    def tokens_max(self) -> int:
+        """The longest text that there are positions for."""
+        return self.config.positions - self.config.position_offset
+
     def set_dropout(self, share: float) -> None:
         """Drop ``share`` of what each layer adds to its input, in training."""
         for module in self.modules():
@@ -199,7 +205,26 @@ class PaddedEncoder(nn.Module):
 
         self.config = config
         foreign = AutoConfig.for_model(**config.foreign)
-        self.model = AutoModel.from_config(foreign)
+        # Whatever the checkpoint's own precision: training in half of it breaks down or moves most weights not at all.
+        self.model = AutoModel.from_config(foreign, dtype=torch.float32)
+
+    @property
+    def tokens_max(self) -> int | None:
+        """The longest text that there are positions for; None where they are relative or rotary, without a table."""
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.Embedding) and name.endswith(_POSITIONS):
+                # With a padding id, as in RoBERTa, positions start after it.
+                return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        return None
+
+    def set_dropout(self, share: float) -> None:
+        """Drop ``share`` wherever the body drops anything in training, instead of what its configuration says."""
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = share
+            for name, value in vars(module).items():
+                if "dropout" in name and isinstance(value, float):  # attention's, where a function applies it
+                    setattr(module, name, share)
 
     def forward(self, packed: Packed) -> Tensor:
         return torch.cat([self._pooled(group, packed) for group in packed.groups])[packed.restore]

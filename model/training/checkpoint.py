@@ -76,11 +76,13 @@ def load_checkpoint(
     weighting.copy_(tensors[_WEIGHTING])
     for name, parameter in parameters.items():
         parameter.data.copy_(tensors[_NETWORK + name])
+    fused = {p for group in optimiser.param_groups if group.get("fused") for p in group["params"]}
     for name, value in tensors.items():
         if name.startswith(_OPTIMISER):
             key, _, owner = name.removeprefix(_OPTIMISER).partition(".")
             own = parameters[owner]
-            optimiser.state[own][key] = value if key == "step" else value.to(own.device)
+            # Steps are read on the CPU, where a GPU need not be waited for, but by fused kernels, which run elsewhere.
+            optimiser.state[own][key] = value if key == "step" and own not in fused else value.to(own.device)
     return progress.step
 
 

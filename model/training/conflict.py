@@ -1,5 +1,6 @@
 """Whether tasks pull the shared encoder the same way: cosines between their gradients (Yu et al. 2020, PCGrad)."""
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -9,15 +10,18 @@ from torch import Tensor, nn
 from model.network import Network
 from model.training.optimiser import trained_parameters
 
+_LAYER = re.compile(r".*?\.layers?\.\d+\.")  # ModernBERT says `layers`
+
 
 def last_matrices(network: Network) -> list[nn.Parameter]:
-    """The trained matrices of the encoder's last layer that has some; empty when nothing of it is trained."""
-    matrices = {n: p for n, p in trained_parameters(network).items() if n.startswith("encoder.") and p.dim() == 2}
+    """The trained matrices of the encoder's last layer that has some, or its last matrix where layers have no names
+    that are known; empty when nothing of it is trained. A pooler's, which no task reads, do not count."""
+    trained = trained_parameters(network).items()
+    matrices = {n: p for n, p in trained if n.startswith("encoder.") and p.dim() == 2 and ".pooler." not in n}
     if not matrices:
         return []
-    last = list(matrices)[-1]
-    prefix, found, rest = last.partition(".layer.")
-    layer = prefix + found + rest.partition(".")[0] + "." if found else last
+    layers = [found[0] for name in matrices if (found := _LAYER.match(name))]
+    layer = layers[-1] if layers else list(matrices)[-1]
     return [p for name, p in matrices.items() if name.startswith(layer)]
 
 

@@ -10,6 +10,7 @@ import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,9 @@ from model.errors import ModelError
 from model.training.augment import vary
 from model.training.augmentation import Augmentation, BackTranslation
 from model.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from model.training.translate import Translator
 
 LENGTH_RATIO_MAX = 2.5  # a back-translation that many times longer or shorter than its text went astray
 
@@ -95,10 +99,15 @@ def _there_and_back(rows: Sequence[int], texts: Sequence[str], settings: BackTra
 
     languages = settings.languages
     there, back = Translator(settings.there, languages), Translator(settings.back, languages[::-1])
-    whole = [i for i, fits in enumerate(there.fits(texts)) if fits]  # half a text may have lost what its label rests on
-    results = back.translate(there.translate([texts[i] for i in whole]))
-    pairs = zip(whole, results, strict=True)
-    return [(rows[i], result) for i, result in pairs if _plausible(texts[i], result)]
+    results = _translated(back, _translated(there, dict(enumerate(texts))))
+    return [(rows[i], result) for i, result in results.items() if _plausible(texts[i], result)]
+
+
+def _translated(translator: "Translator", texts: Mapping[int, str]) -> dict[int, str]:
+    """Translations of the texts that the model reads whole: half a text may have lost what its label rests on."""
+    fits = translator.fits(list(texts.values()))
+    whole = {i: text for (i, text), own in zip(texts.items(), fits, strict=True) if own}
+    return dict(zip(whole, translator.translate(list(whole.values())), strict=True))
 
 
 def _plausible(text: str, result: str) -> bool:

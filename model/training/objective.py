@@ -69,7 +69,8 @@ class Objective:
         """Losses to be differentiated, by head; random by torch's own state (dropout, dropped n-grams).
 
         ``counts``: labelled rows of the whole step. A loss is its rows' mean times their share of those, so that the
-        losses of a step's batches add up to the loss of one batch that holds all their rows.
+        losses of a step's batches add up to the loss of one batch that holds all their rows; but for the fairness gap,
+        which is each batch's own, between the groups that have rows enough in it (``model.training.fairness``).
         """
         settings = self._recipe.training
         index = self._on_device(rows)

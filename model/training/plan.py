@@ -27,8 +27,8 @@ _TRIAL_STEPS = 7
 
 
 def draw_batches(recipe: Recipe, corpus: Corpus, tokens: float, console: Console) -> Batches:
-    """Batches of training rows with about ``tokens`` tokens in all. Raises DataError for a data set without rows; those
-    of weight 0 are not drawn from."""
+    """Batches of training rows with about ``tokens`` tokens in all. Raises DataError for a data set without rows
+    (those of weight 0 are not drawn from), and where the tokens do not suffice for one row."""
     training = recipe.training
     lengths = np.array([p.tokens for p in corpus.prepared])
     rows = [np.flatnonzero((corpus.dataset == d) & ~corpus.held) for d in range(len(recipe.datasets))]
@@ -42,6 +42,8 @@ def draw_batches(recipe: Recipe, corpus: Corpus, tokens: float, console: Console
         passes_max=training.passes_max,
         tokens=tokens,
     )
+    if not any(draws):
+        raise DataError(f"{tokens:.0f} tokens of training are too few for one row; give more tokens or minutes")
     passes = {d.name: round(n / len(own), 2) for d, n, own in zip(recipe.datasets, draws, rows, strict=True) if n}
     console.log(f"passes: {passes}")
     return schedule(

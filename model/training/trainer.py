@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from model.encoder import PackedEncoder
 from model.errors import DivergedError
 from model.network import Network
 from model.scoring import Floats
@@ -57,8 +56,7 @@ class Trainer:
         self.step = 0
         self._recipe = recipe
         self._objective = Objective(network, corpus, values, recipe, half=half, answers=answers)
-        if isinstance(network.encoder, PackedEncoder):
-            network.encoder.set_dropout(self._settings.body_dropout)
+        network.encoder.set_dropout(self._settings.body_dropout)
         freeze(network, self._settings.frozen_layers)
         self._penalty = SharedPenalty(network.encoder, self._settings.penalty, self._settings.penalty_weight)
         self._watched = last_matrices(network) if self._settings.tensorboard else []

@@ -39,6 +39,8 @@ class Translator:
         self._device = device
         positions = getattr(model.config, "max_position_embeddings", None) or TOKENS_MAX
         self._tokens_max = min(TOKENS_MAX, int(positions))
+        ends = model.generation_config.eos_token_id
+        self._ends = set(ends if isinstance(ends, list) else [ends])
         self._forced: dict[str, int] = {}
         if languages:
             self._tokenizer.src_lang = languages[0]
@@ -60,8 +62,9 @@ class Translator:
         return [len(text) <= 16 * limit and len(self._tokenizer(text)["input_ids"]) <= limit for text in texts]
 
     def translate(self, texts: Sequence[str]) -> list[str]:
-        """Translations in the order of the texts. A text is cut to TOKENS_MAX tokens, or to the model's positions;
-        its translation ends there too, and at twice the text's tokens and some. Empty where the model says nothing."""
+        """Translations in the order of the texts. A text is cut to TOKENS_MAX tokens, or to the model's positions.
+        Empty where the model says nothing, and where it comes to no end by then or by twice the text's tokens and some:
+        what it would have said last is not known."""
         results = [""] * len(texts)
         order = sorted((i for i in range(len(texts)) if texts[i].strip()), key=lambda i: len(texts[i]))
         for start in range(0, len(order), BATCH):  # of like length, for the sake of padding
@@ -85,8 +88,12 @@ class Translator:
             max_new_tokens=max(bounds) + 1,  # Marian forces an end on the last one, which is cut away
             **self._forced,
         )
-        cut = [ids[: 1 + bound] for ids, bound in zip(outputs.tolist(), bounds, strict=True)]
-        return [str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in cut]
+        # Without the first token, which begins the answer: some models begin with what is their end, too.
+        cut = [ids[1 : 1 + bound] for ids, bound in zip(outputs.tolist(), bounds, strict=True)]
+        return [
+            "" if self._ends.isdisjoint(ids) else str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
+            for ids in cut
+        ]
 
 
 def _short(error: BaseException) -> str:

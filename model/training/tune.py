@@ -3,7 +3,8 @@
 A trial trains a fresh network on a fixed number of tokens and is judged by its mean loss over the tasks on calibration
 rows, each task's loss in units of the first trial's, so that no task counts more for having more classes. Valid files
 are never looked at. The study lies in ``--out`` and a later call goes on with it. A trial whose losses are no longer
-numbers has failed, and the search goes on: that such settings do not work is what it wanted to know.
+numbers has failed, and the search goes on: that such settings do not work is what it wanted to know. To Optuna such a
+trial is pruned, which its sampler takes for worse than any measured; one in Optuna's own state FAIL it would forget.
 """
 
 import math
@@ -47,7 +48,7 @@ def tune(recipe_path: Path, data: Path, out: Path, *, trials: int, tokens: float
     out.mkdir(parents=True, exist_ok=True)
     tried = {f"search.{key}": repr(spec) for key, spec in space.items()} | {"--tokens": f"{tokens:g}"}
     made_from = MadeFrom({**MadeFrom.of(recipe, file_digests(recipe, data)).parts, **tried})
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it would show a failed trial's traceback
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it would tell of every trial beside the bar
     study = optuna.create_study(study_name=recipe.name, storage=f"sqlite:///{out / STUDY}", load_if_exists=True)
     if study.trials:
         made_from.check(out / STUDY, study.user_attrs.get("made_from", {}))
@@ -73,7 +74,7 @@ def tune(recipe_path: Path, data: Path, out: Path, *, trials: int, tokens: float
             except DivergedError as error:
                 trial.set_user_attr(_FAILED, str(error))
                 console.log(f"trial {trial.number} failed: {error}")
-                raise
+                raise optuna.TrialPruned(str(error)) from error
             trial.set_user_attr("losses", losses)
             return _relative(losses, study)
 
@@ -81,7 +82,7 @@ def tune(recipe_path: Path, data: Path, out: Path, *, trials: int, tokens: float
             best = f"best {study.best_value:.4f}" if _done(study) else "all failed"
             progress.update(bar, advance=1, description=best)
 
-        study.optimize(judged, n_trials=max(0, trials - finished), callbacks=[told], catch=(DivergedError,))
+        study.optimize(judged, n_trials=max(0, trials - finished), callbacks=[told])
     done, failed = _done(study), _failed(study)
     if not done:
         raise ModelError(f"all {len(failed)} trials failed, the last one so: {failed[-1].user_attrs[_FAILED]}")

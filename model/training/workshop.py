@@ -93,6 +93,7 @@ def furnish(recipe: Recipe, data: Path, out: Path, console: Console, *, resume: 
 def with_body(shop: Workshop, body: str, max_tokens: int) -> Workshop:
     """The same rows before another pretrained body, whole and without n-grams. Raises ModelError."""
     foreign = load_foreign(body)
+    _check_length(foreign.encoder, body, max_tokens)
     codec = TextCodec(foreign.tokenizer_json, TextSpec(max_tokens, lower=foreign.lower))
     corpus, valid = read_by(shop.corpus, codec), [rows.read_by(codec) for rows in shop.valid]
     return Workshop(foreign.encoder, codec, foreign.tokenizer_json, corpus, None, None, {}, valid)
@@ -125,11 +126,15 @@ def _body(recipe: Recipe, texts: Sequence[str]) -> tuple[PackedEncoder | PaddedE
     foreign = load_foreign(recipe.body)
     spec = TextSpec.from_dict(recipe.text.to_dict() | {"lower": recipe.text.lower or foreign.lower})
     encoder, tokenizer_json, kept = foreign.encoder, foreign.tokenizer_json, list[int]()
-    longest = encoder.config.positions - encoder.config.position_offset
-    if isinstance(encoder, PackedEncoder) and spec.max_tokens > longest:
-        raise DataError(f"text.max_tokens: body {recipe.body} reads {longest} tokens at most, not {spec.max_tokens}")
+    _check_length(encoder, recipe.body, spec.max_tokens)
     if recipe.vocabulary:
         tokenizer_json, kept = prune(tokenizer_json, texts, recipe.vocabulary, lower=spec.lower)
     if kept or recipe.layers:
         encoder = cut(encoder, rows=kept, positions=spec.max_tokens, layers=recipe.layers)
     return encoder, TextCodec(tokenizer_json, spec), tokenizer_json
+
+
+def _check_length(encoder: PackedEncoder | PaddedEncoder, body: str, max_tokens: int) -> None:
+    longest = encoder.tokens_max
+    if longest is not None and max_tokens > longest:
+        raise DataError(f"text.max_tokens: body {body} reads {longest} tokens at most, not {max_tokens}")

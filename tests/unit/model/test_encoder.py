@@ -12,6 +12,8 @@ from transformers import (
     AutoModel,
     BertConfig,
     DistilBertConfig,
+    ModernBertConfig,
+    MPNetConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
     XLMRobertaConfig,
@@ -61,6 +63,15 @@ CONFIGS = {
 }
 
 
+DROPPING = {
+    "distilbert": DistilBertConfig(
+        vocab_size=120, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=30
+    ),
+    "mpnet": MPNetConfig(**SHAPE),
+    "modernbert": ModernBertConfig(**SHAPE, pad_token_id=0, cls_token_id=1, attention_dropout=0.1),
+}
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_equals_the_library(name: str) -> None:
     torch.manual_seed(1)
@@ -83,6 +94,46 @@ def test_a_padded_encoder_sees_each_token_once_and_little_padding(lengths: list[
     assert sorted(n for mask in seen for n in mask.sum(1).tolist()) == sorted(lengths)
     for mask in seen:
         assert 1 - mask.float().mean() <= GROUP_WASTE_MAX
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_a_padded_checkpoint_in_half_precision_is_read_in_full(half: torch.dtype, tmp_path: Path) -> None:
+    AutoModel.from_config(CONFIGS["distilbert"]).to(half).save_pretrained(tmp_path)
+    model = AutoModel.from_pretrained(tmp_path)
+    assert model.dtype == half
+    encoder = convert(model).eval()
+    assert {value.dtype for value in encoder.state_dict().values()} == {torch.float32}
+    ids = random_ids(120)
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(pack(ids)), hugging_face(model.float(), ids), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["distilbert", "mpnet", "modernbert"])
+def test_a_padded_body_drops_what_it_is_told_to(name: str) -> None:
+    encoder = convert(AutoModel.from_config(DROPPING[name])).train()
+    packed = pack(random_ids(120), step=1)
+
+    def apart() -> float:
+        return float((encoder(packed) - encoder(packed)).detach().abs().max())
+
+    assert apart() > 0
+    encoder.set_dropout(0.0)
+    assert apart() == 0
+    encoder.set_dropout(0.2)
+    assert apart() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "longest"), [("bert", 40), ("roberta", 38), ("distilbert", 30), ("mpnet", 38), ("modernbert", None)]
+)
+def test_a_body_knows_the_longest_text_it_reads(name: str, longest: int | None) -> None:
+    encoder = convert(AutoModel.from_config((CONFIGS | DROPPING)[name])).eval()
+    assert encoder.tokens_max == longest
+    with torch.inference_mode():
+        encoder(pack(random_ids(120, (longest or 50,)), step=1))
+    if longest:
+        with pytest.raises((RuntimeError, IndexError)):
+            encoder(pack(random_ids(120, (longest + 1,)), step=1))
 
 
 def test_cls_pooling_equals_the_library() -> None:

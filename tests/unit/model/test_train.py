@@ -12,6 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 from safetensors.numpy import load_file
+from transformers import DistilBertConfig, DistilBertModel
 
 from model.artifact import MANIFEST, WEIGHTS, Artifact
 from model.assess.evaluate import evaluate_texts
@@ -25,7 +26,7 @@ from model.training.recipe import load_recipe
 from model.training.trials import check_trials
 from model.training.warmstart import warm_start
 from model.training.watch import METRICS
-from model.training.workshop import FirstRows, furnish, new_network
+from model.training.workshop import FirstRows, furnish, new_network, with_body
 from tests.toy_training import make_body, make_workshop, run, sentence, write_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -283,6 +284,26 @@ def test_texts_longer_than_the_body_reads_are_refused(workshop: Path, tmp_path: 
     (workshop / "long.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     with pytest.raises(DataError, match=r"text\.max_tokens: body .* reads 32 tokens at most, not 33"):
         run(workshop, tmp_path, recipe="long.yaml")
+
+
+def test_texts_longer_than_a_padded_body_reads_are_refused(workshop: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load((workshop / "recipe.yaml").read_text(encoding="utf-8"))
+    body = make_body(tmp_path / "padded")  # whose tokenizer stays
+    shape = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 20}
+    DistilBertModel(DistilBertConfig(vocab_size=160, **shape)).save_pretrained(body)
+    recipe = content | {"body": str(body), "vocabulary": 0}
+    (workshop / "padded.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    says = r"text\.max_tokens: body .* reads 20 tokens at most, not 24"
+    with pytest.raises(DataError, match=says):
+        run(workshop, tmp_path, recipe="padded.yaml")
+    shop = furnish(load_recipe(workshop / "recipe.yaml"), workshop, tmp_path, Console(quiet=True))
+    with pytest.raises(DataError, match=says):
+        with_body(shop, str(body), 24)
+
+
+def test_a_budget_too_small_for_one_row_is_told(workshop: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 tokens of training are too few for one row; give more tokens or minutes"):
+        run(workshop, tmp_path, tokens=1)
 
 
 @pytest.mark.parametrize("vocabulary", [0, 200])

@@ -3,6 +3,7 @@
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 from torch.nn import functional
+from transformers import AutoModel, ModernBertConfig, MPNetConfig
 
 from model.calibrate import log_loss, temperature
 from model.errors import ModelError
@@ -19,6 +21,7 @@ from model.scoring import Floats
 from model.training.conflict import gradient_cosines, last_matrices
 from model.training.export import _blend, encode, first_half
 from model.training.fairness import gap_penalty
+from model.training.foreign import convert
 from model.training.lora import add_lora
 from model.training.loss import disagreement
 from model.training.optimiser import make_optimiser, set_rates
@@ -29,6 +32,7 @@ from tests.tiny_training import HEADS, make_corpus, make_network, make_trainer, 
 
 ROWS = list(range(12))
 HALVES = [ROWS[:6], ROWS[6:]]  # four rows of each head, two in each half
+PADDED = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -132,6 +136,19 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_same_bits(tmp_path: Path) -> Non
             np.testing.assert_array_equal(weights_of(resumed.network)[name], value, err_msg=name)
 
 
+@pytest.mark.parametrize(("fused", "lies"), [(True, "meta"), (False, "cpu")])
+def test_fused_steps_are_resumed_where_their_parameters_lie(tmp_path: Path, fused: bool, lies: str) -> None:
+    trained, resumed = make_trainer([ROWS] * 2), make_trainer([ROWS] * 2, make_network().to("meta"))
+    list(trained.run(1))
+    trained.save(tmp_path / "c.safetensors")
+    for group in resumed._optimiser.param_groups:  # as make_optimiser has it on a GPU
+        group["fused"] = fused
+    resumed.load(tmp_path / "c.safetensors")
+    states = resumed._optimiser.state.values()
+    assert {state["step"].device.type for state in states} == {lies}
+    assert {state["exp_avg"].device.type for state in states} == {"meta"}
+
+
 def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     make_trainer(HALVES).save(path)
@@ -204,6 +221,33 @@ def test_conflict_is_the_cosine_of_the_gradients() -> None:
     assert found["a vs b"] == pytest.approx(float(torch.cosine_similarity(*grads, dim=0)), abs=1e-5)
     assert all(p.grad is None for p in parameters)
     assert gradient_cosines({"a": a, "b": b}, []) == {}
+
+
+@pytest.mark.parametrize(
+    ("config", "layer"),
+    [
+        (MPNetConfig(**PADDED, vocab_size=40), "encoder.model.encoder.layer.1."),
+        (ModernBertConfig(**PADDED, vocab_size=40, pad_token_id=0, cls_token_id=1), "encoder.model.layers.1."),
+    ],
+    ids=["mpnet", "modernbert"],
+)
+def test_conflict_is_seen_in_the_last_layer_of_a_padded_body(config: Any, layer: str) -> None:
+    torch.manual_seed(0)
+    network = Network(convert(AutoModel.from_config(config)), None, {head: len(own) for head, own in HEADS.items()})
+    expected = {name for name, p in network.named_parameters() if name.startswith(layer) and p.dim() == 2}
+    watched = {id(p) for p in last_matrices(network)}
+    assert len(expected) > 1
+    assert {name for name, p in network.named_parameters() if id(p) in watched} == expected
+    report = next(make_trainer([ROWS], network, tensorboard=True, conflict_every=1).run(1))
+    assert all(report.conflict.values())
+
+
+def test_a_padded_body_is_trained_with_the_recipes_dropout() -> None:
+    body = convert(AutoModel.from_config(MPNetConfig(**PADDED, vocab_size=40)))
+    network = Network(body, None, {head: len(own) for head, own in HEADS.items()})
+    for share in (0.0, 0.3):
+        make_trainer([ROWS], network, body_dropout=share)
+        assert {module.p for module in body.modules() if isinstance(module, torch.nn.Dropout)} == {share}
 
 
 def test_watching_changes_no_bit_and_is_written_down(tmp_path: Path) -> None:

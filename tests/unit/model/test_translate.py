@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pad, end = words["[PAD]"], words["[SEP]"]
     special = {"pad_token": "[PAD]", "eos_token": "[SEP]"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    torch.manual_seed(1)
+    torch.manual_seed(11)
     shape = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "d_model": 16}
     tokens = {"pad_token_id": pad, "eos_token_id": end, "decoder_start_token_id": pad, "forced_eos_token_id": end}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
@@ -40,6 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=len(words), max_position_embeddings=POSITIONS, init_std=1.0, **shape, **heads, **tokens
     )
     model = MarianMTModel(config)
+    model.final_logits_bias[0, end] = 4  # without it random weights come to no end
     model.generation_config = GenerationConfig(num_beams=4, **tokens)
     model.save_pretrained(folder)
     return folder
@@ -74,6 +75,14 @@ def test_lengths_are_bounded(translator: Translator) -> None:
         True,
         False,
     ]
+
+
+def test_a_translation_without_an_end_is_empty(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, end = (translator._tokenizer.get_vocab()[token] for token in ("a", "[SEP]"))
+    bound = 2 * 4 + 16  # of `a b` and the tokens around it
+    ended, cut = [end, *[a] * (bound - 1), end, end], [end, *[a] * bound, end]  # the latter's end was forced
+    monkeypatch.setattr(translator._model, "generate", lambda **_: torch.tensor([ended, cut]))
+    assert translator.translate(["a b", "b a"]) == [" ".join("a" * (bound - 1)), ""]
 
 
 def test_a_language_is_forced_where_it_is_named(folder: Path) -> None:
@@ -137,6 +146,19 @@ def test_what_went_astray_is_dropped(folder: Path, monkeypatch: pytest.MonkeyPat
     made = extra_rows(*asked)
     assert made
     assert all(text.endswith(" x") for _, text in made)
+
+
+def test_what_the_way_back_would_not_read_whole_is_dropped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = " b" * POSITIONS
+
+    def translate(_: Translator, texts: list[str]) -> list[str]:
+        return [text.removesuffix(long) + (long if text < "m" else " x") for text in texts]
+
+    monkeypatch.setattr(extra, "LENGTH_RATIO_MAX", 100)
+    monkeypatch.setattr(Translator, "translate", translate)
+    made = extra_rows(*asking(str(folder), str(folder)))
+    assert made
+    assert all(text >= "m" for _, text in made)
 
 
 def test_a_model_that_is_not_there_stops_training_with_its_name(tmp_path: Path) -> None:

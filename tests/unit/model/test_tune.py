@@ -8,7 +8,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from model.errors import DataError, ModelError
+from model.errors import DataError, DivergedError, ModelError
+from model.training import tune as tuning
+from model.training.recipe import Recipe
 from model.training.tune import STUDY, tune
 from tests.toy_training import make_workshop
 
@@ -61,6 +63,28 @@ def test_a_trial_that_diverges_is_survived_and_counted(tmp_path: Path) -> None:
     hopeless = with_search(folder, {"head_lr": {"choices": [1.0e30]}})
     with pytest.raises(ModelError, match="all 2 trials failed, the last one so: training broke down"):
         tune(hopeless, folder, tmp_path / "hopeless", trials=2, tokens=1500, console=QUIET)
+
+
+def test_the_search_learns_from_trials_that_broke_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_workshop(tmp_path)
+    recipe = with_search(folder, {"head_lr": {"low": 1.0e-5, "high": 1.0, "log": True}})
+
+    def held_losses(recipe: Recipe, *_: Any) -> dict[str, float]:
+        if recipe.training.head_lr > 1.0e-4:
+            raise DivergedError("training broke down")
+        return {"sentiment": 1.0 - recipe.training.head_lr}
+
+    monkeypatch.setattr(tuning, "held_losses", held_losses)
+    found = tune(recipe, folder, tmp_path / "study", trials=30, tokens=1500, console=QUIET)
+    assert found["trials"] == 30
+    assert found["failed"] < 20  # a search that forgets them fails 25 times
+    assert found["settings"]["head_lr"] <= 1.0e-4
+    study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path / 'study' / STUDY}")
+    old = study.ask()
+    old.set_user_attr("failed", "as it was told before")
+    study.tell(old, state=optuna.trial.TrialState.FAIL)
+    again = tune(recipe, folder, tmp_path / "study", trials=31, tokens=1500, console=QUIET)
+    assert again == found | {"trials": 31, "failed": found["failed"] + 1}
 
 
 @pytest.mark.parametrize(
