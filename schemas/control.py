@@ -15,7 +15,10 @@ MAX_MUTE_DAYS: Final = 30
 
 
 class Mute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="mute", tag_field="kind"):
-    """No messages about subjects that match ``pattern`` (``*`` and ``?`` as in a shell) before ``until_ms``."""
+    """No messages about subjects that match ``pattern`` before ``until_ms``.
+
+    ``*`` and ``?`` are as in a shell, every other sign is itself.
+    """
 
     pattern: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
     until_ms: int

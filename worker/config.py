@@ -175,6 +175,7 @@ class WebhookConfig(SinkConfig, frozen=True, kw_only=True, tag="webhook"):
     secret: Secret | None = None
     # Authorization: Bearer ...
     token: Secret | None = None
+    # http://host:port; with a password in it, env: or file:
     proxy: str | None = None
 
 

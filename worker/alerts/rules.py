@@ -107,7 +107,8 @@ def _matched(rules: tuple[Rule, ...]) -> Matched:
 
 @lru_cache(maxsize=4096)
 def _pattern(glob: str) -> re.Pattern[str]:
-    return re.compile(translate(glob))
+    """A name with brackets is itself too."""
+    return re.compile(f"{re.escape(glob)}\\Z|{translate(glob)}")
 
 
 def parse(text: str, where: str) -> RuleBook:

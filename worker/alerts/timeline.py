@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -18,6 +19,25 @@ SUBJECTS_DRAWN: Final = 12
 """Subjects in a drawing: those with most alerts and truths first."""
 POINTS_DRAWN: Final = 600
 """Steps along a subject's time; minutes are joined to so many."""
+FONTS: Final = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "Source Han Sans CN",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "PingFang SC",
+    "PingFang HK",
+    "Hiragino Sans GB",
+    "Heiti TC",
+    "STHeiti",
+    "Microsoft YaHei",
+    "SimHei",
+    "Arial Unicode MS",
+)
+"""Where letters are looked for that matplotlib's own font lacks, in this order."""
 _COLOURS: Final = {"opened": "tab:red", "worsening": "darkred", "improving": "tab:orange", "resolved": "tab:green"}
 _STYLE: Final = """:root{color-scheme:light dark}
 body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
@@ -38,12 +58,20 @@ def write_timeline(run: Replay, truths: Sequence[Truth], folder: Path) -> list[P
         raise ConfigError("drawing needs matplotlib: pip install 'millrace[plots]', or leave out --out") from error
     mpl.use("Agg")
     subjects = _chosen(run, truths)
-    figure = _figure(run, truths, subjects)
+    fonts = _fonts("".join(subjects))
+    numbers = [str(number) for number in range(1, len(subjects) + 1)]
     picture, page = folder / "timeline.png", folder / "timeline.html"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(picture, dpi=110)
-        page.write_text(_page(run, _svg(figure), subjects), encoding="utf-8")
+        # With text as text the browser draws the names, in fonts of its own.
+        with mpl.rc_context({"font.family": fonts or ["sans-serif"], "svg.fonttype": "none"}):
+            figure = _figure(run, truths, subjects)
+            _entitle(figure, numbers if fonts is None else subjects)
+            figure.savefig(picture, dpi=110)
+            if fonts is None:
+                _entitle(figure, [f"{number}  {name}" for number, name in zip(numbers, subjects, strict=True)])
+            svg = _svg(figure)
+        page.write_text(_page(run, svg, subjects, numbered=fonts is None), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}") from error
     return [picture, page]
@@ -72,9 +100,33 @@ def _figure(run: Replay, truths: Sequence[Truth], subjects: Sequence[str]) -> An
         for alert in run.alerts:
             if alert.subject == name:
                 axes.axvline(_time(alert.window_end_ms), color=_COLOURS[alert.status], lw=1)
-        axes.set_title(name, fontsize=9, loc="left", parse_math=False)
         axes.tick_params(labelsize=7)
     return figure
+
+
+def _entitle(figure: Any, titles: Sequence[str]) -> None:
+    for axes, title in zip(figure.axes, titles, strict=True):
+        axes.set_title(title, fontsize=9, loc="left", parse_math=False)
+
+
+def _fonts(text: str) -> list[str] | None:
+    """Installed families that have all letters between them, matplotlib's own first; None where some are in none."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    families: list[str] = []
+    missing = set(text)
+    for family in ("sans-serif", *FONTS):
+        try:
+            file = findfont(FontProperties(family=[family]), fallback_to_default=False)
+        except ValueError:  # not installed
+            continue
+        found = missing & {chr(code) for code in get_font(file).get_charmap()}
+        if found or not families:  # the first writes the axes, too
+            families.append(family)
+        missing -= found
+        if not missing:
+            return families
+    return None
 
 
 def _draw(axes: Any, minutes: dict[int, Minute]) -> None:
@@ -97,11 +149,17 @@ def _time(time_ms: int) -> datetime:
 
 def _svg(figure: Any) -> str:
     text = io.StringIO()
-    figure.savefig(text, format="svg")
+    with warnings.catch_warnings():
+        # Of letters that no font here has: widths are measured with these, but nothing is drawn.
+        warnings.filterwarnings("ignore", r"Glyph \d+ |Matplotlib currently does not support ", UserWarning)
+        figure.savefig(text, format="svg")
     return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
 
 
-def _page(run: Replay, svg: str, subjects: Sequence[str]) -> str:
+def _page(run: Replay, svg: str, subjects: Sequence[str], *, numbered: bool) -> str:
+    legend = (
+        " In timeline.png subjects go by number: no font installed there has all their letters." if numbered else ""
+    )
     rows = "".join(_row(each) for each in run.alerts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Alerts, replayed</title>'
@@ -109,7 +167,7 @@ def _page(run: Replay, svg: str, subjects: Sequence[str]) -> str:
         f"<style>{_STYLE}</style></head>\n<body><h1>Alerts, replayed</h1>\n"
         f"<p>{sum(run.counted.values()):,} opinions on {len(run.minutes):,} subjects, {run.subject_days:,.1f}"
         f" subject-days; {len(subjects)} drawn. Grey: opinions; red: negative ones; blue: the truth; lines:"
-        " opened (red), worsening (dark red), improving (orange), resolved (green). Times are UTC.</p>\n"
+        f" opened (red), worsening (dark red), improving (orange), resolved (green). Times are UTC.{legend}</p>\n"
         f"{svg}\n<h2>Every alert</h2><div><table><tr><th>time<th>subject<th>rule<th>status<th>severity<th>score"
         f"<th>negative share<th>expected<th>opinions</tr>\n{rows}</table></div></body></html>\n"
     )

@@ -55,7 +55,8 @@ class Controls:
         ack = self._acks.get(f"ack:{alert.alert_id}")
         if ack is not None and alert.status != "resolved" and now_ms - ack.at_ms < ACK_DAYS * DAY_MS:
             return "acknowledged"
-        muted = any(fnmatchcase(alert.subject, mute.pattern) for mute in self.mutes(now_ms))
+        # Names have brackets of their own: only * and ? are signs of a mute.
+        muted = any(fnmatchcase(alert.subject, mute.pattern.replace("[", "[[]")) for mute in self.mutes(now_ms))
         return "muted" if muted else None
 
     def mutes(self, now_ms: int) -> list[Mute]:

@@ -104,4 +104,5 @@ class Dispatcher:
 def _wanted(sink: SinkConfig, alert: Alert) -> bool:
     if sink.min_severity == "critical" and alert.severity != "critical":
         return False
-    return any(fnmatchcase(alert.subject, pattern) for pattern in sink.subjects)
+    # A name with brackets is itself too.
+    return any(alert.subject == pattern or fnmatchcase(alert.subject, pattern) for pattern in sink.subjects)

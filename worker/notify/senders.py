@@ -12,7 +12,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 import aiosmtplib
@@ -20,7 +20,7 @@ import structlog
 
 from worker.config import MailConfig, NotifyConfig, SinkConfig, WebhookConfig
 from worker.errors import ConfigError
-from worker.notify.mail import mail
+from worker.notify.mail import is_address, mail
 from worker.notify.notice import Notice
 from worker.notify.webhook import MAX_ANSWER_BYTES, Verdict, answered_in_body, request, verdict, webhook_key
 from worker.secret import read_secret
@@ -56,9 +56,12 @@ class WebhookSender:
     def __init__(self, where: str, sink: WebhookConfig, timeout_s: float, env: Mapping[str, str]) -> None:
         self._sink, self._timeout_s = sink, timeout_s
         self._url = _resolved(sink.url, env, f"{where}.url")
-        parts = urlsplit(self._url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        parts = _http(self._url)
+        if parts is None:
             raise ConfigError(f"{where}.url: expected https://host/path")
+        self._proxy = None if sink.proxy is None else _resolved(sink.proxy, env, f"{where}.proxy")
+        if self._proxy is not None and _http(self._proxy) is None:
+            raise ConfigError(f"{where}.proxy: expected http://host:port, or https")
         if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
             _log.warning("a sink without TLS: whoever is on the way can read alerts", sink=where)
         self._secret = _optional(sink.secret, env, f"{where}.secret")
@@ -68,6 +71,8 @@ class WebhookSender:
             except ValueError as error:
                 raise ConfigError(f"{where}.secret: {error}") from error
         self._token = _optional(sink.token, env, f"{where}.token")
+        if self._token is not None and "@" in parts.netloc:
+            raise ConfigError(f"{where}.token: the url names a user already, and both are one header; leave one out")
         self._ssl = _context(sink, where)
         self._session: aiohttp.ClientSession | None = None
 
@@ -83,7 +88,7 @@ class WebhookSender:
             )
         try:
             async with self._session.post(
-                asked.url, data=asked.body, headers=headers, allow_redirects=False, proxy=sink.proxy
+                asked.url, data=asked.body, headers=headers, allow_redirects=False, proxy=self._proxy
             ) as answer:
                 body = await _beginning(answer.content) if answered_in_body(sink.format) else b""
                 return verdict(sink.format, answer.status, body, answer.headers.get("Retry-After"))
@@ -108,7 +113,7 @@ class MailSender:
     def __init__(self, where: str, sink: MailConfig, timeout_s: float, env: Mapping[str, str]) -> None:
         self._sink, self._timeout_s = sink, timeout_s
         for address in (sink.sender, *sink.to):
-            if "@" not in address or not address.isprintable():
+            if not is_address(address):
                 raise ConfigError(f"{where}: {address!r} is no address of mail")
         if sink.security == "plain" and sink.host not in _LOOPBACK:
             _log.warning("a sink without TLS: whoever is on the way can read alerts", sink=where)
@@ -120,7 +125,7 @@ class MailSender:
         sink = self._sink
         try:
             message = mail(notice, sink.language, sink.sender, sink.to, time.time_ns() // 1_000_000)
-        except ValueError as error:
+        except Exception as error:  # noqa: BLE001 the package email slips in ways of its own; the role must not end
             return Verdict("refused", f"the message cannot be written: {type(error).__name__}")
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -155,6 +160,16 @@ class MailSender:
 
 def _resolved(text: str, env: Mapping[str, str], where: str) -> str:
     return read_secret(text, env, where) if text.startswith(("env:", "file:")) else text
+
+
+def _http(text: str) -> SplitResult | None:
+    """The parts of an address that HTTP can ask; None for what is none."""
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018 raises where it is no port
+    except ValueError:
+        return None
+    return parts if parts.scheme in ("http", "https") and parts.hostname else None
 
 
 def _optional(reference: str | None, env: Mapping[str, str], where: str) -> str | None:

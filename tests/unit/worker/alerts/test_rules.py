@@ -27,6 +27,13 @@ def test_the_shipped_rules_cover_every_kind() -> None:
     assert {rule.metric for rule in shipped().rules} == set(KINDS)
 
 
+def test_a_name_with_brackets_is_itself_too() -> None:
+    book = parse("rules: [{name: one, metric: negative_share, threshold: 4, subjects: ['category:[促销]水壶']}]", "f")
+    assert book.match("category:[促销]水壶").surge
+    assert book.match("category:促水壶").surge, "brackets are a class, too"
+    assert not book.match("category:水壶").surge
+
+
 def test_patterns_say_which_subjects_a_rule_is_for() -> None:
     book = parse(ONE, "mine.yaml")
     assert [rule.name for rule in book.match("item:lamp").surge] == ["loud"]

@@ -29,6 +29,16 @@ def test_a_mute_keeps_what_matches_quiet_until_it_ends() -> None:
     assert controls.mutes(NOW + 1000) == []
 
 
+def test_brackets_in_a_mute_are_themselves() -> None:
+    controls = Controls()
+    put(controls, Mute(pattern="category:[促销]水壶", until_ms=NOW + 1000, at_ms=NOW))
+    put(controls, Mute(pattern="item:[!x]*", until_ms=NOW + 1000, at_ms=NOW))
+    assert controls.silence(made("category:[促销]水壶"), NOW) == "muted"
+    assert controls.silence(made("item:[!x]lamp"), NOW) == "muted"
+    assert controls.silence(made("category:促水壶"), NOW) is None
+    assert controls.silence(made("item:lamp"), NOW) is None
+
+
 def test_a_mute_is_replaced_and_taken_back_by_its_key() -> None:
     controls = Controls()
     put(controls, Mute(pattern="item:*", until_ms=NOW + 1000, at_ms=NOW))

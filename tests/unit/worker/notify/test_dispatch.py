@@ -41,6 +41,14 @@ def test_filters_choose_the_sinks() -> None:
     assert one.route(0, made("brand:c"), NOW_MS).sinks == ("all", "brands")
 
 
+def test_a_filter_is_a_shell_pattern_or_the_name_itself() -> None:
+    sinks = {"sale": WebhookConfig(url="https://x", subjects=("category:[促销]水壶",))}
+    one = Dispatcher(NotifyConfig(sinks=sinks, max_age_minutes=60), Controls())
+    assert one.route(0, made("category:[促销]水壶"), NOW_MS).sinks == ("sale",)
+    assert one.route(0, made("category:促水壶"), NOW_MS).sinks == ("sale",)
+    assert one.route(0, made("category:水壶"), NOW_MS).sinks == ()
+
+
 def test_a_rule_that_names_sinks_goes_to_those_only() -> None:
     one = dispatcher()
     missed = one.route(0, made("item:a", sinks=["critical", "elsewhere"]), NOW_MS)

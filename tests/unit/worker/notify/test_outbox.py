@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.alerts_made import made, notice
-from worker.notify.outbox import RATE_WINDOW_S, Limits, Outbox
+from worker.notify.outbox import RATE_WINDOW_S, Entry, Limits, Outbox
 from worker.notify.webhook import Verdict
 
 DELIVERED, RETRY, REFUSED = Verdict("delivered"), Verdict("retry", "HTTP 500"), Verdict("refused", "HTTP 404")
@@ -77,18 +77,119 @@ def test_a_receiver_that_says_when_is_heeded_but_not_beyond_giving_up() -> None:
     assert box.wait_s(30.0) == 100.0
 
 
-def test_what_a_failing_sink_has_not_taken_in_time_is_given_up_with_all_as_old() -> None:
+def test_what_a_sink_that_fails_whatever_it_gets_has_not_taken_in_time_is_given_up_with_all_as_old() -> None:
     box = outbox(give_up_s=10.0)
-    box.put(notice(made("item:0")), 0, 0.0)
-    box.put(notice(made("item:1")), 1, 1.0)
-    box.put(notice(made("item:2")), 2, 9.0)
-    box.take(0.0)
-    assert box.answer(RETRY, 0.0) == []
-    box.take(12.0)
-    over = box.answer(RETRY, 12.0)
-    assert [settled.entry.handles for settled in over] == [[0], [1]]
-    assert over[0].failure == "HTTP 500; given up after 2 attempts"
+    for number, queued_s in enumerate((0.0, 1.0, 1.0, 9.0)):
+        box.put(notice(made(f"item:{number}")), number, queued_s)
+    for at in (0.0, 1.0, 3.0, 7.0):
+        box.take(at)
+        assert box.answer(RETRY, at) == []
+    box.take(15.0)
+    over = box.answer(RETRY, 15.0)
+    assert [settled.entry.handles for settled in over] == [[1], [2], [0]]
+    assert [settled.failure for settled in over] == [
+        f"HTTP 500; given up after {attempts} attempts" for attempts in (1, 0, 4)
+    ]
     assert len(box) == 1
+
+
+def test_an_alert_that_changes_twice_around_a_failure_ends_with_its_end() -> None:
+    box = outbox(latest_only=True)
+    box.put(notice(made("item:1", "opened")), "a", 0.0)
+    box.take(0.0)
+    box.put(notice(made("item:1", "worsening", minute=1)), "b", 0.0)
+    box.answer(RETRY, 0.0)
+    assert len(box) == 1
+    box.put(notice(made("item:1", "resolved", minute=2)), "c", 0.0)
+    entry = box.take(60.0)
+    assert entry is not None
+    assert (entry.notice.alert.status, entry.handles) == ("resolved", ["a", "b", "c"])
+    assert (len(box.answer(DELIVERED, 60.0)), box.take(60.0)) == (1, None)
+
+
+def test_a_letter_sent_again_while_later_news_is_under_way_goes_with_it() -> None:
+    box = outbox(latest_only=True)
+    box.put(notice(made("item:1", "resolved", minute=5)), "a", 0.0)
+    box.take(0.0)
+    box.put(notice(made("item:1", "opened")), "a letter sent again", 0.0)
+    box.answer(RETRY, 0.0)
+    entry = box.take(60.0)
+    assert entry is not None
+    assert (entry.notice.alert.status, entry.handles) == ("resolved", ["a", "a letter sent again"])
+
+
+def test_what_is_given_up_takes_no_later_news_with_it() -> None:
+    box = outbox(latest_only=True, give_up_s=10.0)
+    box.put(notice(made("item:1", "opened")), "a", 0.0)
+    box.take(0.0)
+    box.answer(RETRY, 0.0)
+    box.take(10.0)
+    box.put(notice(made("item:1", "resolved", minute=1)), "b", 10.0)
+    assert [settled.entry.handles for settled in box.answer(RETRY, 10.0)] == [["a"]]
+    assert [entry.handles for entry in drained(box, 60.0)] == [["b"]]
+
+
+def drained(box: Outbox, now_s: float) -> list[Entry]:
+    """What a sink that takes everything gets, one right behind the other."""
+    taken = []
+    while (entry := box.take(now_s)) is not None:
+        taken.append(entry)
+        box.answer(DELIVERED, now_s)
+    return taken
+
+
+@pytest.mark.parametrize("latest_only", [True, False])
+def test_a_message_that_a_sink_never_takes_goes_behind_the_others(latest_only: bool) -> None:
+    box = outbox(latest_only=latest_only)
+    for number in range(4):
+        box.put(notice(made(f"item:{number}")), number, 0.0)
+    now, over, delivered = 0.0, [], []
+    while now <= 2000.0 and len(box):
+        entry = box.take(now)
+        if entry is not None and entry.handles == [0]:
+            over += box.answer(RETRY, now)
+        elif entry is not None:
+            delivered.append((entry.handles[0], now))
+            box.answer(DELIVERED, now)
+        now += 1.0
+    assert [number for number, _ in delivered] == [1, 2, 3]
+    assert all(at < 20.0 for _, at in delivered)
+    assert [settled.entry.handles for settled in over] == [[0]]
+
+
+def test_one_failing_message_gives_up_no_other_that_was_never_tried() -> None:
+    box = outbox(give_up_s=100.0)
+    box.put(notice(made("item:0")), 0, 0.0)
+    box.put(notice(made("item:1")), 1, 0.0)
+    for at in (0.0, 200.0):  # a receiver that names so long a wait
+        box.take(at)
+        over = box.answer(Verdict("retry", "HTTP 429", 200.0), at)
+    assert [settled.entry.handles for settled in over] == [[0]]
+    assert [entry.handles for entry in drained(box, 400.0)] == [[1]]
+
+
+def test_one_failure_gives_up_nothing_that_waited_for_the_rate() -> None:
+    box = outbox(give_up_s=100.0, max_per_minute=1)
+    for number in range(5):
+        box.put(notice(made(f"item:{number}")), number, 0.0)
+    for at in (0.0, 60.0):
+        box.take(at)
+        box.answer(DELIVERED, at)
+    for at in (120.0, 180.0):
+        box.take(at)
+        assert box.answer(RETRY, at) == []
+    assert len(box) == 3
+
+
+def test_changes_of_an_alert_stay_in_order_behind_the_one_that_failed() -> None:
+    box = outbox()
+    box.put(notice(made("item:1", "opened")), "a", 0.0)
+    box.put(notice(made("item:2")), "c", 0.0)
+    box.put(notice(made("item:1", "resolved", minute=1)), "b", 0.0)
+    for at in (0.0, 10.0, 20.0, 30.0):
+        box.take(at)
+        box.answer(RETRY, at)
+    assert [entry.handles for entry in drained(box, 60.0)] == [["c"], ["a"], ["b"]]
 
 
 def test_a_refusal_is_final_and_holds_nothing_up() -> None:
@@ -160,6 +261,17 @@ def test_what_is_withdrawn_is_over_and_holds_nothing_against_the_sink() -> None:
     box.answer(DELIVERED, 0.0)
     with pytest.raises(ValueError, match="under way"):
         box.withdraw()
+
+
+def test_what_is_withdrawn_uses_up_nothing_of_the_rate() -> None:
+    box = outbox(max_per_minute=1)
+    for number in range(3):
+        box.put(notice(made(f"item:{number}")), number, 0.0)
+    assert box.take(0.0) is not None
+    assert box.withdraw().entry.attempts == 0
+    assert box.take(0.0) is not None
+    box.answer(DELIVERED, 0.0)
+    assert box.wait_s(0.0) == RATE_WINDOW_S
 
 
 def test_it_says_when_it_is_full() -> None:

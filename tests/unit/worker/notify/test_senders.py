@@ -132,6 +132,30 @@ def test_a_token_goes_into_the_authorization_header() -> None:
     assert exchange(check).outcome == "refused"
 
 
+def test_a_proxy_is_named_as_an_address_is() -> None:
+    asked_for = []
+
+    async def forward(asked: web.BaseRequest) -> web.Response:
+        asked_for.append((str(asked.url), asked.headers.get("Proxy-Authorization")))
+        return web.Response()
+
+    async def go() -> Verdict:
+        runner = web.ServerRunner(web.Server(forward), shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        env = {"PROXY": f"http://li:pw@127.0.0.1:{runner.addresses[0][1]}"}
+        config = NotifyConfig(sinks={"ops": WebhookConfig(url="http://ops.invalid/hook", proxy="env:PROXY")})
+        one = sender("ops", config, env)
+        try:
+            return await one.send(NOTICE)
+        finally:
+            await one.close()
+            await runner.cleanup()
+
+    assert run(go()) == Verdict("delivered")
+    assert asked_for == [("http://ops.invalid/hook", "Basic bGk6cHc=")]
+
+
 @pytest.mark.parametrize(("status", "outcome"), [(500, "retry"), (503, "retry"), (429, "retry"), (404, "refused")])
 def test_errors_are_told_apart_by_whether_trying_again_helps(status: int, outcome: str) -> None:
     async def fail(_: web.Request) -> web.Response:
@@ -337,6 +361,15 @@ def test_mail_over_tls_from_the_first_byte(authority: trustme.CA, ca_file: str) 
     assert len(box.kept) == 1
 
 
+@pytest.mark.parametrize("error", [IndexError, UnicodeEncodeError("ascii", "x", 0, 1, "no"), AttributeError])
+def test_mail_that_cannot_be_made_is_refused(error: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slip(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("worker.notify.senders.mail", slip)
+    assert send(mail_to(9)).outcome == "refused"
+
+
 def test_a_server_without_starttls_gets_neither_password_nor_text() -> None:
     box = Postbox()
     with postbox(box) as port:
@@ -356,13 +389,36 @@ def test_a_server_without_starttls_gets_neither_password_nor_text() -> None:
         (WebhookConfig(url="ftp://x/y"), "https://host/path"),
         (WebhookConfig(url="https://x/y", secret="env:BAD"), "base64"),
         (WebhookConfig(url="https://x/y", ca_file="/nowhere.pem"), "nowhere.pem"),
+        (WebhookConfig(url="https://[bad/x"), r"sinks\.ops\.url: expected https://host/path"),
+        (WebhookConfig(url="https://x:99999/y"), r"sinks\.ops\.url: expected"),
+        (WebhookConfig(url="https://user:pw@x/y", token="env:TOKEN"), r"sinks\.ops\.token: "),
+        (WebhookConfig(url="https://x/y", proxy="proxy.corp:3128"), r"sinks\.ops\.proxy: expected http://host:port"),
+        (WebhookConfig(url="https://x/y", proxy="socks5://proxy.corp:1080"), r"sinks\.ops\.proxy: expected"),
+        (WebhookConfig(url="https://x/y", proxy="env:NOTHING"), r"sinks\.ops\.proxy: .*NOTHING"),
+        (MailConfig(host="h", sender="millrace@", to=("a@b",)), "millrace@"),
+        (MailConfig(host="h", sender="a@b", to=("@b",)), "@b"),
+        (MailConfig(host="h", sender="a@b", to=("a@b, c@d",)), "no address"),
+        (MailConfig(host="h", sender="a@b", to=("a@b;c@d",)), "no address"),
         (MailConfig(host="h", sender="nobody", to=("a@b",)), "nobody"),
         (MailConfig(host="h", sender="a@b", to=("a@b\nBcc: c@d",)), "no address"),
     ],
 )
 def test_what_cannot_work_is_said_at_the_start(sink: WebhookConfig | MailConfig, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        sender("ops", NotifyConfig(sinks={"ops": sink}), {"BAD": "whsec_***"})
+        sender("ops", NotifyConfig(sinks={"ops": sink}), {"BAD": "whsec_***", "TOKEN": "T"})
+
+
+def test_a_secret_address_is_not_repeated_when_it_is_wrong() -> None:
+    for fields in ({"url": "env:URL"}, {"url": "https://x/y", "proxy": "env:URL"}):
+        with pytest.raises(ConfigError) as caught:
+            sender("ops", NotifyConfig(sinks={"ops": WebhookConfig(**fields)}), {"URL": "https://[SECRET/x"})
+        assert "SECRET" not in str(caught.value)
+        assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("address", ["Li Lei <li@example.org>", '"li lei"@example.org', "李@例.cn", "root@[10.0.0.1]"])
+def test_addresses_of_every_form_are_taken(address: str) -> None:
+    sender("ops", NotifyConfig(sinks={"ops": MailConfig(host="h", sender=address, to=(address,))}), {})
 
 
 def test_secrets_come_from_files_too(tmp_path: Path) -> None:
