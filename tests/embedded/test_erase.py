@@ -174,6 +174,18 @@ def test_a_person_is_forgotten_and_stays_forgotten(config: Config, group: Group)
         wait_for(lambda: set(_users(config)) == {"anna", "bert"}, "the rebuild", profiles.check)
         assert states_in_redis(config, config.redis.url)["user", "anna"].counts[-1].tolist() == [1.0, 1.0, 0.0]
 
+        # Asked once more for the receipt, the first cut-off stands; only anew is it now.
+        again = command(config, "erase", "anna", "--yes")
+        assert (again["done"], again["newer_states"]) == (True, 1)
+        assert (again["cutoff_ms"], again["erasure_offset"]) == (receipt["cutoff_ms"], receipt["erasure_offset"])
+        assert receipt["standing_since_ms"] is None
+        assert again["standing_since_ms"] >= receipt["cutoff_ms"]
+        assert set(_users(config)) == {"anna", "bert"}
+        anew = command(config, "erase", "anna", "--yes", "--anew")
+        assert (anew["done"], anew["newer_states"], anew["standing_since_ms"]) == (True, 0, None)
+        assert anew["cutoff_ms"] > receipt["cutoff_ms"]
+        assert _users(config) == ["bert"]
+
 
 def _now() -> int:
     return int(time.time() * 1000)

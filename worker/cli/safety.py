@@ -246,6 +246,7 @@ def drop(
 @click.command()
 @click.argument("user_id", metavar="USER")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--anew", is_flag=True, help="Forget up to now, also where an earlier run recorded an earlier cut-off.")
 @click.option(
     "--wait",
     "wait_s",
@@ -256,25 +257,30 @@ def drop(
 )
 @json_option
 @common
-def erase(config: Config, user_id: str, yes: bool, wait_s: float, json_: bool) -> None:
-    """Forget a person: everything they did up to now.
+def erase(config: Config, user_id: str, yes: bool, anew: bool, wait_s: float, json_: bool) -> None:
+    """Forget a person: everything they did up to now, or up to the cut-off that an earlier run recorded.
 
     Records the erasure, on which the worker drops older events and profiles deletes state and features; deletes their
     dead letters; and prints a receipt: what is gone, and what will be gone when, topic by topic. A replay of older
-    events does not bring them back; what they do from now on counts again. Running it twice does no harm.
+    events does not bring them back; what they do from now on counts again. Running it twice does no harm: the cut-off
+    of the first run stands, and the receipt, made anew, says since when. With --anew it is now.
 
     Exit codes: 0 done, 1 recorded but not carried out yet (the receipt says what is pending: run it again), 3 Kafka.
 
     \b
     millrace erase user-4711
     millrace erase user-4711 --yes --json > receipt.json
+    millrace erase user-4711 --anew
     """
     from worker.cli import tables, tables_safety
     from worker.tools.erase import Erase
 
-    job = Erase(config, user_id, time.time_ns() // 1_000_000)
+    job = Erase(config, user_id, time.time_ns() // 1_000_000, anew)
     if not yes:
-        click.confirm(f"Forget everything that {user_id!r} did up to now? This cannot be undone", abort=True, err=True)
+        until = "now" if anew else "now (or, run again, up to the cut-off that stands)"
+        click.confirm(
+            f"Forget everything that {user_id!r} did up to {until}? This cannot be undone", abort=True, err=True
+        )
     receipt = job.run(wait_s, lambda step: click.echo(f"{step} ...", err=True))
     tables.show(receipt, tables_safety.receipt_table, json_=json_)
     sys.exit(not receipt.done)

@@ -7,7 +7,8 @@ Pure. What is found is replaced by a word in brackets, so that a reader still se
 [id]       Chinese identity numbers, 18 characters with the check digit of GB 11643 or the 15 digits of before 1999
 [card]     bank cards: 13 to 19 digits, in groups or not, that pass Luhn's test (ISO/IEC 7812-1); IBANs (ISO 13616)
 [account]  what stands behind a word such as 微信, QQ, 订单号, account number
-[number]   any other run of seven digits or more, and of seven numerals written out (幺三八…)
+[number]   any other seven digits or more, together or joined by single signs (138.1234.5678, 123-45-6789), and seven
+           numerals written out (幺三八…, 壹叁捌…); not dates, prices, decimals and what a unit stands behind
 [address]  street and house number, building and room, British postcodes, American state and ZIP
 [user]     a name behind an @
 
@@ -18,6 +19,7 @@ one person too few. Names of persons are not found; who must not keep any text k
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Final
 
 from model.text import normalise
@@ -29,7 +31,9 @@ NUMBER_DIGITS_MIN: Final = 7
 _READ_FACTOR: Final = 4
 
 # Nothing below matches without one of these, so most reviews end after a few microseconds.
-_SUSPECT: Final = re.compile(r"[\d@＠①-⓿⁰-₉幺]|[零〇一二两三四五六七八九]{7}|微信|威信|薇信|支付宝|扣扣")
+_SUSPECT: Final = re.compile(
+    r"[\d@＠①-⓿⁰-₉幺]|[零〇一二两三四五六七八九壹贰貳叁參肆伍陆陸柒捌玖]{7}|微信|威信|薇信|支付宝|扣扣"
+)
 _WORDS: Final = ("wechat", "weixin", "vx", "wx", "qq", "telegram", "whatsapp", "(at)", "[at]", "v信")
 _AT: Final = ("@", "(at)", "[at]")
 # One of these stands in every match of `_ACCOUNT`.
@@ -53,8 +57,13 @@ _ACCOUNT_WORDS: Final = (
     ),
     *("account", "acct", "order", "tracking", "customer", "member"),
 )
+# Scripts written without spaces between words: where letters of others meet them, the name begins or ends there.
+_UNSPACED: Final = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_LABEL: Final = rf"(?:(?:[^\W_{_UNSPACED}]|-){{1,63}}|[{_UNSPACED}]{{1,20}})"
 _EMAIL: Final = re.compile(
-    r"[a-z0-9._%+'-]{1,64}\s?(?:@|\(at\)|\[at\])\s?[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){1,6}", re.IGNORECASE | re.ASCII
+    rf"(?:(?:[^\W{_UNSPACED}]|[.%+'-]){{1,64}}|[{_UNSPACED}]{{1,8}})\s?(?:@|\(at\)|\[at\])\s?"
+    rf"(?:{_LABEL}\.){{1,6}}(?:(?:[^\W_{_UNSPACED}]|-){{1,63}}|中[国國]|公司|网[络址]|香港|台[湾灣])",
+    re.IGNORECASE,
 )
 _USER: Final = re.compile(r"(?<![\w@])@[\w-]{2,30}")
 _ACCOUNT: Final = re.compile(
@@ -78,7 +87,35 @@ _PHONE: Final = re.compile(
     r"|0[0-9]{3,4}[ -][0-9]{3}[ -]?[0-9]{3,4}"  # United Kingdom
     r")(?![0-9])"
 )
-_NUMBER: Final = re.compile(r"[0-9]{7,}|[零〇一二两三四五六七八九幺]{7,}")
+_NUMBER: Final = re.compile(r"[0-9]{7,}|[零〇一二两三四五六七八九幺壹贰貳叁參肆伍陆陸柒捌玖]{7,}")
+_SIGN: Final = "._/‐–—−·-"
+_END: Final = rf"(?![{_SIGN}]?[0-9])"
+_DAY: Final = (
+    r"(?:(?:19|20)[0-9]{2}(?:-[01]?[0-9]-|/[01]?[0-9]/|\.[01]?[0-9]\.)[0-3]?[0-9]"
+    r"|[0-3]?[0-9](?:-[0-3]?[0-9]-|/[0-3]?[0-9]/|\.[0-3]?[0-9]\.)(?:19|20)[0-9]{2})"
+)
+_AMOUNT: Final = r"(?:0|[1-9][0-9]{0,4})(?:\.[0-9]{1,2})?"
+_UNIT: Final = (
+    r"(?:(?:[GTWVALKPXkmgxp]| ?(?:[KMGT]B|mAh|Wh|[kMG]?Hz|[ckm]m|ml|kg|mg|oz|lbs?|fps|ppi|dpi|nm|USD|RMB|CNY|EUR|GBP))"
+    r"(?![A-Za-z])| ?[%°¥$€£元块圆天年月日个件次寸英斤克米毫厘升小分点款度岁码人条张盒包瓶倍折秒])"
+)
+# What may stand in or beside such a run and is no part of it.
+_SPARED: Final = (
+    rf"(?:{_DAY}(?:[-–—/]{_DAY})?(?:[ T][0-9]{{1,2}}:[0-9]{{2}}(?::[0-9]{{2}}(?:\.[0-9]{{1,6}})?)?)?{_END}"
+    rf"|(?:1[0-9]|20)[0-9]{{2}}[-–—/](?:1[0-9]|20)[0-9]{{2}}{_END}"
+    rf"|[1-9][0-9]{{3}}-[1-9]00{_END}"  # so much off: 2000-100
+    r"|[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]{1,2})?(?![0-9])"
+    r"|[1-9][0-9]{0,2}(?:[. ][0-9]{3})+(?:,[0-9]{2}(?![0-9])| ?[€$£¥元])"
+    rf"|(?<=[¥$€£]){_AMOUNT}(?:[-–—]{_AMOUNT})?{_END}"
+    rf"|(?:{_AMOUNT}[-–—/])?{_AMOUNT}{_UNIT}"
+    rf"|(?:0|[1-9][0-9]{{0,3}})\.[0-9]{{1,2}}(?:[-–—/][1-9][0-9]{{0,3}}\.[0-9]{{1,2}})?{_END})"
+)
+_JOINED: Final = re.compile(rf"(?<![0-9])(?:{_SPARED}|(?P<run>[0-9](?:(?:[{_SIGN}]| (?!{_SPARED}))?[0-9]){{6,}}))")
+# Most texts that have seven digits have no such run.
+_MAY_JOIN: Final = re.compile(rf"[0-9](?:[ {_SIGN}]?[0-9]){{6}}")
+_SIGNS: Final = re.compile(rf"[ {_SIGN}]")
+_STEP_MAX: Final = 10
+"""Sizes and counts that are listed go up by as much at a time."""
 _DIGIT: Final = re.compile(r"\d")
 _OTHER_DIGIT: Final = re.compile(r"(?![0-9])\d")
 _STREET: Final = re.compile(r"[路街道巷弄同村区园寓苑厦场][东西南北]?[0-9]")
@@ -106,7 +143,8 @@ def mask(text: str) -> str:
     """The text with what tells who somebody is replaced by labels.
 
     A text in which something may be found is normalised first (NFKC, no invisible characters, ASCII digits). Never
-    raises. No run of seven digits is left. Time grows linearly with length.
+    raises. No run of seven digits is left, nor one joined by single signs unless it reads as days, prices or sizes.
+    Time grows linearly with length.
     """
     if _SUSPECT.search(text) is None:
         lower = text.lower()
@@ -133,7 +171,10 @@ def _mask_digits(text: str, digits: int) -> str:
     if _STREET.search(text) is not None:
         text = _ADDRESS_ZH.sub("[address]", text)
     text = _ROOM_ZH.sub("[address]", text)
-    return _ADDRESS_EN.sub("[address]", text)
+    text = _ADDRESS_EN.sub("[address]", text)
+    if digits < NUMBER_DIGITS_MIN or _MAY_JOIN.search(text) is None:
+        return text
+    return _JOINED.sub(_joined, text)
 
 
 def _mask_numbers(text: str) -> str:
@@ -204,3 +245,16 @@ def _long_card(found: re.Match[str]) -> str:
 
 def _card(found: re.Match[str]) -> str:
     return "[card]" if luhn_valid(re.sub(r"[ -]", "", found[0])) else found[0]
+
+
+def _joined(found: re.Match[str]) -> str:
+    run = found["run"]
+    return found[0] if run is None or _listed(run) else "[number]"
+
+
+def _listed(run: str) -> bool:
+    """Whether these are numbers that go up evenly, as sizes do: 36 37 38 39, 160/165/170."""
+    signs = set(_SIGNS.findall(run))
+    values = [int(part) for part in _SIGNS.split(run)]
+    steps = {after - before for before, after in pairwise(values)}
+    return len(signs) == len(steps) == 1 and len(values) >= 3 and 1 <= steps.pop() <= _STEP_MAX

@@ -10,7 +10,6 @@ import msgspec
 import structlog
 
 from schemas.erasures import ERASURES_PARTITION
-from schemas.shards import shard_of
 from schemas.states import encode_fence
 from worker.metrics import ProfilesMetrics
 from worker.privacy.erasure_feed import ErasureFeed
@@ -24,7 +23,8 @@ class Forgetting:
     """What profiles knows of erasures. Raises what the store and the feed raise."""
 
     def __init__(self, feed: ErasureFeed, store: StateStore, shards: int, metrics: ProfilesMetrics) -> None:
-        self._feed, self._store, self._shards, self._metrics = feed, store, shards, metrics
+        self._feed, self._store, self._metrics = feed, store, metrics
+        feed.known.index(shards)
 
     def opened(self, shard: Shard) -> None:
         """Bring a shard that was just opened up to date, before anything is folded into it."""
@@ -32,16 +32,17 @@ class Forgetting:
             return
         # Whoever had the shard before may have seen erasures that we have not.
         self._feed.catch_up(self._mark(shard))
-        # Had it been stopped between deleting and publishing, this publishes the deletions.
-        shard.dirty.update(dict.fromkeys(self._users(shard, -1)))
+        # Had it been stopped between deleting and publishing, this publishes the deletions: of all that there were, for
+        # the fence tells what was deleted, not what of it was published.
+        shard.dirty.update(dict.fromkeys(self._feed.known.after(shard.number, -1)))
         self.carry_out(shard)
 
     def carry_out(self, shard: Shard) -> None:
         """Delete the states of the users whose erasures this shard has not carried out yet."""
         if shard.kind != "user":
             return
-        users = self._users(shard, self._mark(shard))
-        order = sorted(users, key=users.__getitem__)
+        users = self._feed.known.after(shard.number, self._mark(shard))
+        order = list(users)
         for start in range(0, len(order), MAX_KEYS_PER_CALL):
             part = order[start : start + MAX_KEYS_PER_CALL]
             mark = {ERASURES_PARTITION: users[part[-1]]}
@@ -55,7 +56,3 @@ class Forgetting:
 
     def _mark(self, shard: Shard) -> int:
         return shard.fence.marks.get(self._feed.topic_id, {}).get(ERASURES_PARTITION, -1)
-
-    def _users(self, shard: Shard, offset: int) -> dict[str, int]:
-        after = self._feed.known.after(offset)
-        return {user: at for user, at in after.items() if shard_of(user, self._shards) == shard.number}

@@ -1,22 +1,23 @@
 """Forget a person: record it, see it carried out, delete their dead letters, and say truthfully what is left till when.
 
 The record in ``erasures`` does the work: the worker drops older events, profiles deletes state and features. This only
-watches for it, so whatever fails here, running it again is safe and finishes the job.
+watches for it, so whatever fails here, running it again is safe and finishes the job: the cut-off that was recorded
+stands, or else whoever came back since would be forgotten again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Any, Final
 
 import msgspec
 import redis
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
 from schemas.dead import read_letter
-from schemas.erasures import ERASURES_PARTITION, Erasure, encode_erasure
+from schemas.erasures import ERASURES_PARTITION, Erasure, decode_erasure, encode_erasure
 from schemas.folds import FormatError
 from schemas.shards import shard_of
 from schemas.states import FENCE_RECORD_KEY, decode_fence, decode_state
@@ -25,46 +26,61 @@ from worker.config import Config
 from worker.errors import InputError, StoreError
 from worker.kafka.admin import all_topics, partition_counts, topic_ids, topic_settings
 from worker.kafka.clients import consumer_config, translate, watermarks
+from worker.kafka.readback import Readback
 from worker.kafka.single import write_one
-from worker.privacy.person import names_somebody, people_of
+from worker.privacy.person import names_somebody, people_of, time_of
 from worker.profiles.features import SPACE_HEADER
 from worker.profiles.role import space_of
 from worker.redis.store import connect
 from worker.tools.dead_letters import Letters
-from worker.tools.receipt import NOTES, PENDING, Receipt, TopicReceipt, topic_receipt
+from worker.tools.receipt import NOTES, PENDING, Receipt, TopicReceipt, standing_note, topic_receipt
 
 DELIVERY_TIMEOUT_S: Final = 30.0
 REDIS_TIMEOUT_S: Final = 5.0
 TAIL_RECORDS: Final = 5000
 """So far before the end of a features partition its last fence record is looked for; after it, what is written next."""
 SCAN_COUNT: Final = 10_000
+NOTICE_MS: Final = 60_000
+"""So long after an erasure every running worker knows of it; a letter of till then may be of a record from before."""
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """An erasure that stands in the topic: up to when, at which offset, and when it was written."""
+
+    cutoff_ms: int
+    offset: int
+    at_ms: int
 
 
 class Erase:
-    """The erasure of one person, as of ``now_ms``. Raises `InputError` for an id that none can have, `KafkaError`."""
+    """The erasure of one person: up to the cut-off that an earlier run recorded, or, where there is none or with
+    ``anew``, up to ``now_ms``. Raises `InputError` for an id that none can have, `KafkaError`."""
 
-    def __init__(self, config: Config, user_id: str, now_ms: int) -> None:
+    def __init__(self, config: Config, user_id: str, now_ms: int, anew: bool = False) -> None:
         try:
             self._erasure = msgspec.convert({"user_id": user_id, "cutoff_ms": now_ms}, Erasure)
         except msgspec.ValidationError as error:
             raise InputError(f"user id: {error}") from error
         if user_id.startswith("\x00"):
             raise InputError("user id: begins with NUL, no event with such an id is accepted")
-        self._config, self._kafka, self._user = config, config.kafka, user_id
+        self._config, self._kafka, self._user, self._anew = config, config.kafka, user_id, anew
+        self._standing: Recorded | None = None
         self._space = space_of(config.model)
         self._shard = shard_of(user_id, config.kafka.fold_shards)
 
     def run(self, wait_s: float, say: Callable[[str], None] = lambda _: None) -> Receipt:
         """Record the erasure, wait at most ``wait_s`` for profiles to carry it out, delete letters; the receipt."""
         partition_counts(self._kafka, [self._kafka.topic(name) for name in (ERASURES, FEATURES_USER, EVENTS_DEAD)])
-        say("recording the erasure")
-        offset = self._record()
+        say("looking for an earlier erasure of this person")
+        offset = self._settle(say)
         say("waiting for profiles to delete the state")
         published = self._published(offset, time.monotonic() + wait_s)
         say("looking into Redis")
         redis_says, deleted, newer = self._look_into_redis(published)
         say("deleting dead letters")
-        letters, unread = self._delete_letters()
+        letters, unread, kept = self._delete_letters()
+        standing = self._standing
+        notes = [] if standing is None else [standing_note(self._erasure.cutoff_ms, standing.at_ms, kept)]
         done = published and redis_says == "deleted"
         return Receipt(
             user_id=self._user,
@@ -77,8 +93,44 @@ class Erase:
             letters_deleted=letters,
             letters_unread=unread,
             topics=self._topics(published, letters),
-            notes=NOTES if published else [PENDING, *NOTES],
+            notes=[*([] if published else [PENDING]), *notes, *NOTES],
+            letters_newer=kept,
+            standing_since_ms=None if standing is None else standing.at_ms,
         )
+
+    def _settle(self, say: Callable[[str], None]) -> int:
+        """Settle which cut-off holds; the offset of its record, which is made unless it stands."""
+        topic = self._kafka.topic(ERASURES)
+        with closing(Readback(self._kafka, "erase")) as reader:
+            found = self._recorded(reader.read([TopicPartition(topic, ERASURES_PARTITION, OFFSET_BEGINNING)]))
+        if found is not None:
+            # Anew, too, never to an earlier one: of two records only the last is sure to stay, and clocks differ.
+            cutoff_ms = max(found.cutoff_ms, self._erasure.cutoff_ms) if self._anew else found.cutoff_ms
+            self._erasure = msgspec.structs.replace(self._erasure, cutoff_ms=cutoff_ms)
+            if not self._anew:
+                self._standing = found
+                return found.offset
+        say("recording the erasure")
+        return self._record()
+
+    def _recorded(self, messages: Iterable[Any]) -> Recorded | None:
+        """What the topic's records say of the person. One that is no erasure says nothing: ours takes its place."""
+        found: Recorded | None = None
+        for message in messages:
+            if message.key() != self._user.encode():
+                continue
+            try:
+                cutoff_ms = None if message.value() is None else decode_erasure(message.value()).cutoff_ms
+            except FormatError:
+                cutoff_ms = None
+            if cutoff_ms is None:
+                found = None
+                continue
+            at_ms = message.timestamp()[1]
+            if found is not None:
+                cutoff_ms = max(cutoff_ms, found.cutoff_ms)
+            found = Recorded(cutoff_ms=cutoff_ms, offset=message.offset(), at_ms=at_ms if at_ms > 0 else cutoff_ms)
+        return found
 
     def _record(self) -> int:
         """The offset of the erasure's record, once it is safe."""
@@ -146,22 +198,25 @@ class Erase:
         except (FormatError, UnicodeDecodeError):
             return True  # nobody can tell, so it is not said to be gone
 
-    def _delete_letters(self) -> tuple[int, int]:
-        """How many letters of the person were deleted, and how many are left of which nobody can tell whose."""
+    def _delete_letters(self) -> tuple[int, int, int]:
+        """How many letters of the person were deleted; how many are left of which nobody can tell whose, and how many
+        that are newer than a cut-off that stands."""
         with closing(Letters(self._kafka)) as letters:
-            meant, unread = self._letters_of_person(letters)
+            meant, unread, newer = self._letters_of_person(letters)
             letters.end(meant, "erased")
-        return len(meant), len(unread)
+        return len(meant), len(unread), len(newer)
 
-    def _letters_of_person(self, letters: Letters) -> tuple[dict[bytes, int], set[bytes]]:
-        """Keys of the person's letters with their partitions, and keys of those that may be anybody's."""
+    def _letters_of_person(self, letters: Letters) -> tuple[dict[bytes, int], set[bytes], set[bytes]]:
+        """Keys of the person's letters with their partitions, of those that may be anybody's, and of the newer ones."""
         events = {name for name, contract in all_topics(self._kafka).items() if contract in INPUTS}
         meant: dict[bytes, int] = {}
         unread: set[bytes] = set()
+        newer: set[bytes] = set()
         for message in letters.read():
             key, value = message.key() or b"", message.value()
             meant.pop(key, None)
             unread.discard(key)
+            newer.discard(key)
             if value is None:
                 continue
             try:
@@ -170,10 +225,22 @@ class Erase:
             except FormatError:
                 source_key, of_event = None, False
             if self._user in people_of(source_key, value):
-                meant[key] = message.partition()
+                if self._is_newer(message):
+                    newer.add(key)
+                else:
+                    meant[key] = message.partition()
             elif not names_somebody(source_key if of_event else None, value):  # an alert's key is its subject
                 unread.add(key)
-        return meant, unread
+        return meant, unread, newer
+
+    def _is_newer(self, letter: Any) -> bool:
+        """Whether a letter is of what the person did after a cut-off that stands."""
+        if self._standing is None:
+            return False  # up to now: all that there is
+        written_ms: int = letter.timestamp()[1]
+        told_ms = time_of(letter.value())
+        since_ms = written_ms - NOTICE_MS if told_ms is None else min(written_ms, told_ms)
+        return since_ms > self._erasure.cutoff_ms
 
     def _topics(self, published: bool, letters: int) -> list[TopicReceipt]:
         names = all_topics(self._kafka)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 import msgspec
@@ -21,6 +22,7 @@ SEGMENT_MS: Final = 7 * 24 * 3_600_000
 SLACK_MS: Final = 15 * 60_000
 """The broker looks for what may go every five minutes, and takes it from the disk a minute later."""
 NEVER_MS: Final = 2**62
+YEAR_10000_MS: Final = 253_402_300_800_000
 _NAMES_NOBODY: Final = {
     FOLDS_ITEM: "items, vectors and positions; no person",
     FEATURES_ITEM: "sums over many people; no person",
@@ -48,6 +50,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     newer_states     states in Redis of what the person did after the cut-off
     letters_deleted  dead letters of the person
     letters_unread   dead letters left that name nobody in plain words: nobody can tell whose they are
+    letters_newer    dead letters of what the person did after the cut-off, left
+    standing_since_ms when an earlier run recorded the cut-off that stands; None where this run recorded it
     """
 
     user_id: str
@@ -61,6 +65,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     letters_unread: int
     topics: list[TopicReceipt]
     notes: list[str]
+    letters_newer: int = 0
+    standing_since_ms: int | None = None
 
 
 PENDING: Final = (
@@ -73,6 +79,21 @@ NOTES: Final = [
     " alerts may quote masked excerpts of reviews, without their authors, and expire with their topic",
     "Redis's own snapshots, Kafka's copies elsewhere, files and trained models are not ours to reach",
 ]
+
+
+def standing_note(cutoff_ms: int, since_ms: int, letters_newer: int) -> str:
+    """Which cut-off stands, where an earlier run recorded it. Pure."""
+    kept = f", {letters_newer} dead letters too" if letters_newer else ""
+    return (
+        f"an earlier run recorded this erasure at {_utc(since_ms)}: its cut-off stands, {_utc(cutoff_ms)}. What they"
+        f" did since is theirs{kept}. To forget that as well, run it with --anew"
+    )
+
+
+def _utc(time_ms: int) -> str:
+    if time_ms >= YEAR_10000_MS:  # a cut-off that another tool wrote as "for ever"
+        return f"{time_ms} ms"
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def topic_receipt(

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from schemas.erasures import Erasure, decode_erasure, encode_erasure
 from schemas.folds import FormatError
+from schemas.shards import shard_of
 from schemas.topics import DAY_MS, TOPICS
 from worker.privacy import erasures as module
-from worker.privacy.erasures import Entry, Erasures
+from worker.privacy.erasures import Erasures
 from worker.privacy.person import names_somebody, people_of, time_of
 from worker.tools.receipt import SLACK_MS, topic_receipt
 
@@ -21,6 +22,7 @@ IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 def test_what_was_up_to_the_cut_off_is_covered_and_nothing_else() -> None:
     erasures = Erasures()
+    erasures.index(1)
     assert not erasures
     assert not erasures.any_of(["anna"])
     erasures.add("anna", 100, 0)
@@ -33,8 +35,8 @@ def test_what_was_up_to_the_cut_off_is_covered_and_nothing_else() -> None:
     erasures.add("anna", 200, 2)
     erasures.add("carl", 1, 3)
     assert erasures.cover("anna", 200)
-    assert erasures.after(2) == {"carl": 3}
-    assert erasures.after(-1) == {"anna": 2, "carl": 3}
+    assert erasures.after(0, 2) == {"carl": 3}
+    assert list(erasures.after(0, -1).items()) == [("anna", 2), ("carl", 3)]
     erasures.remove("anna")
     erasures.remove("anna")
     assert not erasures.cover("anna", 0)
@@ -43,13 +45,48 @@ def test_what_was_up_to_the_cut_off_is_covered_and_nothing_else() -> None:
 def test_at_its_bound_it_refuses_rather_than_remember_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ERASURES", 2)
     erasures = Erasures()
+    erasures.index(1)
     erasures.add("a", 1, 0)
     erasures.add("b", 1, 1)
     erasures.add("a", 2, 2)
     with pytest.raises(OverflowError):
         erasures.add("c", 1, 3)
-    assert erasures.after(-1) == {"a": 2, "b": 1}
-    assert Entry(1, 1) == Entry(1, 1)
+    assert erasures.after(0, -1) == {"a": 2, "b": 1}
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans())), st.integers(0, 30), st.integers(-1, 30))
+def test_a_shards_erasures_after_an_offset_are_those_that_hashing_all_of_them_finds(
+    steps: list[tuple[str, bool]], indexed_at: int, after: int
+) -> None:
+    erasures, latest = Erasures(), dict[str, int]()
+    for offset, (user, gone) in enumerate(steps):
+        if offset == indexed_at:
+            erasures.index(3)
+        latest.pop(user, None)
+        if gone:
+            erasures.remove(user)
+        else:
+            erasures.add(user, 1, offset)
+            latest[user] = offset
+    if indexed_at >= len(steps):
+        erasures.index(3)
+    for shard in range(3):
+        expected = [(user, at) for user, at in latest.items() if at > after and shard_of(user, 3) == shard]
+        assert list(erasures.after(shard, after).items()) == expected
+
+
+def test_each_id_is_hashed_once_however_many_shards_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+    monkeypatch.setattr(module, "shard_of", lambda key, shards: hashed.append(key) or int(key) % shards)
+    erasures = Erasures()
+    for user in range(100):
+        erasures.add(str(user), 1, user)
+    assert not hashed, "who asks for no shard needs no hash"
+    erasures.index(4)
+    for shard in range(4):
+        assert erasures.after(shard, 91) == {str(user): user for user in range(92, 100) if user % 4 == shard}
+        assert len(erasures.after(shard, -1)) == 25
+    assert len(hashed) == 100
 
 
 @given(IDS, st.integers(0, 2**53))

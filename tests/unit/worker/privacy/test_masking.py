@@ -58,6 +58,23 @@ FOUND = [
     ("in London NW1 6XE", "[address]"),
     ("PO Box 1234", "[address]"),
     ("@张三 看看", "[user]"),
+    ("打138.1234.5678", "[number]"),
+    ("打138/1234/5678", "[number]"),
+    ("打138–1234–5678", "[number]"),
+    ("打138·1234·5678", "[number]"),
+    ("打138-123-45678", "[number]"),
+    ("打138 123 456 78没人接", "[number]"),
+    ("1-3-8-1-2-3-4-5-6-7-8", "[number]"),
+    ("SSN 123-45-6789", "[number]"),
+    ("06 12 34 56 78", "[number]"),
+    ("07700.900.123", "[number]"),
+    ("１３８．１２３４．５６７８", "[number]"),
+    ("11月11日 2025-11-11 打138 123 456 78", "2025-11-11 打[number]"),
+    ("壹叁捌壹贰叁肆伍陆柒捌", "[number]"),
+    ("找张三@example.com", "[email]"),
+    ("to jöhn@exämple.com now", "to [email] now"),
+    ("邮箱zhang@example.com谢谢", "邮箱[email]谢谢"),
+    ("张三@例子.中国", "[email]"),
 ]
 
 
@@ -79,6 +96,14 @@ KEPT = [
     "走路2分钟就到，星光大道20分钟，时代广场80港币车程，画集《我的路1》",
     "一二三，上一次二十三天，这次三四天",
     "The Way it works is 100% fine",
+    "iPhone 15 128GB, 2025-11-11, ¥1,299.00, 5-10天",
+    "2025/11/11 买的，11.11.2025 到，2025-11-11 3件",
+    "2025-11-11 12:30:45 and 2025-11-11T12:30:45.123456 again",
+    "2025.11.11-2025.11.12 有活动，2019-2024 都买",
+    "满2000-100，到手19.99-29.99，原价 12,999.00 15,999.00",
+    "1.299.000,00 € or $1299.00-1599.00",
+    "1200-1500元，2400-3000mAh，2023 512GB，2024 1999元",
+    "尺码 36 37 38 39 40，160/165/170",
 ]
 
 
@@ -129,6 +154,23 @@ def test_masking_never_raises_and_leaves_no_long_number(text: str) -> None:
 def test_a_mobile_number_is_found_wherever_it_stands(before: str, start: str, rest: str, after: str) -> None:
     number = (start + rest + "0")[:11]
     assert number not in mask(f"{before}{number}{after}")
+
+
+@given(
+    st.sampled_from(["", "打", "call ", "¥99 ", "2025-11-11 "]),
+    digits,
+    st.lists(st.integers(0, 1), min_size=10, max_size=10),
+    st.sampled_from(" ._/–—-"),
+    st.sampled_from(["0", "０", "٠", "०"]),
+    st.sampled_from(["", "。", " now", ", 5-10天"]),
+)
+def test_no_seven_digits_of_a_number_joined_by_signs_stay(
+    before: str, rest: str, cuts: list[int], sign: str, zero: str, after: str
+) -> None:
+    spelled = "".join(
+        chr(ord(zero) + int(digit)) + sign * cut for digit, cut in zip("138" + rest, [*cuts, 0], strict=True)
+    )
+    assert not re.search(r"\d(?:[ ._/–—-]?\d){6}", mask(before + spelled + after).removeprefix("2025-11-11"))
 
 
 @given(plain, st.from_regex(r"[a-z]{2,8}\.[a-z]{2,8}@[a-z]{3,9}\.(com|cn|org)", fullmatch=True), plain)

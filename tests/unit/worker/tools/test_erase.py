@@ -8,12 +8,14 @@ from typing import Any, cast
 import pytest
 
 from schemas.dead import DeadLetter
+from schemas.erasures import Erasure, decode_erasure, encode_erasure
 from schemas.scores import SourcePosition
 from schemas.topics import TOPICS
 from worker.config import Config, KafkaConfig
 from worker.tools import erase
 from worker.tools.dead_letters import Letters
-from worker.tools.erase import Erase
+from worker.tools.erase import NOTICE_MS, Erase
+from worker.tools.receipt import standing_note
 
 
 def test_the_receipt_has_the_topics_of_backfill_with_their_own_retention(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,11 +32,12 @@ def test_the_receipt_has_the_topics_of_backfill_with_their_own_retention(monkeyp
     assert (told["clicks.2025"].what, told["shop.clicks"].what) == ("kept", "expires")
 
 
-def record(offset: int, key: bytes | None, value: bytes, topic: str = "shop.clicks") -> Any:
+def record(offset: int, key: bytes | None, value: bytes, topic: str = "shop.clicks", at_ms: int = 1) -> Any:
     """A letter as it lies in events.dead."""
     source = SourcePosition(topic, 0, offset)
     letter = DeadLetter(stage="decode", reason="wrong_type", detail="", source=source, key=key, value=value)
-    given = {"key": letter.record_key(), "value": value, "headers": letter.headers(), "partition": 3}
+    given: dict[str, Any] = {"key": letter.record_key(), "value": value, "headers": letter.headers(), "partition": 3}
+    given["timestamp"] = (1, at_ms)
     return SimpleNamespace(**{name: lambda it=it: it for name, it in given.items()})
 
 
@@ -57,6 +60,92 @@ def test_a_persons_letters_are_found_by_number_and_what_may_be_theirs_is_counted
     ]
     kafka = KafkaConfig(topics={"events.click": "shop.clicks"}, backfill={"clicks.2025": "events.click"})
     letters = cast("Letters", SimpleNamespace(read=lambda: [*anybodys, *theirs, *others]))
-    meant, unread = Erase(Config(kafka=kafka), "4711", 1)._letters_of_person(letters)
+    meant, unread, newer = Erase(Config(kafka=kafka), "4711", 1)._letters_of_person(letters)
     assert meant == {each.key(): 3 for each in theirs}
     assert unread == {each.key() for each in anybodys}
+    assert newer == set()
+
+
+FIRST_MS, NOW_MS = 1_700_000_000_000, 1_700_600_000_000
+
+
+def erasure(offset: int, cutoff_ms: int | None, user: str = "anna") -> Any:
+    """A record of erasures; None takes it back."""
+    value = None if cutoff_ms is None else encode_erasure(Erasure(user_id=user, cutoff_ms=cutoff_ms))
+    given = {"key": user.encode(), "value": value, "offset": offset, "timestamp": (1, (cutoff_ms or 0) + 5)}
+    return SimpleNamespace(**{name: lambda it=it: it for name, it in given.items()})
+
+
+class Topics:
+    """A cluster with these erasures and letters; notes what is written to the one and deleted from the other."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, erasures: list[Any], letters: list[Any]) -> None:
+        self.written: list[Erasure] = []
+        self.ended: list[bytes] = []
+        monkeypatch.setattr(erase, "partition_counts", lambda *_: {})
+        monkeypatch.setattr(erase, "topic_settings", lambda *_: {})
+        monkeypatch.setattr(erase, "write_one", self._write)
+        monkeypatch.setattr(erase, "Readback", lambda *_: SimpleNamespace(read=lambda _: erasures, close=lambda: None))
+        dead = SimpleNamespace(read=lambda: letters, end=lambda meant, _: self.ended.extend(meant), close=lambda: None)
+        monkeypatch.setattr(erase, "Letters", lambda _: dead)
+        monkeypatch.setattr(Erase, "_published", lambda *_: True)
+        monkeypatch.setattr(Erase, "_look_into_redis", lambda *_: ("deleted", 0, 0))
+
+    def _write(self, _: KafkaConfig, topic: str, value: bytes, *rest: Any, **how: Any) -> int:
+        self.written.append(decode_erasure(value))
+        return 9
+
+
+@pytest.mark.parametrize(
+    ("records", "anew", "cutoff_ms", "offset", "since_ms"),
+    [
+        ([], False, NOW_MS, 9, None),
+        ([erasure(2, FIRST_MS, "bert")], False, NOW_MS, 9, None),
+        ([erasure(2, FIRST_MS)], False, FIRST_MS, 2, FIRST_MS + 5),
+        ([erasure(2, FIRST_MS), erasure(3, FIRST_MS - 1)], False, FIRST_MS, 3, FIRST_MS + 4),
+        ([erasure(2, FIRST_MS), erasure(3, None)], False, NOW_MS, 9, None),
+        ([erasure(2, FIRST_MS)], True, NOW_MS, 9, None),
+        ([erasure(2, NOW_MS + 7)], True, NOW_MS + 7, 9, None),
+    ],
+)
+def test_run_again_the_recorded_cut_off_stands_unless_it_is_to_be_anew(
+    monkeypatch: pytest.MonkeyPatch, records: list[Any], anew: bool, cutoff_ms: int, offset: int, since_ms: int | None
+) -> None:
+    topics = Topics(monkeypatch, records, [])
+    receipt = Erase(Config(), "anna", NOW_MS, anew).run(0)
+    assert receipt.done
+    assert (receipt.cutoff_ms, receipt.erasure_offset, receipt.standing_since_ms) == (cutoff_ms, offset, since_ms)
+    assert [each.cutoff_ms for each in topics.written] == ([cutoff_ms] if since_ms is None else [])
+    told = any("2023-11-14 22:13:20 UTC" in note and "--anew" in note for note in receipt.notes)
+    assert told is (since_ms is not None)
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_run_again_letters_of_what_they_did_since_stay(monkeypatch: pytest.MonkeyPatch, anew: bool) -> None:
+    later_ms = FIRST_MS + NOTICE_MS + 1
+    old = [
+        record(1, b"anna", b'{"text": 3}', at_ms=FIRST_MS),
+        record(2, b"anna", b'{"text": 3}', at_ms=later_ms - 1),  # the worker may not have known yet
+        record(3, b"anna", b'{"user_id": "anna", "event_time_ms": %d}' % FIRST_MS, at_ms=later_ms),
+        record(4, b"anna", b'{"user_id": "anna", "event_time_ms": %d}' % later_ms, at_ms=FIRST_MS),
+    ]
+    new = [
+        record(5, b"anna", b'{"text": 3}', at_ms=later_ms),
+        record(6, b"anna", b'{"user_id": "anna", "event_time_ms": %d}' % (FIRST_MS + 1), at_ms=FIRST_MS + 2),
+    ]
+    topics = Topics(monkeypatch, [erasure(2, FIRST_MS)], [*old, *new])
+    receipt = Erase(Config(), "anna", NOW_MS, anew).run(0)
+    assert topics.ended == [each.key() for each in ([*old, *new] if anew else old)]
+    assert (receipt.letters_deleted, receipt.letters_newer) == ((6, 0) if anew else (4, 2))
+    assert any("2 dead letters too" in note for note in receipt.notes) is not anew
+
+
+def test_a_record_that_is_no_erasure_is_replaced_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = erasure(2, FIRST_MS)
+    bad.value = lambda: b"who wrote this"
+    topics = Topics(monkeypatch, [bad], [])
+    assert Erase(Config(), "anna", NOW_MS).run(0).cutoff_ms == topics.written[0].cutoff_ms == NOW_MS
+
+
+def test_a_cut_off_beyond_all_calendars_is_told_as_it_is() -> None:
+    assert f"{2**62} ms" in standing_note(2**62, FIRST_MS, 0)
