@@ -22,7 +22,11 @@ from schemas.redis_keys import Kind
 FORMAT_VERSION: Final = 1
 VECTOR_SIZE: Final = 64
 MAX_BLOCK_FOLDS: Final = 1024
-"""A block this long is about 190 KB, well under the topic's limit; longer ones are split by the writer."""
+"""A block this long is about 190 KB, where ids are short; longer ones are split by the writer."""
+MAX_BLOCK_BYTES: Final = 1024 * 1024
+"""What the rows of a block may take: ids may be long. The topic takes 64 KB more, for what stands before the rows."""
+ROW_BYTES: Final = 4 + 4 + 8 + 8 + 2 * 4 + 3 * 4 + 2 * VECTOR_SIZE + 3
+"""Bytes of a fold without its key, and what frames that."""
 
 F16 = npt.NDArray[np.float16]
 F32 = npt.NDArray[np.float32]

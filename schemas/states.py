@@ -97,7 +97,7 @@ def decode_state(data: bytes) -> State:
     cut = 2 * scales * VECTOR_SIZE
     return State(
         kind="item" if head["kind"] else "user",
-        key=data[end:].decode(),
+        key=_key(data[end:]),
         incarnation=int(head["incarnation"]),
         fold_offset=int(head["fold_offset"]),
         time_ms=int(head["time_ms"]),
@@ -124,7 +124,15 @@ def read_head(data: bytes) -> StateHead:
     end = _PLAIN_HEAD.size + 4 * scales * (2 * VECTOR_SIZE + 5)
     if len(data) != end + key_length:
         raise FormatError(f"state: {len(data)} bytes, expected {end + key_length}")
-    return StateHead("item" if kind else "user", data[end:].decode(), time_ms)
+    return StateHead("item" if kind else "user", _key(data[end:]), time_ms)
+
+
+def _key(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        # Its own words quote the key.
+        raise FormatError(f"state: the key is not UTF-8 from byte {error.start} on") from None
 
 
 def restamped(data: bytes, incarnation: int) -> bytes:
@@ -132,17 +140,20 @@ def restamped(data: bytes, incarnation: int) -> bytes:
     return data[:_INCARNATION_AT] + _INCARNATION.pack(incarnation) + data[_INCARNATION_AT + _INCARNATION.size :]
 
 
-class Fence(msgspec.Struct, frozen=True, kw_only=True):
+class Fence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How far a shard is folded.
 
     incarnation  states of another incarnation read as absent
     fold_offset  the next offset of the folds partition to fold
     marks        source topic id -> source partition -> highest source offset folded
+    folds        id of the folds topic that fold_offset counts in; empty where an earlier release wrote the fence, which
+                 passes this field over when it reads one
     """
 
     incarnation: int
     fold_offset: int
     marks: dict[str, dict[int, int]]
+    folds: str = ""
 
 
 _fence_encoder = msgspec.msgpack.Encoder()

@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 import redis
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from tests.fold_harness import (
     FoldWriter,
@@ -126,3 +128,37 @@ def test_a_zombie_with_states_in_hand_publishes_none_of_them(config: Config, gro
             zombie.signal(signal.SIGCONT)
             wait_for(marker.exists, "the zombie's answer", zombie.check)
             assert_exact(states_in_features(config), writer)
+
+
+def test_a_shard_that_outlives_the_retention_of_its_folds_opens_again(
+    config: Config, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transactions leave marks behind the last fold. Kafka deletes all, and the log begins behind them."""
+    monkeypatch.setattr("worker.profiles.role.CARRY_S", 1.0)
+    writer = FoldWriter(config, keys=40)
+    writer.write(writer.events(200))
+    cluster = {"bootstrap.servers": config.kafka.bootstrap}
+    marker = Producer({**cluster, "transactional.id": f"marks.{config.kafka.group_prefix}"})
+    marker.init_transactions(30)
+    for end in (marker.commit_transaction, marker.abort_transaction):
+        marker.begin_transaction()
+        for part in group.parts():
+            marker.produce(part.topic, b"no block", partition=part.partition)
+        marker.flush(30)
+        end(30)
+    with Running(config) as profiles:
+        wait_for(lambda: folded(config) == group.ends(), "fences carried over the marks", profiles.check)
+        wait_for(group.published, "folds published", profiles.check)
+    everything = [TopicPartition(part.topic, part.partition, -1) for part in group.parts()]
+    admin = AdminClient(cluster)
+    for deleted in admin.delete_records(everything).values():
+        deleted.result(30)
+    with Running(config) as profiles:
+        wait_for(lambda: folded(config) == group.ends(), "shards opened again", profiles.check)
+    assert_exact(states_in_redis(config, config.redis.url), writer)
+    with redis.Redis.from_url(config.redis.url) as client:
+        client.flushall()
+    with Running(config) as profiles:
+        wait_for(lambda: folded(config) == group.ends(), "states rebuilt", profiles.check)
+        wait_for(group.published, "published", profiles.check)
+    assert_exact(states_in_redis(config, config.redis.url), writer)

@@ -28,6 +28,8 @@ BATCHES = 36
 _VECTORS = np.random.default_rng(7).standard_normal((16, 64))
 VECTORS = (_VECTORS / np.linalg.norm(_VECTORS, axis=1, keepdims=True)).astype(np.float16)
 NO_BLOCKS = (None, b"", b"\x01 not a block", b"\x09")
+MARK = b"the mark of a transaction"
+"""What stands in a partition and is handed to nobody."""
 
 Name = tuple[Kind, str]
 

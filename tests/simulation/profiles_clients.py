@@ -9,12 +9,13 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, TopicPartition
 
 from schemas.redis_keys import Kind
 from schemas.topics import FOLDS
 from tests.simulation.clients import Membership
 from tests.simulation.cluster import Cluster, Written
+from tests.simulation.folds import MARK
 from worker.errors import KafkaError
 from worker.kafka.clients import REQUEST_TIMEOUT_S
 from worker.kafka.records import Offsets, OutMessage, Partition
@@ -56,10 +57,14 @@ class SimFoldStream:
         self._position: dict[Partition, int] = {}
         self._paused: set[Partition] = set()
         self._heard: dict[Partition, int] = {}
+        self._ends: dict[Partition, int] = {}
         cluster.join(name)
 
     def topic(self, kind: Kind) -> str:
         return FOLDS[kind]
+
+    def topic_id(self, kind: Kind) -> str:
+        return f"id of {FOLDS[kind]}"
 
     def poll(self, max_blocks: int, timeout_s: float) -> dict[ShardId, list[tuple[int, bytes | None]]]:
         self._hands.nap("poll")
@@ -97,7 +102,10 @@ class SimFoldStream:
         return 0, len(self._cluster.inputs[_at(shard)])
 
     def behind(self, shard: ShardId, position: int) -> int:
-        return max(0, self._heard.get(_at(shard), -1) - position)
+        return max(0, self._heard.get(_at(shard), -1) - max(position, self.ended(shard)))
+
+    def ended(self, shard: ShardId) -> int:
+        return self._ends.get(_at(shard), -1)
 
     def published(self, shard: ShardId) -> int | None:
         self._hands.refused("published")
@@ -118,6 +126,7 @@ class SimFoldStream:
         if _at(shard) not in self._position:
             return False
         self._position[_at(shard)] = offset
+        self._ends.pop(_at(shard), None)
         self._paused.discard(_at(shard))
         return True
 
@@ -158,9 +167,13 @@ class SimFoldStream:
             self._heard[partition] = len(log)  # the client hears of what it fetches, and of nothing else
             last = min(len(log), first + most)
             if last > first:
-                found[_id(partition)] = list(enumerate(log[first:last], first))
+                blocks = [each for each in enumerate(log[first:last], first) if each[1] != MARK]
+                if blocks:
+                    found[_id(partition)] = blocks
                 self._position[partition] = last
                 most -= last - first
+            if last == len(log):
+                self._ends[partition] = last
         return found
 
 
@@ -204,6 +217,9 @@ class SimMessage:
 
     def offset(self) -> int:
         return self._offset
+
+    def timestamp(self) -> tuple[int, int]:
+        return TIMESTAMP_NOT_AVAILABLE, 0
 
 
 class SimDead:

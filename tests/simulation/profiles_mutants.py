@@ -118,6 +118,16 @@ def _behind_features(original: Any) -> Any:
     return property(unpublished)
 
 
+def _end_of_before(original: Any) -> Any:
+    def start(self: Any, shard: Any, offset: Any) -> Any:
+        ends = dict(self._ends)
+        started = original(self, shard, offset)
+        self._ends = ends
+        return started
+
+    return start
+
+
 MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "Redis's script does not compare the fence": (SimRedis, "expected", _always_true),
     "the fence moves without the states": (StateStore, "write", _fence_alone),
@@ -134,6 +144,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "an unknown write opens no shard again": (Profiles, "_redis_away", _goes_on_without_an_answer),
     "a shard is opened where it was folded, not published": (ShardOpener, "open", _from_the_fence),
     "fences are not looked at": (Profiles, "_look", _never_looks),
+    "an end that was met before a seek stays": (SimFoldStream, "start", _end_of_before),
 }
 
 NOTICED: dict[str, int] = {

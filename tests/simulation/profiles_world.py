@@ -25,7 +25,7 @@ from schemas.states import FENCE_RECORD_KEY, State, decode_fence, decode_state
 from schemas.topics import EVENTS_DEAD, FEATURES, FOLDS
 from tests.simulation.clients import SimProducer
 from tests.simulation.cluster import TRANSACTION_TIMEOUT_S
-from tests.simulation.folds import NO_BLOCKS, SCALES_S, SHARDS, SPACE, Name, blocks_of, differences, states_of
+from tests.simulation.folds import MARK, NO_BLOCKS, SCALES_S, SHARDS, SPACE, Name, blocks_of, differences, states_of
 from tests.simulation.profiles_clients import KIND, Hands, SimDead, SimErasures, SimFoldStream, SimReadback
 from tests.simulation.redis_server import SimRedis, SimRedisClient
 from tests.simulation.turns import TICKS, TICKS_MAX, Crash, Fault, Outcome, SimProcess, Turns
@@ -63,6 +63,7 @@ STATES_MAX = (2, 4, 12)
 PUBLISH_INTERVALS_MS = (300, 2500)
 # So small that what is cut in production is cut here: chunks of rows, states of a call or transaction, a hand-over.
 SMALL = {
+    "worker.profiles.role.CARRY_S": 1.0,
     "worker.profiles.role.HAND_OVER_S": 1.5,
     "worker.profiles.role.chunks": partial(chunks, rows_max=6),
     "worker.redis.store.MAX_KEYS_PER_CALL": 2,
@@ -212,6 +213,9 @@ class ProfilesWorld(Turns):
         profiles = msgspec.structs.replace(CONFIG.profiles, publish_interval_ms=rng.choice(PUBLISH_INTERVALS_MS))
         self.config = msgspec.structs.replace(CONFIG, profiles=profiles)
         self._arriving, self._rows = blocks_of(rng)
+        if seed % 4 == 1:
+            # As workers write that deliver exactly once.
+            self._arriving = [each for block in self._arriving for each in (block, (block[0], MARK))]
 
     def _born(self, slot: int) -> SimProcess:
         return SimProfiles(self, slot)

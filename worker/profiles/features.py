@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from confluent_kafka import TopicPartition
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, TopicPartition
 
 from schemas.dead import Headers
 from schemas.folds import FormatError
@@ -26,10 +26,11 @@ SPACE_HEADER: Final = "millrace-space"
 
 
 class Published(msgspec.Struct, frozen=True, gc=False):
-    """A state as it was published, and the latest event time in it."""
+    """A state as it was published, the latest event time in it, and when it was published (0: unknown)."""
 
     data: bytes
     time_ms: int
+    written_ms: int
 
 
 class Features:
@@ -73,7 +74,9 @@ class Features:
                     states.pop(key.decode(), None)
                 else:
                     head = read_head(value)
-                    states[head.key] = Published(value, head.time_ms)
+                    kind_of_time, written_ms = message.timestamp()
+                    known = kind_of_time != TIMESTAMP_NOT_AVAILABLE
+                    states[head.key] = Published(value, head.time_ms, written_ms if known else 0)
             except (FormatError, UnicodeDecodeError) as error:
                 raise KafkaError(
                     f"{topic} partition {shard} offset {message.offset()}: {error}. The shard cannot be rebuilt from it"

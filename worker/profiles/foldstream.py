@@ -17,6 +17,7 @@ from schemas.redis_keys import Kind
 from schemas.topics import FOLDS
 from worker.config import KafkaConfig
 from worker.errors import KafkaError, OffsetLostError, TopicError
+from worker.kafka.admin import topic_ids
 from worker.kafka.clients import NO_RIGHT, REQUEST_TIMEOUT_S, consumer_config, leave, membership, translate
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class FoldStream:
     ) -> None:
         self._topics: dict[str, Kind] = {kafka.topic(FOLDS["user"]): "user", kafka.topic(FOLDS["item"]): "item"}
         self._names: dict[Kind, str] = {kind: name for name, kind in self._topics.items()}
+        self._topic_ids = topic_ids(kafka, self._topics)
         self._assigned, self._revoked, self._lost = assigned, revoked, lost
         # Where reading has met the end: above the last block there may be the mark of a transaction, which is no block.
         self._ends: dict[ShardId, int] = {}
@@ -57,6 +59,10 @@ class FoldStream:
     def topic(self, kind: Kind) -> str:
         """The cluster's name of the folds topic."""
         return self._names[kind]
+
+    def topic_id(self, kind: Kind) -> str:
+        """Kafka's id of it, as it was when this was made."""
+        return self._topic_ids[self._names[kind]]
 
     def poll(self, max_blocks: int, timeout_s: float) -> dict[ShardId, list[tuple[int, bytes | None]]]:
         """Offsets and values of the next blocks by shard, in offset order. Rebalance callbacks run in here.
@@ -93,6 +99,12 @@ class FoldStream:
         _, high = self._consumer.get_watermark_offsets(self._at(shard), cached=True)
         return max(0, int(high) - max(position, self._ends.get(shard, 0)))
 
+    def ended(self, shard: ShardId) -> int:
+        """Where reading has met the end since it was started; -1 where it has not. Whatever is below it was handed out,
+        or is no block and will be none: the mark of a transaction, or of one that was aborted.
+        """
+        return self._ends.get(shard, -1)
+
     def published(self, shard: ShardId) -> int | None:
         """The group's offset: everything below it is in the features topics. None where nothing was committed."""
         try:
@@ -107,6 +119,7 @@ class FoldStream:
         """Seek and resume; False when the client is not ready for it yet (right after assignment): ask again."""
         try:
             self._consumer.seek(self._at(shard, offset))
+            self._ends.pop(shard, None)  # what is below it may not have been folded
             self._consumer.resume([self._at(shard)])
         except KafkaException as error:
             if error.args[0].code() in (_code._STATE, _code._TIMED_OUT, _code._IN_PROGRESS):

@@ -21,6 +21,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 
@@ -54,6 +55,8 @@ from worker.profiles.shard import Shard, ShardOpener
 POLL_S: Final = 0.05
 LOOK_S: Final = 5.0
 """How often fences are looked at: a Redis that was emptied or failed over is noticed even where no folds come."""
+CARRY_S: Final = 60.0
+"""How long a shard is idle before its fence is carried over the marks of transactions behind its last block."""
 HAND_OVER_S: Final = 10.0
 """What publishing may take at revocation and shutdown, and the copy of a block that cannot be read."""
 _log = structlog.get_logger(__name__)
@@ -106,7 +109,7 @@ class Profiles:
         self._open: dict[ShardId, Shard] = {}
         self._shut: dict[ShardId, Shut] = {}
         self._redis_up = True
-        self._retry_at = self._publish_at = self._look_at = 0.0
+        self._retry_at = self._publish_at = self._look_at = self._carry_at = 0.0
         self._shut_since: float | None = None
         metrics.redis_up.set(1)
         self._clock = clock
@@ -139,6 +142,9 @@ class Profiles:
         for shard_id, records in self._stream.poll(self._config.profiles.poll_blocks, POLL_S).items():
             if shard_id in self._open:
                 self._fold(self._open[shard_id], records)
+        if self._clock() >= self._carry_at:
+            self._carry()
+            self._carry_at = self._clock() + CARRY_S
         self._publishing.settle(0.0)
         if self._clock() >= self._publish_at or self._publishing.cut:
             self._publish(list(self._open))
@@ -206,6 +212,31 @@ class Profiles:
                 self._fence_moved(
                     shard, FenceMovedError("the fence is gone" if raw is None else "another fence stands")
                 )
+
+    def _carry(self) -> None:
+        """Fences of idle shards to the end of their partitions. Behind the last block the mark of its transaction is
+        left: a fence that stayed before it would seem to have lost folds when retention has taken both.
+        """
+        for shard in list(self._open.values()):
+            self._to_the_end(shard)
+            idle, shard.idle_at = shard.idle_at == shard.fence.fold_offset, shard.fence.fold_offset
+            if not idle or shard.position <= shard.fence.fold_offset:
+                continue
+            fence = msgspec.structs.replace(shard.fence, fold_offset=shard.position)
+            raw = encode_fence(fence)
+            try:
+                self._store.write(shard.kind, shard.number, shard.raw, raw, ())
+            except FenceMovedError as error:
+                self._fence_moved(shard, error)
+            except StoreError as error:
+                self._redis_away(error)
+                return
+            else:
+                shard.fence, shard.raw = fence, raw
+
+    def _to_the_end(self, shard: Shard) -> None:
+        """Read is what is below the end that was met: all blocks of it were handed out, and an open shard has them."""
+        shard.position = max(shard.position, self._stream.ended(shard.id))
 
     def _carry_out(self) -> None:
         for shard in list(self._open.values()):
@@ -287,7 +318,10 @@ class Profiles:
         for shard_id in shards:
             # Looked up each time: Redis going away in between shuts every shard.
             shard = self._open.get(shard_id)
-            if shard is None or not shard.unpublished:
+            if shard is None:
+                continue
+            self._to_the_end(shard)  # else it never catches up with a fence that was carried
+            if not shard.unpublished:
                 continue
             try:
                 self._publishing.gather(shard)

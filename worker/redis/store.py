@@ -97,7 +97,8 @@ class StateStore:
         self._redis = connect(config, WRITE_TIMEOUT_S) if client is None else client
         self._where = where(config.url)
         self._space = space
-        self._ttl_s = config.state_ttl_days * 86400
+        self.ttl_s: Final = config.state_ttl_days * 86400
+        """How long a state is kept that nothing is written to."""
 
     def ping(self) -> None:
         """Raises `StoreError` when Redis does not answer."""
@@ -180,7 +181,7 @@ class StateStore:
     ) -> None:
         keys = [fence_key(self._space, kind, shard), self._claim_key(kind, shard)]
         keys += [self._key(kind, shard, key) for key, _ in states]
-        values: list[bytes | int] = [*old, *new, self._ttl_s, *(value for _, value in states)]
+        values: list[bytes | int] = [*old, *new, self.ttl_s, *(value for _, value in states)]
 
         def swap() -> object:
             try:

@@ -6,7 +6,7 @@ everything else costs us.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, cast
 
@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from schemas.events import ClickEvent, Event, ReviewEvent, ServiceEvent
-from schemas.folds import F16, MAX_BLOCK_FOLDS, VECTOR_SIZE, FoldBlock, encode_block
+from schemas.folds import F16, MAX_BLOCK_BYTES, MAX_BLOCK_FOLDS, ROW_BYTES, VECTOR_SIZE, FoldBlock, encode_block
 from schemas.redis_keys import Kind
 from schemas.scores import CtrScore, IntentAlternative, IntentScore, Level, Opinion, SentimentScore, SourcePosition
 from schemas.shards import shard_of
@@ -306,9 +306,9 @@ class FoldBuffer:
             by_shard.setdefault((fold.kind, shard_of(fold.key, self._shards)), []).append(fold)
         self._waiting = []
         return [
-            OutMessage(FOLDS[kind], None, self._block(kind, shard, folds[i : i + MAX_BLOCK_FOLDS]), None, shard)
+            OutMessage(FOLDS[kind], None, self._block(kind, shard, part), None, shard)
             for (kind, shard), folds in by_shard.items()
-            for i in range(0, len(folds), MAX_BLOCK_FOLDS)
+            for part in _parts(folds)
         ]
 
     def _block(self, kind: Kind, shard: int, folds: list[Fold]) -> bytes:
@@ -329,6 +329,18 @@ class FoldBuffer:
                 vectors=np.array([_NO_VECTOR if fold.vector is None else fold.vector for fold in folds], np.float16),
             )
         )
+
+
+def _parts(folds: list[Fold]) -> Iterator[list[Fold]]:
+    """Folds in runs that one block holds."""
+    start, room = 0, MAX_BLOCK_BYTES
+    for i, fold in enumerate(folds):
+        more = ROW_BYTES + 4 * len(fold.key)  # bytes of a key at most, without encoding it
+        if i - start == MAX_BLOCK_FOLDS or more > room:
+            yield folds[start:i]
+            start, room = i, MAX_BLOCK_BYTES
+        room -= more
+    yield folds[start:]
 
 
 _NO_VECTOR: Final = np.zeros(VECTOR_SIZE, np.float16)

@@ -81,6 +81,7 @@ FENCES = st.builds(
     incarnation=st.integers(0, 2**64 - 1),
     fold_offset=I64,
     marks=st.dictionaries(KEYS, st.dictionaries(st.integers(0, 1000), I64, max_size=5), max_size=4),
+    folds=st.just("") | KEYS,
 )
 
 
@@ -126,12 +127,18 @@ def test_a_head_is_refused_where_the_state_is(state: State, data: st.DataObject)
             read_head(value)
 
 
+@pytest.mark.parametrize("read", [decode_state, read_head])
+def test_a_damaged_key_is_refused_without_being_told(read: Any) -> None:
+    with pytest.raises(FormatError, match=r"the key is not UTF-8 from byte 3 on$"):
+        read(frozen("state").replace("壶".encode(), b"\xff\xff\xff"))
+
+
 @given(FENCES)
 def test_fences_round_trip_and_equal_fences_give_equal_bytes(fence: Fence) -> None:
     encoded = encode_fence(fence)
     assert decode_fence(encoded) == fence
     marks = {topic: dict(reversed(parts.items())) for topic, parts in reversed(fence.marks.items())}
-    assert encode_fence(Fence(incarnation=fence.incarnation, fold_offset=fence.fold_offset, marks=marks)) == encoded
+    assert encode_fence(msgspec.structs.replace(fence, marks=marks)) == encoded
 
 
 @pytest.mark.parametrize(
@@ -171,3 +178,16 @@ def test_a_fence_of_the_first_release_still_decodes_and_is_written_the_same() ->
     fence = decode_fence(frozen("fence"))
     assert fence == Fence(incarnation=2**40 + 7, fold_offset=100, marks={"tid-a": {0: 7, 3: 12}, "tid-b": {1: 5}})
     assert encode_fence(fence) == frozen("fence")
+
+
+def test_the_first_release_reads_a_fence_that_names_its_folds_topic() -> None:
+    class First(msgspec.Struct, frozen=True, kw_only=True):
+        incarnation: int
+        fold_offset: int
+        marks: dict[str, dict[int, int]]
+
+    data = encode_fence(Fence(incarnation=7, fold_offset=100, marks={"tid-a": {0: 7}}, folds="tid-f"))
+    assert data[0] == 1
+    assert msgspec.msgpack.decode(data[1:], type=First) == First(
+        incarnation=7, fold_offset=100, marks={"tid-a": {0: 7}}
+    )

@@ -167,10 +167,12 @@ def test_more_keys_than_one_call_carries(store):
     assert [s and s.key for s in store.load("user", 3, fence(1), keys)] == keys
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x09" * 40, "other"])
+@pytest.mark.parametrize("damage", [b"", b"\x09" * 40, "other", "key"])
 def test_a_value_that_is_not_that_state_stops_the_writer(store, server, damage):
     first = seed_shard(store, "user", 1)
     value = encode_state(states("user", ["b"])[0]) if damage == "other" else damage
+    if damage == "key":
+        value = encode_state(states("user", ["secret-id"])[0])[:-1] + b"\xff"
     server.set(state_key(SPACE, "user", 1, "secret-id"), value)
     with pytest.raises(CorruptStateError, match="Delete the shard's fence") as caught:
         store.load("user", 1, first, ["secret-id"])
