@@ -39,8 +39,8 @@ def replay(config: Config, /, file: Path, topic: str, rate: float | None, json_:
     a field of the row (title, review.text), scaled (ts*1000), converted (str:user_id; int:, float:, bool:), an ISO
     8601 time (time:created, time:created@+08:00 where it names no zone), a template ({file}-{n}) or @now.
 
-    Every line is checked before the first is sent. A row without a time is refused, and so are times before March 1973 or
-    in the future; fields of the rows that nothing reads are named.
+    Every line is checked before the first is sent. A row without a time is refused, and so are times before March 1973
+    or in the future; fields of the rows that nothing reads are named.
 
     \b
     millrace replay clicks.jsonl.gz --topic events.click --rate 500
