@@ -109,8 +109,10 @@ def _known(told: F64, time_ms: I64, window_s: float, rows: npt.NDArray[np.bool_]
     [n]: those that can have the outcome at all."""
     ripe = time_ms <= time_ms.max() - 1000 * window_s
     label = np.where(np.isnan(told) & ripe, 0.0, told)
-    untold = np.isnan(told[rows & ~ripe])
-    if untold.any() and untold.mean() > _UNTOLD_SHARE_MAX:
+    late = told[rows & ~ripe]
+    waits = np.isnan(late).sum() > _UNTOLD_SHARE_MAX * len(late)
+    silent = np.isnan(told[rows]).any() and not (late == 0).any()  # a few that were all answered, or all that it says
+    if waits or silent:
         # A log that waits with its "no" has nothing but "yes" here, also where it says "no" elsewhere: a leak.
         label[~ripe] = np.nan
     return label
