@@ -192,7 +192,7 @@ def as_label(value: Any, *, score: bool = False) -> str | None:
 def columns_of(head: str, entry: Mapping[str, Any], given: Columns | None = None) -> Columns:
     """Where rows have a head's text and label: as ``given``, else as the head's manifest ``entry`` says, else as the
     public data sets have it. A head that these do not know has its labels under its own name."""
-    kind = entry.get("kind", "score" if head == "stars" else "classes")
+    kind = entry.get("kind", "score" if head == "stars" else "classes")  # older artifacts do not say, and have `stars`
     stored = Columns(Fallback(entry.get("text", ())), entry.get("field", ""), kind == "score")
     public = Columns(Fallback(TEXT_FIELDS), FIELD_OF_TASK.get(head, head))
     return (given or Columns()).otherwise(stored).otherwise(public)

@@ -221,14 +221,9 @@ def flat_figures(judged: Judged, labels: Sequence[str], scorer: Scorer) -> dict[
         result |= scope_figures(judged.probabilities, judged.labels, labels, threshold)
     if judged.task == "sentiment" and "negative" in judged.labels:
         result |= _soft_errors(judged, labels)
-    if _is_score(scorer, judged.task) and judged.judged.any():
+    if columns_of(judged.task, scorer.head(judged.task)).score and judged.judged.any():
         result["mae"] = _mean_absolute_error(judged)
     return {key: rounded(value) if isinstance(value, float) else value for key, value in result.items()}
-
-
-def _is_score(scorer: Scorer, head: str) -> bool:
-    """Whether the labels are numbers. Artifacts that do not say have one such head, ``stars``."""
-    return bool(scorer.head(head).get("kind", "score" if head == "stars" else "classes") == "score")
 
 
 def _mean_absolute_error(judged: Judged) -> float:
