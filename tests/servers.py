@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import pytest
 from confluent_kafka import KafkaError
 
 FETCH_TIMEOUT_S = 600.0
+REGISTRY = "3.0.9"
+"""Apicurio's: the last releases want Java 21."""
 NOT_YET = frozenset(
     {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE}
     | {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
@@ -55,6 +58,36 @@ def kafka_script(*arguments: str) -> str:
     if done.returncode != 0:
         raise MissingError(f"deploy/kafka/kafka {' '.join(arguments)}: {done.stderr.strip()[-500:]}")
     return done.stdout.strip()
+
+
+def registry_jar() -> Path:
+    """The jar of a schema registry that speaks Confluent's API too, fetched by Maven once; `MissingError` without."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "millrace" / f"registry-{REGISTRY}"
+    jar = folder / f"apicurio-registry-app-{REGISTRY}-runner.jar"
+    if jar.exists():
+        return jar
+    if not shutil.which("java") or not shutil.which("mvn"):
+        raise MissingError("the schema registry needs Java 17 and Maven: apt-get install openjdk-17-jre-headless maven")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
+        artifact = f"io.apicurio:apicurio-registry-app:{REGISTRY}:tar.gz:all"
+        command = ["mvn", "--batch-mode", "--quiet", "dependency:copy", f"-Dartifact={artifact}"]
+        done = subprocess.run(
+            [*command, f"-DoutputDirectory={fresh}"],
+            capture_output=True,
+            text=True,
+            timeout=FETCH_TIMEOUT_S,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise MissingError(f"{' '.join(command)}: {done.stdout.strip()[-500:]}")
+        (archive,) = Path(fresh).glob("*.tar.gz")
+        shutil.unpack_archive(archive, fresh, filter="data")
+        archive.unlink()
+        with contextlib.suppress(OSError):  # another process was quicker
+            Path(fresh).rename(folder)
+            Path(fresh).mkdir()  # for the context to take away
+    return jar
 
 
 def redis_program() -> str:

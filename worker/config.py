@@ -58,6 +58,15 @@ class KafkaConfig(Section, frozen=True, kw_only=True):
         return {name: contract for contract, name in self.topics.items()}.get(cluster_name, cluster_name)
 
 
+class RegistryConfig(Section, frozen=True, kw_only=True):
+    """The schema registry of events that are framed for one, Confluent's or one that speaks its API."""
+
+    # http(s)://HOST:PORT with the path of the API, several with commas. Empty: events are JSON, framed or not.
+    url: str = ""
+    # To confluent-kafka's SchemaRegistryClient as they stand (basic.auth.user.info, ssl.ca.location, ...).
+    options: dict[str, str | int | float | bool] = {}
+
+
 class RedisConfig(Section, frozen=True, kw_only=True):
     """Where Redis is, and how long anyone waits for it. The worker reads best-effort, never longer than this."""
 
@@ -222,6 +231,7 @@ class Config(Section, frozen=True, kw_only=True):
     """Everything a role needs to know."""
 
     kafka: KafkaConfig = KafkaConfig()
+    registry: RegistryConfig = RegistryConfig()
     redis: RedisConfig = RedisConfig()
     model: ModelConfig = ModelConfig()
     worker: WorkerConfig = WorkerConfig()

@@ -1,9 +1,10 @@
 """The environment as configuration: names to keys, values to values, secrets from files.
 
-``MILLRACE_KAFKA__BOOTSTRAP`` is ``kafka.bootstrap``: two underscores between levels. Below ``kafka.options`` one
-underscore is a dot, for librdkafka's names have dots and a shell's have not: ``MILLRACE_KAFKA__OPTIONS__SASL_PASSWORD``
-is its ``sasl.password``. A name that ends in ``_FILE`` gives the file that holds the value, as Docker and Kubernetes
-hand out secrets: ``MILLRACE_REDIS__URL_FILE=/run/secrets/redis_url``; but for `FILE_KEYS`, whose own names end so.
+``MILLRACE_KAFKA__BOOTSTRAP`` is ``kafka.bootstrap``: two underscores between levels. Below ``kafka.options`` and
+``registry.options`` one underscore is a dot, for the clients' names have dots and a shell's have not:
+``MILLRACE_KAFKA__OPTIONS__SASL_PASSWORD`` is ``sasl.password``. A name that ends in ``_FILE`` gives the file that holds
+the value, as Docker and Kubernetes hand out secrets: ``MILLRACE_REDIS__URL_FILE=/run/secrets/redis_url``; but for
+`FILE_KEYS`, whose own names end so.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Entry(msgspec.Struct, frozen=True):
 def entries(env: Mapping[str, str]) -> Iterator[Entry]:
     """The settings in an environment, by name. Raises `ConfigError` for a file that cannot be read.
 
-    Passwords may look like numbers or yes and no; so what goes to librdkafka and what comes from a file is literal.
+    Passwords may look like numbers or yes and no; so what goes to the clients and what comes from a file is literal.
     """
     for name, value in sorted(env.items()):
         if not name.startswith(ENV_PREFIX) or "__" not in name:
@@ -46,7 +47,7 @@ def entries(env: Mapping[str, str]) -> Iterator[Entry]:
             literal = False
         elif literal:
             value, path[-1] = _read(value, where), path[-1].removesuffix(_FILE.lower())
-        if path[:2] == ["kafka", "options"] and len(path) == 3:
+        if len(path) == 3 and path[0] in ("kafka", "registry") and path[1] == "options":
             path[2], literal = path[2].replace("_", "."), True
         yield Entry(path, value, where, literal)
 

@@ -11,6 +11,7 @@ MillraceError               said to people in one line; the exit code is ``exit_
 ├── StoreRefusedError       (4) Redis refuses our password, rights or certificate: waiting does not help
 ├── ModelLoadError          (5) the artifact is missing, damaged, or of a newer format
 ├── DeviceError             (5) the device hangs or fails for good, or has no memory for even one text
+├── RegistryError           (3) the schema registry cannot be reached, or refuses
 └── InputError              (6) a file given on the command line cannot be used
 """
 
@@ -47,6 +48,12 @@ class TopicError(KafkaError):
 
 class OffsetLostError(KafkaError):
     """The next offset of a partition no longer exists: skipping would lose events unseen."""
+
+
+class RegistryError(MillraceError):
+    """The schema registry does not answer, or refuses: what an event says cannot be known without it."""
+
+    exit_code = KafkaError.exit_code
 
 
 class StoreError(MillraceError):

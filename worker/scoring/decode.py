@@ -1,4 +1,5 @@
-"""Records to events. Any bytes at all give either an event or a dead letter; nothing here raises.
+"""Records to events. Any bytes at all give either an event or a dead letter; nothing here raises but a registry that is
+away.
 
 What msgspec says of bad input is sorted into reasons in one place, `_sort`; details name the field and what was
 expected there, never what was found.
@@ -24,8 +25,10 @@ from schemas.events import (
 )
 from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE, MAX_EVENT_BYTES
 from worker.config import Lane
+from worker.kafka.avro import AvroError
 from worker.kafka.dead import dead_letter
 from worker.kafka.records import Record
+from worker.kafka.registry import FRAME_BYTES, SchemaRegistry
 
 LANES: Final[dict[str, Lane]] = {EVENTS_SERVICE: "service", EVENTS_CLICK: "click", EVENTS_REVIEW: "review"}
 """Contract topic to lane."""
@@ -37,25 +40,30 @@ _IDS: Final = ("event_id", "user_id", "item_id", "impression_id", "conversation_
 _TOO_SHORT = re.compile(r"Expected `\w+` of length >=")
 _TOO_LONG = re.compile(r"Expected `\w+` of length <=")
 _BOUND = re.compile(r"Expected `\w+` [<>]")
-_FRAME_BYTES: Final = 5
-"""Serialisers of a Confluent-compatible registry put a zero byte and the schema's id (4 bytes) before the value."""
 _FRAMED: Final = (
     "framed by a schema registry, and what follows its 5 bytes is no JSON (Avro or Protobuf?);"
-    " plain JSON or the registry's JSON Schema is needed"
+    " Avro is read where registry.url names the registry"
 )
 
 
 class Decoder:
-    """Decodes the records of the topics in ``lanes`` (cluster's name to lane)."""
+    """Decodes the records of the topics in ``lanes`` (cluster's name to lane).
 
-    def __init__(self, lanes: Mapping[str, Lane]) -> None:
+    ``registry`` reads what is framed for one; without, what follows the frame must be JSON.
+    """
+
+    def __init__(self, lanes: Mapping[str, Lane], registry: SchemaRegistry | None = None) -> None:
+        self._registry = registry
         self._types = {topic: _TYPES[lane] for topic, lane in lanes.items()}
         self._decode: dict[str, Callable[[bytes], Event]] = {
             topic: msgspec.json.Decoder(kind).decode for topic, kind in self._types.items()
         }
 
     def decode(self, record: Record, now_ms: int) -> Event | DeadLetter:
-        """The record's event, or its dead letter. ``now_ms`` is the clock that "the future" is measured against."""
+        """The record's event, or its dead letter. ``now_ms`` is the clock that "the future" is measured against.
+
+        Raises `RegistryError` when a schema is needed and the registry does not answer.
+        """
         value = record.value
         if value is None:
             return dead_letter(record, "decode", "tombstone", "a record without value")
@@ -86,9 +94,14 @@ class Decoder:
 
         Only what has failed once comes here: good events pay nothing for it.
         """
-        framed = value[:1] == b"\x00" and len(value) > _FRAME_BYTES
-        if framed:
-            value = value[_FRAME_BYTES:]
+        framed = value[:1] == b"\x00" and len(value) > FRAME_BYTES
+        if framed and self._registry is not None:
+            try:
+                value = self._registry.json_of(value)
+            except AvroError as error:
+                return error.reason, error.detail
+        elif framed:
+            value = value[FRAME_BYTES:]
         decode = self._decode[topic]
         try:
             try:
@@ -103,7 +116,8 @@ class Decoder:
             found = "not_json", "nested too deep"
         except msgspec.DecodeError as error:
             found = _sort(error, value)
-        return ("not_json", _FRAMED) if framed and found[0] in {"not_json", "not_utf8"} else found
+        blind = framed and self._registry is None
+        return ("not_json", _FRAMED) if blind and found[0] in {"not_json", "not_utf8"} else found
 
 
 def _mistimed(record: Record, time_ms: int, field: str) -> DeadLetter:

@@ -13,6 +13,7 @@ from worker.config import Lane
 from worker.kafka.dead import dead_letter
 from worker.kafka.ledger import OffsetLedger, Ticket
 from worker.kafka.records import Record
+from worker.kafka.registry import SchemaRegistry
 from worker.privacy.erasures import NOBODY, Erasures
 from worker.privacy.person import people_of, time_of
 from worker.scoring.batcher import Unit
@@ -41,10 +42,11 @@ class Intake:
         erasures: Erasures = NOBODY,
         count_forgotten: Callable[[], None] = lambda: None,
         backfill: Collection[str] = (),
+        registry: SchemaRegistry | None = None,
     ) -> None:
         self._lanes = lanes
         self._waits_in: dict[str, str] = {topic: BACKFILL if topic in backfill else lanes[topic] for topic in lanes}
-        self._decode = Decoder(lanes).decode
+        self._decode = Decoder(lanes, registry).decode
         self._prepare = scorer.prepare
         self._cache = cache
         self._erasures, self._count_forgotten = erasures, count_forgotten

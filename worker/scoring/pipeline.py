@@ -14,6 +14,7 @@ from schemas.topics import EVENTS_DEAD, FOLDS, INPUTS, OPINIONS, SCORES_CTR, SCO
 from worker.config import Config, KafkaConfig, Lane
 from worker.errors import TopicError
 from worker.kafka.admin import partition_counts, topic_ids
+from worker.kafka.registry import SchemaRegistry
 from worker.kafka.sink import KafkaSink, Sink
 from worker.kafka.slot import Slot
 from worker.kafka.source import KafkaSource, Source
@@ -45,8 +46,8 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
     """Score until ``stop`` is set, then finish what is in hand and leave the group. Metrics go to ``registry``.
 
     Raises `TopicError` when topics are missing or the folds topics' partitions are not ``kafka.fold_shards``,
-    `KafkaError`, `OffsetLostError`, `ModelLoadError`, and `ConfigError` for a slot that is taken, a routing or a
-    lexicon of aspects that cannot be used.
+    `KafkaError`, `OffsetLostError`, `RegistryError`, `ModelLoadError`, and `ConfigError` for a slot that is taken, a
+    registry, a routing or a lexicon of aspects that cannot be used.
     """
     registry = registry or CollectorRegistry()
     metrics = WorkerMetrics(registry)
@@ -63,6 +64,9 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
         device = ThreadedDevice(batch_scorer(config, scorer, routing, reader), config.worker.device_timeout_ms / 1000)
         stack.callback(device.close)
         erasures = stack.enter_context(closing(ErasureFeed(config.kafka, "worker")))  # before the first event
+        schema_registry = SchemaRegistry(config.registry) if config.registry.url else None
+        if schema_registry is not None:
+            stack.callback(schema_registry.close)
         group = f"{config.kafka.group_prefix}.worker"
         transactional = config.worker.delivery == "exactly_once" and not config.kafka.embedded
         name = ""
@@ -87,7 +91,7 @@ def run(config: Config, stop: threading.Event, registry: CollectorRegistry | Non
             else KafkaSink(config.kafka)
         )
         stack.callback(sink.close, config.worker.drain_timeout_ms / 1000)
-        engine = build(config, scorer, routing, source, sink, device, metrics, erasures.known)
+        engine = build(config, scorer, routing, source, sink, device, metrics, erasures.known, schema_registry)
         observer = stack.enter_context(Observer(config.observe, registry, engine.health))
         while not stop.is_set():
             erasures.poll()
@@ -105,6 +109,7 @@ def build(
     device: Device,
     metrics: WorkerMetrics,
     erasures: Erasures = NOBODY,
+    schema_registry: SchemaRegistry | None = None,
     **clocks: Any,
 ) -> Engine:
     """An engine of the configuration between the given edges; ``clock`` and ``wall_ms`` as for `Engine`."""
@@ -118,7 +123,7 @@ def build(
         source,
         sink,
         device,
-        Intake(lanes, scorer, cache, erasures, metrics.forgotten.inc, kafka.backfill),
+        Intake(lanes, scorer, cache, erasures, metrics.forgotten.inc, kafka.backfill, schema_registry),
         Batcher(objectives_s, worker.max_batch_tokens, worker.max_batch_units, CostModel(b_s=FIRST_GUESS_S[gpu])),
         Emitter(scorer.version, routing, worker, ids),
         FoldBuffer(scorer.space, kafka.fold_shards, ids),

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any, Final, cast
 
 import confluent_kafka
@@ -14,7 +15,7 @@ import redis
 from packaging.requirements import Requirement
 
 from model.errors import ModelError
-from worker.config import Config, KafkaConfig, ModelConfig, NotifyConfig, RedisConfig
+from worker.config import Config, KafkaConfig, ModelConfig, NotifyConfig, RedisConfig, RegistryConfig
 from worker.errors import KafkaError, MillraceError, ModelLoadError, StoreError, StoreRefusedError
 from worker.kafka.admin import admin_client, describe_topics
 from worker.kafka.clients import REQUEST_TIMEOUT_S, translate
@@ -38,6 +39,7 @@ def examine(config: Config, replication: int = 3) -> list[Check]:
         ("kafka", lambda: _kafka(config.kafka)),
         ("topics", lambda: _topics(config.kafka)),
         ("durability", lambda: _durability(config, replication)),
+        ("registry", lambda: _registry(config.registry)),
         ("alerts", lambda: _alerts(config.kafka)),
         ("redis", lambda: _redis(config.redis, durable=not config.kafka.embedded)),
         ("notify", lambda: _sinks(config.notify)),
@@ -181,6 +183,15 @@ def _topics(kafka: KafkaConfig) -> list[Check]:
 def _durability(config: Config, replication: int) -> list[Check]:
     # On the embedded broker everything ends with the process.
     return [] if config.kafka.embedded else examine_durability(config, replication)
+
+
+def _registry(config: RegistryConfig) -> list[Check]:
+    if not config.url:
+        return []
+    from worker.kafka.registry import SchemaRegistry
+
+    with closing(SchemaRegistry(config)) as registry:
+        return [good("registry", f"{registry.examine()} subjects at {registry.where}")]
 
 
 def _redis(config: RedisConfig, *, durable: bool) -> list[Check]:

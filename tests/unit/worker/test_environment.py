@@ -12,9 +12,11 @@ from worker.environment import FILE_KEYS, MAX_SECRET_BYTES
 from worker.errors import ConfigError
 
 
-def test_an_underscore_below_kafka_options_is_a_dot() -> None:
+def test_an_underscore_below_the_clients_options_is_a_dot() -> None:
     env = {"MILLRACE_KAFKA__OPTIONS__SASL_PASSWORD": "s3cret", "MILLRACE_KAFKA__OPTIONS__SSL_CA_LOCATION": "/ca.pem"}
     assert load_config(env=env).kafka.options == {"sasl.password": "s3cret", "ssl.ca.location": "/ca.pem"}
+    env = {"MILLRACE_REGISTRY__OPTIONS__BASIC_AUTH_USER_INFO": "0123:no"}
+    assert load_config(env=env).registry.options == {"basic.auth.user.info": "0123:no"}
 
 
 @pytest.mark.parametrize("password", ["0123", "no", "1e5", "true", "a: b", "{", "null", " x "])

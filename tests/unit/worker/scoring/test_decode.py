@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from schemas.dead import DeadLetter
 from schemas.events import EARLIEST_MS, FUTURE_LIMIT_MS, ClickEvent, ReviewEvent, ServiceEvent
 from schemas.topics import MAX_EVENT_BYTES
+from worker.errors import RegistryError
+from worker.kafka.avro import AvroError
 from worker.kafka.records import Record
 from worker.scoring.decode import LANES, Decoder
 
@@ -165,6 +167,47 @@ def test_other_values_in_that_frame_are_told_as_such(binary: bytes) -> None:
     assert (letter.reason, letter.value) == ("not_json", FRAME + binary)
     assert "schema registry" in letter.detail
     assert "Avro or Protobuf" in letter.detail
+
+
+class Registry:
+    """As `SchemaRegistry`: whatever it is given stands for this JSON, or for what went wrong."""
+
+    def __init__(self, answer: bytes | Exception) -> None:
+        self.answer, self.asked = answer, 0
+
+    def json_of(self, framed: bytes) -> bytes:
+        self.asked += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def decode_with(answer: bytes | Exception, value: bytes = FRAME + b"\x04c1", topic: str = "events.click") -> Any:
+    return Decoder(LANES, Registry(answer)).decode(record(value, topic), NOW_MS)  # type: ignore[arg-type]
+
+
+def test_with_a_registry_what_is_framed_is_what_the_registry_says() -> None:
+    assert decode_with(click(title="x")) == decode(click(title="x"))
+    assert decode_with(click(user_id="")) == decode(click())
+    assert decode_with(review(stars=None), topic="events.review") == decode(review(), "events.review")
+    letter = decode_with(click(title=[1]))
+    assert (letter.reason, letter.value) == ("wrong_type", FRAME + b"\x04c1"), "the bytes as they came"
+    assert decode_with(b"no json").detail == decode(b"no json").detail
+
+
+def test_what_the_registry_cannot_read_is_a_letter_and_a_registry_that_is_away_is_not() -> None:
+    letter = decode_with(AvroError("not_utf8", "schema 7: invalid UTF-8"))
+    assert (letter.reason, letter.detail, letter.value) == ("not_utf8", "schema 7: invalid UTF-8", FRAME + b"\x04c1")
+    with pytest.raises(RegistryError):
+        decode_with(RegistryError("away"))
+
+
+def test_plain_json_needs_no_registry() -> None:
+    registry = Registry(RegistryError("away"))
+    plain = Decoder(LANES, registry)  # type: ignore[arg-type]
+    for value in (click(title="x"), click(title=None), b"no json", b"\x00", b"\x01\x02\x03\x04\x05\x06"):
+        plain.decode(record(value), NOW_MS)
+    assert registry.asked == 0
 
 
 @pytest.mark.parametrize("value", [b"\x00", b"\x00\x00\x00\x00\x01", b"\x01" + click()])
