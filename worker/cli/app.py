@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -43,8 +44,8 @@ def main() -> None:
                    millrace evaluate           measure it; millrace report, explain
 
     Configuration is one YAML file (--config), overridden by environment (MILLRACE_KAFKA__BOOTSTRAP=host:9092),
-    overridden by flags (--set kafka.bootstrap=host:9092). Exit codes: 0 well, 2 configuration, 3 Kafka, 4 Redis,
-    5 model or device, 6 an input file, 1 anything else.
+    overridden by flags (--set kafka.bootstrap=host:9092). Exit codes: 0 well, 2 configuration, 3 Kafka or its
+    schema registry, 4 Redis, 5 model or device, 6 an input file, 1 anything else.
     """
 
 
@@ -52,9 +53,12 @@ def main() -> None:
 @click.option("--events", type=click.IntRange(min=1), help="End the shop after so many events.")
 @click.option("--exit", "exit_", is_flag=True, help="End the demo when they are scored.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Events a second.")
+@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Keep the last screen here, as SVG.")
 @json_option
 @common
-def demo(config: Config, events: int | None, exit_: bool, rate: float | None, json_: bool) -> None:
+def demo(
+    config: Config, events: int | None, exit_: bool, rate: float | None, picture: Path | None, json_: bool
+) -> None:
     """Run a simulated shop through worker, profiles and alerts.
 
     Bilingual events, an embedded Kafka and an embedded Redis, and a live view of rates, latencies and scores.
@@ -65,7 +69,7 @@ def demo(config: Config, events: int | None, exit_: bool, rate: float | None, js
     """
     from worker.demo.demo import run_demo
 
-    sys.exit(run_demo(config, events=events, exit_=exit_, json_=json_, rate=rate))
+    sys.exit(run_demo(config, events=events, exit_=exit_, json_=json_, rate=rate, picture=picture))
 
 
 for _command in (

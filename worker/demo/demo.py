@@ -79,14 +79,18 @@ def run_demo(
     exit_: bool = False,
     json_: bool = False,
     seed: int = SEED,
+    picture: Path | None = None,
 ) -> int:
     """Run the demo until its end or Ctrl-C. ``config`` says everything but where Kafka and Redis are.
 
     With ``exit_`` it ends when each of ``events`` has its score and prints a summary, as one JSON line with ``json_``.
+    ``picture`` is a file for the last screen, as SVG.
     Raises `MillraceError`, also when such a demo is interrupted; the roles' logs are kept then.
     """
     if exit_ and events is None:
         raise InputError("--exit needs --events: how many events should the demo end after?")
+    if picture is not None and not picture.absolute().parent.is_dir():
+        raise InputError(f"--picture {picture}: there is no folder {picture.parent}")
     rate = rate or RATE
     with ExitStack() as stack:
         stack.enter_context(_interruptible())
@@ -103,7 +107,7 @@ def run_demo(
         stack.callback(traffic.close)
         roles = stack.enter_context(Roles(config, folder))
         scraper = stack.enter_context(Scraper(roles.addresses, redis.url))
-        view = stack.enter_context(View(meter, scraper, catalogue, config.model.artifact, quiet=json_))
+        view = stack.enter_context(View(meter, scraper, catalogue, config.model.artifact, quiet=json_, picture=picture))
         demo = _Demo(traffic, roles, scraper, meter, view, events, rate)
         try:
             demo.start()

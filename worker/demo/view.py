@@ -6,13 +6,16 @@ the simulated shop has made them up.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.rule import Rule
@@ -36,6 +39,7 @@ from worker.demo.view_text import sample_row, spark
 REFRESH_S: Final = 0.25
 SAMPLE_EVERY_S: Final = 1.2
 PLAIN_EVERY_S: Final = 5.0
+PICTURE_SIZE: Final = (112, 36)
 SHOWN_TERMS: Final = 3
 STREAMS: Final = (
     ("clicks", "click", EVENTS_CLICK, SCORES_CTR),
@@ -47,14 +51,27 @@ _FIXED_LINES: Final = 11
 
 
 class View:
-    """Shows what meter and scraper know. ``quiet`` keeps standard output free: all goes to standard error."""
+    """Shows what meter and scraper know. ``quiet`` keeps standard output free: all goes to standard error.
 
-    def __init__(self, meter: Meter, scraper: Scraper, catalogue: Catalogue, artifact: str, *, quiet: bool) -> None:
+    ``picture``: a file into which the last screen goes when the view is closed, as SVG.
+    """
+
+    def __init__(
+        self,
+        meter: Meter,
+        scraper: Scraper,
+        catalogue: Catalogue,
+        artifact: str,
+        *,
+        quiet: bool,
+        picture: Path | None = None,
+    ) -> None:
         self._meter, self._scraper = meter, scraper
         self._artifact = Path(artifact).name
         self._titles = {item.item_id: item.titles["zh"] for item in catalogue.items}
         self._english = {item.category: item.category_en for item in catalogue.items}
         self._console = Console(stderr=quiet)
+        self._picture, self._phase = picture, "starting"
         self._live: Live | None = None
         if self._console.is_terminal:
             self._live = Live(console=self._console, screen=True, auto_refresh=False, vertical_overflow="crop")
@@ -72,10 +89,16 @@ class View:
         self.close()
 
     def close(self) -> None:
-        """Give the screen back."""
+        """Give the screen back, and draw the picture."""
         if self._live is not None:
             self._live.stop()
             self._live = None
+        if self._picture is not None:
+            width, height = PICTURE_SIZE
+            paper = Console(record=True, file=StringIO(), width=width, force_terminal=True, color_system="truecolor")
+            paper.print(self.screen(self._phase, time.monotonic(), height))
+            paper.save_svg(str(self._picture), title="millrace demo", code_format=_SVG)
+            self._picture = None
 
     def refresh(self, phase: str) -> None:
         """Draw what is known now; cheap when the last drawing is recent."""
@@ -83,12 +106,13 @@ class View:
         if now - self._refreshed_s < (PLAIN_EVERY_S if self._live is None else REFRESH_S):
             return
         self._refreshed_s = now
-        if self._live is None:
-            self._console.print(self.line(phase, now), highlight=False, soft_wrap=True)
-            return
+        self._phase = phase
         if now - self._sampled_s > SAMPLE_EVERY_S:
             self._sampled_s = now
             self._take_samples()
+        if self._live is None:
+            self._console.print(self.line(phase, now), highlight=False, soft_wrap=True)
+            return
         size = self._console.size
         self._live.update(self.screen(phase, now, size.height), refresh=True)
 
@@ -264,6 +288,8 @@ class View:
         return f"{level} {name}" + (f" {self._english[name]}" if name in self._english else "")
 
 
+# Rich's own asks another site for its font wherever the picture is shown.
+_SVG: Final = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 _KINDS: Final = ("user", "item")
 _STATE_READS: Final = "millrace_worker_state_reads_total"
 _SHOWN_ACTIONS: Final = frozenset({"impression", "search", "purchase"})

@@ -18,6 +18,7 @@ from worker.demo.demo import RATE, SEED, _Demo, plan, summary
 from worker.demo.meter import Meter
 from worker.demo.roles import RoleError, scrape
 from worker.demo.shop import Shop
+from worker.errors import InputError
 from worker.kafka.ledger import Ticket
 from worker.kafka.records import Record
 from worker.metrics import AlertsMetrics
@@ -165,3 +166,8 @@ def test_the_summary_has_every_topic_also_when_nothing_came():
     assert SimpleNamespace(**found).events_in == {"events.click": 0, "events.review": 0, "events.service": 0}
     assert set(found["scores_out"]) == {"scores.ctr", "scores.sentiment", "scores.intent", "opinions"}
     assert found["latency_ms"] == {"p50": 0.0, "p99": 0.0}
+
+
+def test_a_picture_that_could_not_be_written_is_refused_before_the_demo(tmp_path):
+    with pytest.raises(InputError, match="there is no folder"):
+        module.run_demo(Config(), picture=tmp_path / "gone" / "demo.svg")

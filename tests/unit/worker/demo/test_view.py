@@ -1,6 +1,8 @@
 """The demo's screen: everything that matters is on it, it fits, and no terminal means plain lines."""
 
+import re
 from itertools import islice
+from xml.etree import ElementTree
 
 import msgspec
 import pytest
@@ -109,6 +111,24 @@ def test_without_a_terminal_it_is_one_line(meter, catalogue, capsys):
     (line,) = capsys.readouterr().out.splitlines()
     assert "300 events" in line
     assert "latency p50 50" in line
+
+
+def test_a_picture_is_the_last_screen_and_asks_nobody_for_anything(meter, catalogue, tmp_path):
+    file = tmp_path / "demo.svg"
+    view = View(meter, Scraped(), catalogue, "/models/starter", quiet=True, picture=file)
+    view._refreshed_s -= 60
+    view._sampled_s -= 60
+    with view:
+        view.refresh("running")
+    drawing = ElementTree.parse(file).getroot()  # noqa: S314 our own
+    said = " ".join("".join(drawing.itertext()).replace("\xa0", " ").split())
+    for expected in ("running", "model starter", "clicks > scores.ctr", "encoder 87%", catalogue.surge.titles["zh"]):
+        assert expected in said
+    assert re.findall(r"https?://[^\s\"')]+", file.read_text()) == ["http://www.w3.org/2000/svg", RICH]
+
+
+RICH = "https://www.textualize.io"
+"""Named in a comment that nothing reads."""
 
 
 def test_a_spark_has_a_bar_for_every_number():
