@@ -47,6 +47,9 @@ class KafkaConfig(Section, frozen=True, kw_only=True):
     topics: dict[str, str] = {}
     # Topics scored at low priority, by what they carry: {shop.clicks.2025: events.click}.
     backfill: dict[str, str] = {}
+    # Topics whose fields are the shop's own, by their name on the cluster: which of them, or which rule, is which field
+    # of the event, {shop.clicks: {event_id: id, event_time_ms: ts*1000, item_id: product.sku}}.
+    fields: dict[str, dict[str, str]] = {}
     options: dict[str, str | int | float | bool] = {}
 
     def topic(self, contract_name: str) -> str:

@@ -19,6 +19,9 @@ class WorkerMetrics:
         self.forgotten = Counter(
             p + "forgotten", "Events of erased people, from before their cut-off.", registry=registry
         )
+        self.passed_over = Counter(
+            p + "passed_over", "Records that their topic's rules pass over.", ["topic"], registry=registry
+        )
         self.batches = Counter(p + "batches", "Batches released, by why.", ["reason"], registry=registry)
         self.batch_tokens = Histogram(p + "batch_tokens", "Tokens in a batch.", registry=registry, buckets=_TOKENS)
         self.encode_seconds = Histogram(

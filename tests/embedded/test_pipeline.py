@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -89,6 +90,41 @@ def test_bad_input_becomes_dead_letters_and_the_worker_goes_on(broker: EmbeddedB
         "not_json", "not_json", "not_utf8", "wrong_type", "wrong_type", "tombstone", "future_time", "empty_text",
         "missing_field",
     ]  # fmt: skip
+
+
+def test_a_topic_with_fields_of_its_own_is_scored_by_its_rules(broker: EmbeddedBroker) -> None:
+    broker.create_topics(["web.tracking"])
+    rules = {
+        "event_id": "{@topic}-{@partition}-{@offset}",
+        "event_time_ms": "meta.sent*1000",
+        "action": "map:type(view=impression, pay=purchase, *=-)",
+        "user_id": "str:customer",
+        "item_id": "product.sku",
+        "title": "product.name",
+    }
+    shop = {"topics": {"events.click": "web.tracking"}, "fields": {"web.tracking": rules}}
+    config = config_for(broker, kafka=shop)
+    kinds = ["view", "scroll", "pay", "view", "ping"] * 4
+    product = {"sku": "k1", "name": "red kettle"}
+    rows = [
+        {"type": kind, "meta": {"sent": time.time() - 5}, "customer": n % 3, "product": product}
+        for n, kind in enumerate(kinds)
+    ]
+    broken: dict[str, Any] = {**rows[0], "customer": ["no id"]}
+    produce(config.kafka, "events.click", [*rows, broken], key="one partition")
+    scores, letters = Reader(config.kafka, "scores.ctr"), Reader(config.kafka, "events.dead")
+    with worker(config) as running:
+        scores.wait(12)
+        letters.wait(1)
+        until(lambda: committed(config.kafka) == 21, "all commits")
+        assert running.value("passed_over_total", topic="web.tracking") == 8
+    found = [json.loads(message.value()) for message in scores.read()]
+    offsets = sorted(each["source"]["offset"] for each in found)
+    assert offsets == [n for n, kind in enumerate(kinds) if kind in ("view", "pay")]
+    assert {each["user_id"] for each in found} == {"0", "1", "2"}
+    assert {each["item_id"] for each in found} == {"k1"}
+    (letter,) = letters.read()
+    assert json.loads(letter.value()) == broken
 
 
 def test_a_restart_goes_on_where_it_was_committed(broker: EmbeddedBroker, kafka: KafkaConfig) -> None:

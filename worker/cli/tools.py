@@ -37,7 +37,10 @@ def replay(config: Config, /, file: Path, topic: str, rate: float | None, json_:
     (text, title, stars, user_id, item_id, clicked, ts in seconds) and makes event ids of file name and line number,
     so that scores can be joined with labels afterwards. --map changes it field by field, context.NAME too; a source is
     a field of the row (title, review.text), scaled (ts*1000), converted (str:user_id; int:, float:, bool:), an ISO
-    8601 time (time:created, time:created@+08:00 where it names no zone), a template ({file}-{n}) or @now.
+    8601 time (time:created, time:created@+08:00 where it names no zone), what its words stand for
+    (map:type(view=impression, buy=purchase, *=-), where * is any other and - leaves the row out), a constant
+    (value:chat), a template ({file}-{n}) or @now. `kafka.fields` takes the same rules, for topics that are read live;
+    rows for such a topic are checked by them and sent as they are.
 
     Every line is checked before the first is sent. A row without a time is refused, and so are times before March 1973
     or in the future; fields of the rows that nothing reads are named.
@@ -61,7 +64,7 @@ def replay(config: Config, /, file: Path, topic: str, rate: float | None, json_:
     else:
         click.echo(
             f"{report.events} events to {report.topic} in {report.seconds} s, {report.events_per_second} a second;"
-            f" {bad} bad lines left out"
+            f" {bad} lines left out"
         )
 
 

@@ -1,5 +1,5 @@
-"""Records to events. Any bytes at all give either an event or a dead letter; nothing here raises but a registry that is
-away.
+"""Records to events. Any bytes at all give an event, a dead letter, or nothing where the topic's own rules say so;
+nothing here raises but a registry that is away.
 
 What msgspec says of bad input is sorted into reasons in one place, `_sort`; details name the field and what was
 expected there, never what was found.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -24,11 +24,14 @@ from schemas.events import (
     without_absent,
 )
 from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE, MAX_EVENT_BYTES
-from worker.config import Lane
+from worker.config import KafkaConfig, Lane
+from worker.errors import ConfigError
 from worker.kafka.avro import AvroError
 from worker.kafka.dead import dead_letter
 from worker.kafka.records import Record
 from worker.kafka.registry import FRAME_BYTES, SchemaRegistry
+from worker.privacy.person import names_somebody, people_of, time_of
+from worker.scoring.fields import Fields
 
 LANES: Final[dict[str, Lane]] = {EVENTS_SERVICE: "service", EVENTS_CLICK: "click", EVENTS_REVIEW: "review"}
 """Contract topic to lane."""
@@ -46,78 +49,119 @@ _FRAMED: Final = (
 )
 
 
+def lanes_of(kafka: KafkaConfig) -> dict[str, Lane]:
+    """Topics to read, those for backfill too, and which kind of event each carries."""
+    live = {kafka.topic(contract): lane for contract, lane in LANES.items()}
+    return live | {topic: LANES[contract] for topic, contract in kafka.backfill.items()}
+
+
+class Told(NamedTuple):
+    """What a record without event tells: ids that it may be about, whether that is sure, and when it happened, ms."""
+
+    people: set[str]
+    sure: bool
+    time_ms: int | None
+
+
 class Decoder:
     """Decodes the records of the topics in ``lanes`` (cluster's name to lane).
 
-    ``registry`` reads what is framed for one; without, what follows the frame must be JSON.
+    ``registry`` reads what is framed for one; without, what follows the frame must be JSON. ``fields`` are the sources
+    of topics whose fields are a shop's own (``kafka.fields``): raises `ConfigError` where they cannot be used.
     """
 
-    def __init__(self, lanes: Mapping[str, Lane], registry: SchemaRegistry | None = None) -> None:
+    def __init__(
+        self,
+        lanes: Mapping[str, Lane],
+        registry: SchemaRegistry | None = None,
+        fields: Mapping[str, Mapping[str, str]] = {},
+    ) -> None:
         self._registry = registry
+        if strange := sorted(fields.keys() - lanes):
+            raise ConfigError(f"kafka.fields.{strange[0]}: events are read from {', '.join(sorted(lanes))}")
+        self.fields: Final = {topic: Fields(topic, _TYPES[lanes[topic]], given) for topic, given in fields.items()}
         self._types = {topic: _TYPES[lane] for topic, lane in lanes.items()}
         self._decode: dict[str, Callable[[bytes], Event]] = {
             topic: msgspec.json.Decoder(kind).decode for topic, kind in self._types.items()
         }
 
-    def decode(self, record: Record, now_ms: int) -> Event | DeadLetter:
-        """The record's event, or its dead letter. ``now_ms`` is the clock that "the future" is measured against.
+    def decode(self, record: Record, now_ms: int) -> Event | DeadLetter | None:
+        """The record's event, its dead letter, or None where the topic's own rules pass it over.
 
-        Raises `RegistryError` when a schema is needed and the registry does not answer.
+        ``now_ms`` is the clock that "the future" is measured against. Raises `RegistryError` when a schema is needed
+        and the registry does not answer.
         """
         value = record.value
         if value is None:
             return dead_letter(record, "decode", "tombstone", "a record without value")
         if len(value) > MAX_EVENT_BYTES:
             return dead_letter(record, "decode", "too_large", f"more than {MAX_EVENT_BYTES} bytes")
-        try:
-            event = self._decode[record.topic](value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            found = self._second_look(record.topic, value)
-            if isinstance(found, tuple):
-                return dead_letter(record, "decode", *found)
-            event = found
-        if b"\\u0000" in value and (field := _nul_in_id(event)):
+        event: Event | None = None
+        if record.topic not in self.fields:
+            try:
+                event = self._decode[record.topic](value)
+            except (ValueError, RecursionError):
+                event = None  # looked at again below
+        if event is not None and b"\\u0000" not in value:
+            return _in_time(record, event, now_ms)
+        found = self._second_look(record, value) if event is None else event
+        if found is None:
+            return None
+        if isinstance(found, tuple):
+            return dead_letter(record, "decode", *found)
+        if field := _nul_in_id(found):
             # Identifiers become keys; keys that begin with NUL are ours.
             return dead_letter(record, "decode", "out_of_range", f"a NUL character - at `$.{field}`")
-        latest = now_ms + FUTURE_LIMIT_MS
-        if not EARLIEST_MS <= event.event_time_ms <= latest:
-            return _mistimed(record, event.event_time_ms, "event_time_ms")
-        answered = event.impression_time_ms if type(event) is ClickEvent else None
-        if answered == 0:  # some serialisers write it for "none"
-            event = msgspec.structs.replace(event, impression_time_ms=None)
-        elif answered is not None and not EARLIEST_MS <= answered <= latest:
-            return _mistimed(record, answered, "impression_time_ms")
-        return event
+        return _in_time(record, found, now_ms)
 
-    def _second_look(self, topic: str, value: bytes) -> Event | tuple[Reason, str]:
-        """The event in bytes that failed for their frame or for what means absent; else reason and detail.
+    def told(self, record: Record) -> Told:
+        """What the bytes of a record tell that became no event; its key is an id, too."""
+        people, sure = people_of(record.key, record.value), names_somebody(record.key, record.value)
+        if (fields := self.fields.get(record.topic)) is None:
+            return Told(people, sure, time_of(record.value))
+        user_id, time_ms = fields.told(record, record.value or b"")
+        return Told(people if user_id is None else people | {user_id}, sure or user_id is not None, time_ms)
+
+    def _second_look(self, record: Record, value: bytes) -> Event | tuple[Reason, str] | None:
+        """The event in bytes that failed for their frame or for what means absent, or whose fields are a shop's own;
+        else reason and detail, or None where the rules pass it over.
 
         Only what has failed once comes here: good events pay nothing for it.
         """
         framed = value[:1] == b"\x00" and len(value) > FRAME_BYTES
-        if framed and self._registry is not None:
-            try:
-                value = self._registry.json_of(value)
-            except AvroError as error:
-                return error.reason, error.detail
-        elif framed:
-            value = value[FRAME_BYTES:]
-        decode = self._decode[topic]
         try:
-            try:
-                return decode(value)
-            except msgspec.ValidationError:
-                if b"null" not in value and b'""' not in value:
-                    raise
-                return decode(without_absent(value, self._types[topic]))
-        except UnicodeDecodeError:
-            found: tuple[Reason, str] = "not_utf8", "invalid UTF-8 in a string"
-        except RecursionError:
-            found = "not_json", "nested too deep"
-        except msgspec.DecodeError as error:
-            found = _sort(error, value)
+            if framed:
+                value = value[FRAME_BYTES:] if self._registry is None else self._registry.json_of(value)
+            if (fields := self.fields.get(record.topic)) is not None:
+                own = fields.event(record, value)
+                if own is None:
+                    return None
+                value = own
+            return self._typed(record.topic, value)
+        except (ValueError, RecursionError) as error:
+            found = _why(error, value, record.topic)
         blind = framed and self._registry is None
         return ("not_json", _FRAMED) if blind and found[0] in {"not_json", "not_utf8"} else found
+
+    def _typed(self, topic: str, value: bytes) -> Event:
+        try:
+            return self._decode[topic](value)
+        except msgspec.ValidationError:
+            if b"null" not in value and b'""' not in value:
+                raise
+            return self._decode[topic](without_absent(value, self._types[topic]))
+
+
+def _in_time(record: Record, event: Event, now_ms: int) -> Event | DeadLetter:
+    latest = now_ms + FUTURE_LIMIT_MS
+    if not EARLIEST_MS <= event.event_time_ms <= latest:
+        return _mistimed(record, event.event_time_ms, "event_time_ms")
+    answered = event.impression_time_ms if type(event) is ClickEvent else None
+    if answered == 0:  # some serialisers write it for "none"
+        event = msgspec.structs.replace(event, impression_time_ms=None)
+    elif answered is not None and not EARLIEST_MS <= answered <= latest:
+        return _mistimed(record, answered, "impression_time_ms")
+    return event
 
 
 def _mistimed(record: Record, time_ms: int, field: str) -> DeadLetter:
@@ -126,6 +170,20 @@ def _mistimed(record: Record, time_ms: int, field: str) -> DeadLetter:
         return dead_letter(record, "decode", "out_of_range", detail)
     detail = f"more than {FUTURE_LIMIT_MS // 1000} s ahead of the clock - at `$.{field}`"
     return dead_letter(record, "decode", "future_time", detail)
+
+
+def _why(error: ValueError | RecursionError, value: bytes, topic: str) -> tuple[Reason, str]:
+    """Reason and detail of what went wrong with a value."""
+    if isinstance(error, AvroError):
+        return error.reason, error.detail
+    if isinstance(error, UnicodeDecodeError):
+        return "not_utf8", "invalid UTF-8 in a string"
+    if isinstance(error, RecursionError):
+        return "not_json", "nested too deep"
+    if isinstance(error, msgspec.DecodeError):
+        return _sort(error, value)
+    # Of a rule: it names its field, and never what it found there.
+    return "wrong_type", f"{error} (kafka.fields.{topic})"
 
 
 def _sort(error: msgspec.DecodeError, value: bytes) -> tuple[Reason, str]:

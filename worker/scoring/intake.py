@@ -13,9 +13,7 @@ from worker.config import Lane
 from worker.kafka.dead import dead_letter
 from worker.kafka.ledger import OffsetLedger, Ticket
 from worker.kafka.records import Record
-from worker.kafka.registry import SchemaRegistry
 from worker.privacy.erasures import NOBODY, Erasures
-from worker.privacy.person import people_of, time_of
 from worker.scoring.batcher import Unit
 from worker.scoring.cache import Slot, VectorCache
 from worker.scoring.decode import BACKFILL, Decoder
@@ -31,7 +29,8 @@ class Intake:
     ``lanes`` maps topics to lanes; those of ``backfill`` wait in a lane of their own, whatever they carry. A lane is a
     matter of the topic, never of the event: output leaves in source order, so an urgent event behind a backfilled one
     in the same partition would wait for it.
-    What people who asked to be forgotten did before their cut-off comes out as nothing at all: it is finished at once.
+    What people who asked to be forgotten did before their cut-off comes out as nothing at all, and so does what a
+    topic's own rules pass over: it is finished at once.
     """
 
     def __init__(
@@ -42,11 +41,14 @@ class Intake:
         erasures: Erasures = NOBODY,
         count_forgotten: Callable[[], None] = lambda: None,
         backfill: Collection[str] = (),
-        registry: SchemaRegistry | None = None,
+        decoder: Decoder | None = None,
+        count_passed_over: Callable[[str], None] = lambda topic: None,
     ) -> None:
         self._lanes = lanes
         self._waits_in: dict[str, str] = {topic: BACKFILL if topic in backfill else lanes[topic] for topic in lanes}
-        self._decode = Decoder(lanes, registry).decode
+        self._decoder = decoder or Decoder(lanes)
+        self._decode = self._decoder.decode
+        self._count_passed_over = count_passed_over
         self._prepare = scorer.prepare
         self._cache = cache
         self._erasures, self._count_forgotten = erasures, count_forgotten
@@ -66,6 +68,10 @@ class Intake:
             if ticket is None:
                 continue
             event = self._decode(record, now_ms)
+            if event is None:
+                self._count_passed_over(record.topic)
+                ledger.finish(ticket, Outcome([], []))
+                continue
             if self._erasures and self._forgotten(event, record):
                 self._count_forgotten()
                 ledger.finish(ticket, Outcome([], []))
@@ -106,11 +112,10 @@ class Intake:
         if not isinstance(event, DeadLetter):
             return self._erasures.cover(event.user_id, event.event_time_ms)
         # It is from when it says, but not from later than when it was written.
-        times = (time_of(record.value), record.timestamp_ms if record.timestamp_ms > 0 else None)
+        people, _, told_ms = self._decoder.told(record)
+        times = (told_ms, record.timestamp_ms if record.timestamp_ms > 0 else None)
         known = [time_ms for time_ms in times if time_ms is not None]
-        return bool(known) and any(
-            self._erasures.cover(user_id, min(known)) for user_id in people_of(record.key, record.value)
-        )
+        return bool(known) and any(self._erasures.cover(user_id, min(known)) for user_id in people)
 
     def _texts(self, event: Event, fresh: list[Slot]) -> list[Slot | None]:
         if type(event) is ClickEvent:

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from model.scoring import Scorer
 from schemas.topics import EVENTS_DEAD, FOLDS, INPUTS, OPINIONS, SCORES_CTR, SCORES_INTENT, SCORES_SENTIMENT
-from worker.config import Config, KafkaConfig, Lane
+from worker.config import Config, KafkaConfig
 from worker.errors import TopicError
 from worker.kafka.admin import partition_counts, topic_ids
 from worker.kafka.registry import SchemaRegistry
@@ -27,7 +27,7 @@ from worker.redis.state_reader import StateReader
 from worker.scoring.batcher import Batcher
 from worker.scoring.cache import VectorCache
 from worker.scoring.cost import CostModel
-from worker.scoring.decode import BACKFILL, LANES
+from worker.scoring.decode import BACKFILL, Decoder, lanes_of
 from worker.scoring.device import Device, ThreadedDevice
 from worker.scoring.emit import Emitter, FoldBuffer
 from worker.scoring.engine import Engine
@@ -123,7 +123,16 @@ def build(
         source,
         sink,
         device,
-        Intake(lanes, scorer, cache, erasures, metrics.forgotten.inc, kafka.backfill, schema_registry),
+        Intake(
+            lanes,
+            scorer,
+            cache,
+            erasures,
+            metrics.forgotten.inc,
+            kafka.backfill,
+            Decoder(lanes, schema_registry, kafka.fields),
+            lambda topic: metrics.passed_over.labels(topic).inc(),
+        ),
         Batcher(objectives_s, worker.max_batch_tokens, worker.max_batch_units, CostModel(b_s=FIRST_GUESS_S[gpu])),
         Emitter(scorer.version, routing, worker, ids),
         FoldBuffer(scorer.space, kafka.fold_shards, ids),
@@ -156,9 +165,3 @@ def batch_scorer(config: Config, scorer: Scorer, routing: Routing, reader: Reade
     """The device's work for this configuration."""
     head = click_head(scorer, config)
     return BatchScorer(scorer, head, head.features, reader, config.profiles.scales_s, routing.heads)
-
-
-def lanes_of(kafka: KafkaConfig) -> dict[str, Lane]:
-    """Topics to read, those for backfill too, and which kind of event each carries."""
-    live = {kafka.topic(contract): lane for contract, lane in LANES.items()}
-    return live | {topic: LANES[contract] for topic, contract in kafka.backfill.items()}

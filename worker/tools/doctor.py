@@ -39,6 +39,7 @@ def examine(config: Config, replication: int = 3) -> list[Check]:
         ("kafka", lambda: _kafka(config.kafka)),
         ("topics", lambda: _topics(config.kafka)),
         ("durability", lambda: _durability(config, replication)),
+        ("fields", lambda: _fields(config.kafka)),
         ("registry", lambda: _registry(config.registry)),
         ("alerts", lambda: _alerts(config.kafka)),
         ("redis", lambda: _redis(config.redis, durable=not config.kafka.embedded)),
@@ -183,6 +184,14 @@ def _topics(kafka: KafkaConfig) -> list[Check]:
 def _durability(config: Config, replication: int) -> list[Check]:
     # On the embedded broker everything ends with the process.
     return [] if config.kafka.embedded else examine_durability(config, replication)
+
+
+def _fields(kafka: KafkaConfig) -> list[Check]:
+    """Whether the rules of topics with a shop's own fields can be used."""
+    from worker.scoring.decode import Decoder, lanes_of
+
+    topics = Decoder(lanes_of(kafka), fields=kafka.fields).fields
+    return [good("fields", f"rules for {', '.join(topics)}")] if topics else []
 
 
 def _registry(config: RegistryConfig) -> list[Check]:

@@ -27,11 +27,13 @@ from worker.errors import InputError, StoreError
 from worker.kafka.admin import all_topics, partition_counts, topic_ids, topic_settings
 from worker.kafka.clients import consumer_config, translate, watermarks
 from worker.kafka.readback import Readback
+from worker.kafka.records import Record
 from worker.kafka.single import write_one
-from worker.privacy.person import names_somebody, people_of, time_of
+from worker.privacy.person import names_somebody
 from worker.profiles.features import SPACE_HEADER
 from worker.profiles.role import space_of
 from worker.redis.store import connect
+from worker.scoring.decode import Decoder, lanes_of
 from worker.tools.dead_letters import Letters
 from worker.tools.receipt import NOTES, PENDING, Receipt, TopicReceipt, standing_note, topic_receipt
 
@@ -209,6 +211,7 @@ class Erase:
     def _letters_of_person(self, letters: Letters) -> tuple[dict[bytes, int], set[bytes], set[bytes]]:
         """Keys of the person's letters with their partitions, of those that may be anybody's, and of the newer ones."""
         events = {name for name, contract in all_topics(self._kafka).items() if contract in INPUTS}
+        decoder = Decoder(lanes_of(self._kafka), fields=self._kafka.fields)
         meant: dict[bytes, int] = {}
         unread: set[bytes] = set()
         newer: set[bytes] = set()
@@ -219,26 +222,23 @@ class Erase:
             newer.discard(key)
             if value is None:
                 continue
-            try:
-                letter = read_letter(value, message.headers() or [])
-                source_key, of_event = letter.key, letter.source.topic in events
-            except FormatError:
-                source_key, of_event = None, False
-            if self._user in people_of(source_key, value):
-                if self._is_newer(message):
+            record = _record(message)
+            told = decoder.told(record)
+            # The key of an alert is its subject.
+            sure = told.sure if record.topic in events else names_somebody(None, value)
+            if self._user in told.people:
+                if self._is_newer(message.timestamp()[1], told.time_ms):
                     newer.add(key)
                 else:
                     meant[key] = message.partition()
-            elif not names_somebody(source_key if of_event else None, value):  # an alert's key is its subject
+            elif not sure:
                 unread.add(key)
         return meant, unread, newer
 
-    def _is_newer(self, letter: Any) -> bool:
+    def _is_newer(self, written_ms: int, told_ms: int | None) -> bool:
         """Whether a letter is of what the person did after a cut-off that stands."""
         if self._standing is None:
             return False  # up to now: all that there is
-        written_ms: int = letter.timestamp()[1]
-        told_ms = time_of(letter.value())
         since_ms = written_ms - NOTICE_MS if told_ms is None else min(written_ms, told_ms)
         return since_ms > self._erasure.cutoff_ms
 
@@ -256,6 +256,16 @@ class Erase:
             )
             for name, contract in names.items()
         ]
+
+
+def _record(letter: Any) -> Record:
+    """The record that became the letter; of no topic where the letter does not say."""
+    try:
+        found = read_letter(letter.value(), letter.headers() or [])
+    except FormatError:
+        return Record("", -1, -1, -1, None, letter.value())
+    source = found.source
+    return Record(source.topic, source.partition, source.offset, -1, found.key, letter.value())
 
 
 def _literally(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Rows that are not events yet, made into events: `worker.tools.rules`, and a preset of them for every input topic.
+"""Rows that are not events yet, made into events: `worker.scoring.rules`, and a preset of them for every input topic.
 
 A later rule for the same field wins where it sets something; the earlier one stands where it does not.
 """
@@ -11,10 +11,14 @@ from typing import Any, Final
 import msgspec
 import yaml
 
+from schemas.dead import DeadLetter
 from schemas.events import EARLIEST_MS, FUTURE_LIMIT_MS, ClickEvent, ReviewEvent, ServiceEvent, without_absent
 from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE
+from worker.config import KafkaConfig
 from worker.errors import InputError
-from worker.tools.rules import ABSENT, Row, Rule, find, parse
+from worker.kafka.records import Record
+from worker.scoring.decode import Decoder, lanes_of
+from worker.scoring.rules import ABSENT, PASSED_OVER, Row, Rule, check_field, find, parse, put
 
 EVENT_TYPES: Final[dict[str, type[msgspec.Struct]]] = {
     EVENTS_CLICK: ClickEvent,
@@ -81,9 +85,7 @@ class EventMapping:
         own = [parse(text, "--map", self._type) for text in rules]
         self._constants = [_constant(text) for text in constants]
         for field in [*(rule.field for rule in own), *(field for field, _ in self._constants)]:
-            root, dot, _ = field.partition(".")
-            if root not in fields or (dot and root != "context"):
-                raise InputError(f"{topic} has no field {field!r}; it has {', '.join(sorted(fields))}")
+            check_field(field, topic, self._type)
         # What an event is about: a row that fills none of it belongs elsewhere, however well it fits the type.
         self._content = fields - {"event_id", "event_time_ms", "user_id", "action", "experiment_id", "context"}
         known = [] if self._keep_row else [parse(text, "preset", self._type) for text in PRESETS[preset]]
@@ -98,8 +100,11 @@ class EventMapping:
         """Fields of the rows so far that nothing reads, as they came."""
         return [name for name in self._seen if name not in self._used]
 
-    def event(self, row: Row, *, file: str, n: int, now_ms: int) -> tuple[str, bytes]:
-        """Kafka key (user, else event id) and JSON bytes of the row's event. Raises ValueError saying what is wrong."""
+    def event(self, row: Row, *, file: str, n: int, now_ms: int) -> tuple[str, bytes] | None:
+        """Kafka key (user, else event id) and JSON bytes of the row's event, None where a rule passes the row over.
+
+        Raises ValueError saying what is wrong.
+        """
         self._seen.update(dict.fromkeys(row))
         self.unmet = [each for each in self.unmet if find(row, each[1], ABSENT) is ABSENT]
         event: dict[str, Any] = dict(row) if self._keep_row else {}
@@ -107,14 +112,16 @@ class EventMapping:
         place = {"file": file, "n": n, "@now": now_ms if start_ms is None else start_ms}
         for rule in self._rules:
             value = rule.read(row, place)
+            if value is PASSED_OVER:
+                return None
             if value is not None:
-                _put(event, rule.field, value)
+                put(event, rule.field, value)
         if not self._content & event.keys():
             raise ValueError(
                 f"the row has none of {', '.join(sorted(self._content))} (does it belong to another topic?)"
             )
         for field, value in self._constants:
-            _put(event, field, value)
+            put(event, field, value)
         if event.get("event_time_ms") is None:
             if start_ms is None:
                 raise ValueError("the row has no event time (--map event_time_ms=…, or --start-time for such rows)")
@@ -132,15 +139,36 @@ class EventMapping:
             return self._decode(without_absent(encoded, self._type))
 
 
-def _put(event: dict[str, Any], field: str, value: Any) -> None:
-    root, dot, name = field.partition(".")
-    if not dot:
-        event[field] = value
-        return
-    context = event.get(root) or {}
-    if not isinstance(context, dict):
-        raise ValueError(f"{root} is not an object")  # noqa: TRY004 all that a row can have wrong is a ValueError
-    event[root] = {**context, name: value}  # never the row's own
+class OwnRows:
+    """Rows of a topic that the worker reads by rules of its own (``kafka.fields``): those that make an event go as they
+    are. Otherwise as `EventMapping`.
+    """
+
+    def __init__(self, kafka: KafkaConfig, topic: str) -> None:
+        """Raises `ConfigError` for rules that cannot be used."""
+        self._topic = topic
+        self._decoder = Decoder(lanes_of(kafka), fields=kafka.fields)
+        names = self._decoder.fields[topic].names
+        self._used = names | {name.partition(".")[0] for name in names}
+        self._seen: dict[str, None] = {}
+        self.unmet: list[tuple[str, str]] = []
+
+    @property
+    def unused(self) -> list[str]:
+        """Fields of the rows so far that no rule reads, as they came."""
+        return [name for name in self._seen if name not in self._used]
+
+    def event(self, row: Row, *, file: str, n: int, now_ms: int) -> tuple[str, bytes] | None:
+        """Kafka key (user, else event id) and the row's JSON bytes, None where the rules pass it over.
+
+        Raises ValueError saying what is wrong.
+        """
+        self._seen.update(dict.fromkeys(row))
+        value = msgspec.json.encode(row)
+        found = self._decoder.decode(Record(self._topic, 0, n, now_ms, None, value), now_ms)
+        if isinstance(found, DeadLetter):
+            raise ValueError(found.detail)  # noqa: TRY004 all that a row can have wrong is a ValueError
+        return None if found is None else (found.user_id or found.event_id, value)
 
 
 def _check_time(field: str, time_ms: int | None, now_ms: int) -> None:

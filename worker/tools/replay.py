@@ -22,7 +22,7 @@ from worker.config import KafkaConfig
 from worker.errors import InputError
 from worker.kafka.admin import partition_counts
 from worker.kafka.bulk import BulkProducer
-from worker.tools.mapping import PRESET_OF, EventMapping
+from worker.tools.mapping import PRESET_OF, EventMapping, OwnRows
 
 DELIVERY_TIMEOUT_S: Final = 60.0
 """How long a record may wait for the broker before the replay gives up and says how far it came."""
@@ -33,7 +33,7 @@ Keyed = tuple[str, bytes]
 
 
 class ReplayReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a replay did: ``events`` were acknowledged by the broker, ``skipped`` lines were bad."""
+    """What a replay did: ``events`` were acknowledged by the broker, ``skipped`` lines were bad or passed over."""
 
     topic: str
     events: int
@@ -65,6 +65,15 @@ class Replay:
             raise InputError(f"--topic {topic}: events go to {', '.join((*INPUTS, *kafka.backfill))}")
         self._kafka, self._file, self._topic = kafka, file, topic if old else kafka.topic(contract)
         self._limit, self._skip_bad = limit, skip_bad
+        self._mapping: EventMapping | OwnRows
+        if self._topic in kafka.fields:
+            if rules or constants or start_time_ms is not None or preset != "auto":
+                raise InputError(
+                    f"--topic {topic}: its rows are read by kafka.fields and sent as they are; --map, --set-field,"
+                    " --start-time and --preset are for other topics"
+                )
+            self._mapping = OwnRows(kafka, self._topic)
+            return
         if preset == "auto":
             preset = "none" if self._first_row_is_event() else PRESET_OF[contract]
         self._mapping = EventMapping(
@@ -72,7 +81,7 @@ class Replay:
         )
 
     def check(self) -> tuple[int, int]:
-        """How many lines are events and how many are bad.
+        """How many lines are events and how many are bad or passed over.
 
         Raises `InputError` at a bad one unless they are skipped, and for a rule whose source no row has.
         """
@@ -134,7 +143,7 @@ class Replay:
         return False
 
     def _events(self) -> Iterator[Keyed | None]:
-        """Key and bytes of every line's event, up to the limit; None for a line that is bad and skipped."""
+        """Key and bytes of every line's event, up to the limit; None for a line that is skipped or passed over."""
         stem = self._file.name.split(".jsonl")[0]
         taken = 0
         for n, row in _rows(self._file):
@@ -143,15 +152,16 @@ class Replay:
             try:
                 if not isinstance(row, dict):
                     raise row if isinstance(row, ValueError) else ValueError("not a JSON object")
-                yield self._mapping.event(row, file=stem, n=n, now_ms=time.time_ns() // 1_000_000)
-                taken += 1
+                event = self._mapping.event(row, file=stem, n=n, now_ms=time.time_ns() // 1_000_000)
             except ValueError as error:
                 if not self._skip_bad:
                     raise InputError(
                         f"{self._file}:{n}: {error}{self._spare()}. Nothing was sent; --map and --set-field fill what"
                         " is missing, --skip-bad leaves such lines out"
                     ) from error
-                yield None
+                event = None
+            yield event
+            taken += event is not None
 
     def _spare(self) -> str:
         """What may have been meant, where something is missing."""

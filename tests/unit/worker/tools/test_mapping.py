@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from schemas.events import FUTURE_LIMIT_MS, ClickEvent, ReviewEvent, ServiceEvent
 from worker.errors import InputError
+from worker.scoring.rules import _TEXTS, _WHOLE, find
 from worker.tools.mapping import PRESET_OF, EventMapping
-from worker.tools.rules import _TEXTS, _WHOLE, find
 
 NOW_MS = 1_800_000_000_000
 TS = 1_767_225_600
@@ -322,3 +322,17 @@ def test_any_row_gives_a_valid_event_or_a_value_error(row: dict[str, Any]) -> No
         return
     assert key
     msgspec.convert(event, ReviewEvent)
+
+
+def test_a_constant_and_what_a_word_stands_for_are_sources_too() -> None:
+    rules = ("action=map:type(view=impression, buy=purchase, *=-)", "purchased=map:type(buy=true, *=null)")
+    rules += ("title=value:Kettle", "context.price=value:2.5")
+    _, event = mapped("events.click", {"type": "buy"}, rules=rules)
+    assert (event["action"], event["purchased"], event["title"]) == ("purchase", True, "Kettle")
+    assert event["context"] == {"price": 2.5}
+    _, event = mapped("events.click", {"type": "view"}, rules=rules)
+    assert (event["action"], "purchased" in event) == ("impression", False)
+    mapping = EventMapping("events.click", preset="clicks", rules=rules, start_time_ms=NOW_MS)
+    assert mapping.event({"type": "scroll"}, file="part", n=7, now_ms=NOW_MS) is None
+    with pytest.raises(ValueError, match="type is none of view, buy"):
+        one("brand", "map:type(view=a, buy=b)", {"type": "scroll"})

@@ -181,3 +181,27 @@ def test_a_broker_that_goes_away_is_told_with_how_far_it_came(tmp_path: Path, mo
     job = Replay(KAFKA, written(tmp_path, lines(ROWS)), "events.service")
     with pytest.raises(KafkaError, match=r"replaying to events\.service: .*; 0 of 5 records .*Replay the file again"):
         job.send()
+
+
+def test_rows_that_rules_pass_over_are_left_out_without_being_bad(tmp_path: Path) -> None:
+    path = written(tmp_path, lines([{"type": kind, "title": "a", "ts": TS} for kind in ("view", "scroll", "view")]))
+    rules = ("action=map:type(view=impression, *=-)",)
+    assert Replay(KAFKA, path, "events.click", rules=rules).check() == (2, 1)
+    assert Replay(KAFKA, path, "events.click", rules=rules, limit=2).check() == (2, 1)
+
+
+OWN = {"event_id": "str:id", "event_time_ms": "ts*1000", "text": "body.comment", "user_id": "who"}
+
+
+def test_rows_of_a_topic_with_fields_of_its_own_go_as_they_are_once_its_rules_can_read_them(tmp_path: Path) -> None:
+    kafka = KafkaConfig(topics={"events.review": "cms.reviews"}, fields={"cms.reviews": OWN})
+    rows = [{"id": n, "ts": TS, "body": {"comment": "fine"}, "who": "u" if n else None, "more": 1} for n in range(2)]
+    for topic in ("events.review", "cms.reviews"):
+        job = Replay(kafka, written(tmp_path, lines(rows)), topic)
+        assert job.check() == (2, 0)
+        assert [(key, json.loads(value)) for key, value in job._events()] == [("0", rows[0]), ("u", rows[1])]
+        assert job.unused == ["more"]
+    with pytest.raises(InputError, match=r"rows.jsonl:2: .*text"):
+        Replay(kafka, written(tmp_path, lines([rows[0], {"id": 3, "ts": TS}])), "cms.reviews").check()
+    with pytest.raises(InputError, match=r"read by kafka\.fields"):
+        Replay(kafka, written(tmp_path, lines(rows)), "cms.reviews", rules=("text=body",))

@@ -7,8 +7,12 @@ A source is one of
     str:user_id             the value as text; also int:, float: and bool:
     time:created            an ISO 8601 time; time:created@+08:00 or @Asia/Shanghai where the row names no zone
     fit:topics              the value where it has the field's shape
-    {file}-{n}              a template of the row's values, the file's stem and the line number (from 1)
-    @now                    the time given by the caller, ms
+    map:type(view=impression, buy=purchase, *=click)
+                            what the row's value stands for; * is any other and none, an answer null sets nothing,
+                            and - passes the row over
+    value:chat              the same in every event
+    {order}-{line}          a template of the row's values
+    @now                    what the caller knows of the row's place: its time, offset, file, ...; {n} in templates, too
 
 and its target a field of the event or ``context.NAME``. A source that the row lacks, or holds as null or blank, sets
 nothing; only text, title and query may be blank, and there a slot of a template without value is empty. Numbers are
@@ -19,12 +23,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
+import yaml
 
 from worker.errors import InputError
 
@@ -33,6 +38,10 @@ Read = Callable[[Row, Row], Any]
 """The value out of the row and its place (file, n, @now)."""
 
 ABSENT: Final = object()
+PASSED_OVER: Final = object()
+"""What a rule reads from a row that is no event of ours."""
+OF_FILE: Final = frozenset({"file", "n", "@now"})
+"""What is known of a row's place in a file: its stem, the line number (from 1), and the time that the caller gives."""
 
 _TEXTS: Final = frozenset({"text", "title", "query"})
 _WHOLE: Final = frozenset({"event_time_ms", "impression_time_ms"})
@@ -42,7 +51,9 @@ _PLAIN = re.compile(_PATH)
 _SCALED = re.compile(rf"(?P<name>{_PATH})\*(?P<factor>\d+(\.\d+)?)")
 _CAST = re.compile(rf"(?P<cast>str|int|float|bool|fit):(?P<name>{_PATH})")
 _TIME = re.compile(rf"time:(?P<name>{_PATH})(?:@(?P<zone>.+))?")
-_SLOT = re.compile(rf"\{{({_PATH})\}}")
+_CASES = re.compile(rf"map:(?P<name>{_PATH})\((?P<cases>.+)\)", re.DOTALL)
+_CONSTANT = re.compile(r"value:(?P<value>.+)", re.DOTALL)
+_SLOT = re.compile(rf"\{{(@?{_PATH})\}}")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "y"}), frozenset({"0", "false", "no", "n"})
 
@@ -56,14 +67,17 @@ class Rule(NamedTuple):
     read: Read
 
 
-def parse(text: str, where: str, kind: type[msgspec.Struct]) -> Rule:
-    """The rule that ``text`` says, for events of type ``kind``. Raises `InputError`, beginning with ``where``."""
+def parse(text: str, where: str, kind: type[msgspec.Struct], place: Collection[str] = OF_FILE) -> Rule:
+    """The rule that ``text`` says, for events of type ``kind``. Raises `InputError`, beginning with ``where``.
+
+    ``place``: what the caller knows of a row's place; the names in what `Rule.read` is given beside the row.
+    """
     match = _RULE.fullmatch(text)
     if match is None:
         raise InputError(f"{where} {text}: expected field=source, e.g. --map event_time_ms=ts*1000")
     field = match["field"]
     types = {each.name: each.type for each in msgspec.structs.fields(kind)}
-    names, read = _source(match["source"], field, types.get(field), f"{where} {text}")
+    names, read = _source(match["source"], field, types.get(field), f"{where} {text}", place)
 
     def fitting(row: Row, place: Row) -> Any:
         value = read(row, place)
@@ -72,6 +86,25 @@ def parse(text: str, where: str, kind: type[msgspec.Struct]) -> Rule:
         return round(value) if field in _WHOLE and isinstance(value, float) else value
 
     return Rule(text, field, names, fitting)
+
+
+def check_field(field: str, topic: str, kind: type[msgspec.Struct]) -> None:
+    """Raises `InputError` where a rule or constant sets what events of type ``kind``, of ``topic``, do not have."""
+    root, dot, _ = field.partition(".")
+    if root not in kind.__struct_fields__ or (dot and root != "context"):
+        raise InputError(f"{topic} has no field {field!r}; it has {', '.join(sorted(kind.__struct_fields__))}")
+
+
+def put(event: dict[str, Any], field: str, value: Any) -> None:
+    """Set a field of an event, or one of its context. Raises ValueError where that is no object."""
+    root, dot, name = field.partition(".")
+    if not dot:
+        event[field] = value
+        return
+    context = event.get(root) or {}
+    if not isinstance(context, dict):
+        raise ValueError(f"{root} is not an object")  # noqa: TRY004 all that a row can have wrong is a ValueError
+    event[root] = {**context, name: value}  # never the row's own
 
 
 def find(row: Row, path: str, default: Any = None) -> Any:
@@ -83,7 +116,12 @@ def find(row: Row, path: str, default: Any = None) -> Any:
     return find(inner, rest, default) if isinstance(inner, dict) else default
 
 
-def _source(text: str, field: str, type_: Any, where: str) -> tuple[tuple[str, ...], Read]:
+def _source(text: str, field: str, type_: Any, where: str, place: Collection[str]) -> tuple[tuple[str, ...], Read]:
+    if constant := _CONSTANT.fullmatch(text):
+        value = _plain(constant["value"], where)
+        return (), lambda _, __: value
+    if cases := _CASES.fullmatch(text):
+        return (cases["name"],), _mapped(cases["name"], cases["cases"], where)
     if scaled := _SCALED.fullmatch(text):
         factor = float(scaled["factor"])
         return _converted(scaled["name"], lambda value, name: _number(_number(value, name) * factor, name))
@@ -94,14 +132,15 @@ def _source(text: str, field: str, type_: Any, where: str) -> tuple[tuple[str, .
         convert = _CASTS.get(cast["cast"]) or (lambda value, _: _fit(value, type_))
         return _converted(cast["name"], convert)
     if "{" in text or "}" in text:
-        return _template(text, field, where)
-    if text == "@now":
-        return (), lambda _, place: place[text]
+        return _template(text, field, where, place)
+    if text.startswith("@") and text in place:
+        return (), lambda _, known: known[text]
     if _PLAIN.fullmatch(text):
         return (text,), lambda row, _: find(row, text)
+    known = ", ".join(sorted(name for name in place if name.startswith("@")))
     raise InputError(
-        f"{where}: a source is a field, a nested.field, field*number, str:field, time:field@+08:00, a {{template}}"
-        " or @now"
+        f"{where}: a source is a field, a nested.field, field*number, str:field, time:field@+08:00,"
+        f" map:field(its=ours, *=-), value:constant, a {{template}} or {known}"
     )
 
 
@@ -114,21 +153,50 @@ def _converted(name: str, convert: Callable[[Any, str], Any]) -> tuple[tuple[str
     return (name,), read
 
 
-def _template(text: str, field: str, where: str) -> tuple[tuple[str, ...], Read]:
+def _mapped(name: str, cases: str, where: str) -> Read:
+    """``its=ours, its=ours, *=ours``: what is ours is YAML, so that true is true."""
+    table: dict[str, Any] = {}
+    for case in cases.split(","):
+        its, equals, ours = (part.strip() for part in case.partition("="))
+        if not equals or not its or not ours or its in table:
+            raise InputError(f"{where}: cases are its=ours, each once, with commas between: map:type(view=impression)")
+        table[its] = PASSED_OVER if ours == "-" else _plain(ours, where)
+    other = table.pop("*", ABSENT)
+
+    def read(row: Row, _: Row) -> Any:
+        value = find(row, name)
+        found = other if value is None else table.get(_word(value, name), other)
+        if found is ABSENT and value is not None:
+            raise ValueError(f"{name} is none of {', '.join(table)}")
+        return None if found is ABSENT else found
+
+    return read
+
+
+def _plain(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: {text!r} is not a YAML value") from error
+
+
+def _template(text: str, field: str, where: str, place: Collection[str]) -> tuple[tuple[str, ...], Read]:
     parts = _SLOT.split(text)  # words and names of slots by turns
     if any(brace in word for word in parts[::2] for brace in "{}"):
         raise InputError(f"{where}: braces hold the name of a field, {{n}} or {{file}}")
     names = parts[1::2]
+    if strange := [name for name in names if name.startswith("@") and name not in place]:
+        raise InputError(f"{where}: {strange[0]} is not known here; {', '.join(sorted(place))} are")
     enough = any if field in _TEXTS else all  # half an id is another's id
 
-    def read(row: Row, place: Row) -> Any:
-        values = [place[name] if name in place else find(row, name) for name in names]
+    def read(row: Row, known: Row) -> Any:
+        values = [known[name] if name in place else find(row, name) for name in names]
         words = ["" if value is None else _text(value, name) for value, name in zip(values, names, strict=True)]
         if not enough(word.strip() for word in words):
             return None
         return "".join(each for pair in zip(parts[::2], [*words, ""], strict=True) for each in pair)
 
-    return tuple(name for name in names if name not in {"file", "n"}), read
+    return tuple(name for name in names if name not in place), read
 
 
 def _zone(text: str, where: str) -> tzinfo | None:
@@ -173,6 +241,10 @@ def _text(value: Any, name: str) -> str:
         raise ValueError(f"{name} is not text or number")  # noqa: TRY004 all that a row can have wrong is a ValueError
     # pandas writes a column of integers with a gap as floats: 4711.0 is 4711.
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _word(value: Any, name: str) -> str:
+    return str(value).lower() if isinstance(value, bool) else _text(value, name).strip()
 
 
 def _truth(value: Any, name: str) -> bool:

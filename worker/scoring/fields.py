@@ -1,0 +1,79 @@
+"""A topic whose records are a shop's own: which of its fields is which field of an event. Pure.
+
+``kafka.fields`` says it, by the topic's name on the cluster, in the rules of `worker.scoring.rules`. Of such a topic
+only what the rules read counts. Beside the record's own fields they know where it came from: ``@topic``,
+``@partition``, ``@offset``, ``@key`` (as text) and ``@timestamp`` (Kafka's, ms); in templates, too:
+``{@topic}-{@partition}-{@offset}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from worker.errors import ConfigError, InputError
+from worker.kafka.records import Record
+from worker.scoring.rules import PASSED_OVER, check_field, parse, put
+
+PLACE: Final = frozenset({"@topic", "@partition", "@offset", "@key", "@timestamp"})
+
+
+class Fields:
+    """The rules of one topic, for events of type ``kind``. Raises `ConfigError`, naming topic and field."""
+
+    def __init__(self, topic: str, kind: type[msgspec.Struct], sources: Mapping[str, str]) -> None:
+        where = f"kafka.fields.{topic}"
+        try:
+            for field in sources:
+                check_field(field, where, kind)
+            rules = [parse(f"{field}={source}", where, kind, PLACE) for field, source in sources.items()]
+        except InputError as error:
+            raise ConfigError(str(error)) from error
+        required = [field.name for field in msgspec.structs.fields(kind) if field.required]
+        if missing := [name for name in required if name not in sources]:
+            raise ConfigError(
+                f"{where} fills no {', '.join(missing)}, and every event has them. Where the records have none:"
+                " event_id: '{@topic}-{@partition}-{@offset}', event_time_ms: '@timestamp'"
+            )
+        # First those that may pass a record over: another kind of record may not fit the others.
+        self._rules = sorted(rules, key=lambda rule: "=map:" not in rule.text)
+        self.names: Final = frozenset(name for rule in rules for name in rule.names)
+
+    def event(self, record: Record, value: bytes) -> bytes | None:
+        """The event as JSON, of a record whose value is (or stands for) this JSON; None where a rule passes it over.
+
+        Raises `msgspec.DecodeError` for what is no JSON, and ValueError where a field is not as its rule wants it.
+        """
+        event = self._read(record, value)
+        return None if event is None else msgspec.json.encode(event)
+
+    def told(self, record: Record, value: bytes) -> tuple[str | None, int | None]:
+        """Whose the record is and when it happened, ms, as far as its bytes tell it by the rules."""
+        try:
+            event = self._read(record, value) or {}
+        except (ValueError, RecursionError):
+            return None, None
+        user_id, time_ms = event.get("user_id"), event.get("event_time_ms")
+        return user_id if isinstance(user_id, str) else None, time_ms if isinstance(time_ms, int) else None
+
+    def _read(self, record: Record, value: bytes) -> dict[str, Any] | None:
+        row = msgspec.json.decode(value)
+        if not isinstance(row, dict):
+            raise msgspec.ValidationError("Expected `object`, got something else")
+        place = {
+            "@topic": record.topic,
+            "@partition": record.partition,
+            "@offset": record.offset,
+            "@key": None if record.key is None else record.key.decode(errors="replace"),
+            "@timestamp": record.timestamp_ms if record.timestamp_ms > 0 else None,
+        }
+        event: dict[str, Any] = {}
+        for rule in self._rules:
+            found = rule.read(row, place)
+            if found is PASSED_OVER:
+                return None
+            if found is not None:
+                put(event, rule.field, found)
+        return event
