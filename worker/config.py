@@ -45,6 +45,8 @@ class KafkaConfig(Section, frozen=True, kw_only=True):
     embedded: bool = False
     # A shop's own topic names, by the contract's: {events.click: shop.clicks}. Unnamed ones keep the contract's.
     topics: dict[str, str] = {}
+    # More topics of the same kinds, scored beside those: {app.clicks: events.click}.
+    further_topics: dict[str, str] = {}
     # Topics scored at low priority, by what they carry: {shop.clicks.2025: events.click}.
     backfill: dict[str, str] = {}
     # Topics whose fields are the shop's own, by their name on the cluster: which of them, or which rule, is which field
@@ -55,6 +57,11 @@ class KafkaConfig(Section, frozen=True, kw_only=True):
     def topic(self, contract_name: str) -> str:
         """The cluster's name of a topic of the contract, e.g. ``events.click``."""
         return self.topics.get(contract_name, contract_name)
+
+    @property
+    def added_topics(self) -> dict[str, str]:
+        """Topics of events beside the contract's, live and for backfill, by what they carry."""
+        return self.further_topics | self.backfill
 
     def contract_topic(self, cluster_name: str) -> str:
         """The contract's name of a topic of the cluster; the inverse of `topic`."""
@@ -279,12 +286,7 @@ def _checked(config: Config) -> Config:
         raise ConfigError(f"kafka.topics names {', '.join(sorted(unknown))}; the contract has {', '.join(TOPICS)}")
     if len(set(config.kafka.topics.values())) < len(config.kafka.topics):
         raise ConfigError("kafka.topics gives two topics of the contract the same name")
-    if wrong := sorted(set(config.kafka.backfill.values()) - set(INPUTS)):
-        raise ConfigError(f"kafka.backfill: {', '.join(wrong)} is none of {', '.join(INPUTS)}")
-    if taken := sorted({config.kafka.topic(name) for name in TOPICS} & config.kafka.backfill.keys()):
-        raise ConfigError(
-            f"kafka.backfill names {', '.join(taken)}, which is used already: backfill needs topics apart"
-        )
+    _check_added(config.kafka)
     seen = (config.alerts.p_negative_of_negatives, config.alerts.p_negative_of_others)
     if (seen[0] is None) != (seen[1] is None):
         raise ConfigError("alerts.p_negative_of_negatives and alerts.p_negative_of_others go together: set both")
@@ -296,6 +298,16 @@ def _checked(config: Config) -> Config:
         raise ConfigError("worker.max_batch_tokens must not exceed worker.queue_tokens_high")
     _check_sinks(config.notify)
     return config
+
+
+def _check_added(kafka: KafkaConfig) -> None:
+    taken = {kafka.topic(name) for name in TOPICS}
+    for key, added in (("further_topics", kafka.further_topics), ("backfill", kafka.backfill)):
+        if wrong := sorted(set(added.values()) - set(INPUTS)):
+            raise ConfigError(f"kafka.{key}: {', '.join(wrong)} is none of {', '.join(INPUTS)}")
+        if twice := sorted(taken & added.keys()):
+            raise ConfigError(f"kafka.{key} names {', '.join(twice)}, which is used already: it needs topics apart")
+        taken |= added.keys()
 
 
 def _check_sinks(notify: NotifyConfig) -> None:

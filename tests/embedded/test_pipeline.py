@@ -93,7 +93,7 @@ def test_bad_input_becomes_dead_letters_and_the_worker_goes_on(broker: EmbeddedB
 
 
 def test_a_topic_with_fields_of_its_own_is_scored_by_its_rules(broker: EmbeddedBroker) -> None:
-    broker.create_topics(["web.tracking"])
+    broker.create_topics(["web.tracking", "app.tracking"])
     rules = {
         "event_id": "{@topic}-{@partition}-{@offset}",
         "event_time_ms": "meta.sent*1000",
@@ -102,7 +102,11 @@ def test_a_topic_with_fields_of_its_own_is_scored_by_its_rules(broker: EmbeddedB
         "item_id": "product.sku",
         "title": "product.name",
     }
-    shop = {"topics": {"events.click": "web.tracking"}, "fields": {"web.tracking": rules}}
+    shop = {
+        "topics": {"events.click": "web.tracking"},
+        "further_topics": {"app.tracking": "events.click"},
+        "fields": {"web.tracking": rules},
+    }
     config = config_for(broker, kafka=shop)
     kinds = ["view", "scroll", "pay", "view", "ping"] * 4
     product = {"sku": "k1", "name": "red kettle"}
@@ -112,13 +116,17 @@ def test_a_topic_with_fields_of_its_own_is_scored_by_its_rules(broker: EmbeddedB
     ]
     broken: dict[str, Any] = {**rows[0], "customer": ["no id"]}
     produce(config.kafka, "events.click", [*rows, broken], key="one partition")
+    produce(config.kafka, "app.tracking", events(5, item_id="k1"))
     scores, letters = Reader(config.kafka, "scores.ctr"), Reader(config.kafka, "events.dead")
     with worker(config) as running:
-        scores.wait(12)
+        scores.wait(12 + 5)
         letters.wait(1)
         until(lambda: committed(config.kafka) == 21, "all commits")
         assert running.value("passed_over_total", topic="web.tracking") == 8
-    found = [json.loads(message.value()) for message in scores.read()]
+        until(lambda: running.value("latency_seconds_count", lane="click") == 21 + 5, "all commits of both topics")
+        assert running.value("events_total", topic="events.click") == 21 + 5
+    scored = [json.loads(message.value()) for message in scores.read()]
+    found = [each for each in scored if each["source"]["topic"] != "app.tracking"]
     offsets = sorted(each["source"]["offset"] for each in found)
     assert offsets == [n for n, kind in enumerate(kinds) if kind in ("view", "pay")]
     assert {each["user_id"] for each in found} == {"0", "1", "2"}

@@ -162,6 +162,12 @@ def test_options_of_a_group_are_those_of_its_commands_and_the_commands_own_are_s
         (["worker", "--set", "kafka.topics={events.clicks: a}"], 2, "events.clicks"),
         (["worker", "--set", "kafka.backfill={old: scores.ctr}"], 2, "scores.ctr"),
         (["worker", "--set", "kafka.backfill={events.click: events.click}"], 2, "apart"),
+        (["worker", "--set", "kafka.further_topics={app: scores.ctr}"], 2, "further_topics: scores.ctr"),
+        (
+            ["worker", "--set", "kafka.further_topics={a: events.click}", "--set", "kafka.backfill={a: events.click}"],
+            2,
+            "apart",
+        ),
         (["notify", "--set", "notify.sinks={a: {kind: webhook, format: slack, url: 'https://x/T'}}"], 2, "a.url"),
         (["notify", "--set", "notify.sinks={a: {kind: webhook, url: 'https://x', secret: plain}}"], 2, "secret"),
         (["notify", "--set", "notify.sinks={a: {kind: fax}}"], 2, "fax"),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", type=FILE)
-@click.option("--topic", required=True, help="events.click, events.review, events.service, or one of kafka.backfill.")
+@click.option("--topic", required=True, help="events.click, events.review, events.service, or one added to them.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Events a second; else as fast as possible.")
 @click.option("--limit", type=click.IntRange(min=1), help="Send the first so many events.")
 @click.option(

@@ -29,9 +29,9 @@ def topics() -> None:
 def create(config: Config, replication: int | None, partitions: int | None, update: bool) -> None:
     """Make the topics that are missing: partitions, retention or compaction, replication and sizes by one table.
 
-    Those of the contract, and those of kafka.backfill, each like the input topic that it carries. Topics that exist are
-    left as they are, but for --update. Partitions are never changed: exit code 1 if an input topic has fewer than
-    --partitions, with the calls that add them.
+    Those of the contract, and those of kafka.further_topics and kafka.backfill, each like the input topic that it
+    carries. Topics that exist are left as they are, but for --update. Partitions are never changed: exit code 1 if an
+    input topic has fewer than --partitions, with the calls that add them.
 
     \b
     millrace topics create
@@ -57,7 +57,7 @@ def create(config: Config, replication: int | None, partitions: int | None, upda
 @json_option
 @common
 def describe(config: Config, replication: int | None, json_: bool) -> None:
-    """Every topic of the contract, and of kafka.backfill, beside what the cluster has. Exit code 1 if they differ."""
+    """Every topic of the contract and of the configuration beside what the cluster has. Exit code 1 if they differ."""
     from worker.cli import tables
     from worker.kafka.admin import describe_topics
 

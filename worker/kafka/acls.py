@@ -1,7 +1,7 @@
 """The rights that each role needs on Kafka, and no more: from the contract's table of topics to access control lists.
 
 A right on a topic to read or write implies the right to describe it. Topics that a shop named itself
-(``kafka.topics``, ``kafka.backfill``) and the group prefix are those of the configuration.
+(``kafka.topics``, ``further_topics``, ``backfill``) and the group prefix are those of the configuration.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
     prefix = kafka.group_prefix
     changelogs = f"{prefix}.alerts-"
     every = _topics(kafka, TOPICS)
-    backfill = sorted(kafka.backfill)
+    added = sorted(kafka.added_topics)
     buried = (*INPUTS, *FOLDS.values(), ALERTS_OPINION)
     return [
-        *_each("worker", "read", "topic", [*_topics(kafka, (*INPUTS, ERASURES)), *backfill]),
+        *_each("worker", "read", "topic", [*_topics(kafka, (*INPUTS, ERASURES)), *added]),
         *_each("worker", "write", "topic", _topics(kafka, _WORKER_WRITES)),
         *_prefixed("worker", ("read",), "group", f"{prefix}.worker"),
         *_prefixed("worker", ("write", "describe"), "transactional-id", f"{prefix}.worker"),
@@ -92,7 +92,7 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
             for operation in _OPERATOR
             for name in every
         ),
-        *(right for operation in _OPERATOR_BACKFILL for right in _each("operator", operation, "topic", backfill)),
+        *(right for operation in _OPERATOR_ADDED for right in _each("operator", operation, "topic", added)),
         *_each("operator", "write", "topic", _topics(kafka, (*buried, ERASURES, EVENTS_DEAD, ALERTS_CONTROL))),
         *_prefixed("operator", ("write", "describe"), "transactional-id", f"{prefix}.dead-replay"),
         *_prefixed("operator", ("describe", "describe-configs"), "topic", "__"),
@@ -103,7 +103,7 @@ def acls(kafka: KafkaConfig) -> list[Acl]:
 
 
 _OPERATOR: Final[tuple[Operation, ...]] = ("read", "create", "describe-configs", "alter-configs")
-_OPERATOR_BACKFILL: Final[tuple[Operation, ...]] = ("read", "write", "create", "describe-configs")
+_OPERATOR_ADDED: Final[tuple[Operation, ...]] = ("read", "write", "create", "describe-configs")
 """Made where it is missing, never altered."""
 
 

@@ -131,8 +131,8 @@ def create_topics(
 
 
 def all_topics(kafka: KafkaConfig) -> dict[str, str]:
-    """Cluster name to contract: every topic of the contract, then those of ``kafka.backfill``."""
-    return {kafka.topic(name): name for name in TOPICS} | kafka.backfill
+    """Cluster name to contract: every topic of the contract, then those that are added (``kafka.added_topics``)."""
+    return {kafka.topic(name): name for name in TOPICS} | kafka.added_topics
 
 
 def too_narrow(kafka: KafkaConfig, partitions: int) -> dict[str, int]:
@@ -144,7 +144,7 @@ def too_narrow(kafka: KafkaConfig, partitions: int) -> dict[str, int]:
 
 
 def describe_topics(kafka: KafkaConfig, *, replication: int | None = None) -> list[TopicReport]:
-    """Every topic of the contract, and of ``kafka.backfill``, beside what the cluster has."""
+    """Every one of `all_topics` beside what the cluster has."""
     admin = admin_client(kafka)
     copies = replication or (1 if kafka.embedded else _default_replication(admin))
     found = _topics(admin)
@@ -179,7 +179,7 @@ def wanted_partitions(kafka: KafkaConfig, topic: Topic) -> int:
 
 def _a_shops_own(kafka: KafkaConfig, name: str, topic: Topic) -> bool:
     """Whether its owner settles what a topic is like: it may have been there before us."""
-    return name in kafka.backfill or (topic.name in INPUTS and topic.name in kafka.topics)
+    return name in kafka.added_topics or (topic.name in INPUTS and topic.name in kafka.topics)
 
 
 def _report(

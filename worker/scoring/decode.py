@@ -50,9 +50,9 @@ _FRAMED: Final = (
 
 
 def lanes_of(kafka: KafkaConfig) -> dict[str, Lane]:
-    """Topics to read, those for backfill too, and which kind of event each carries."""
+    """Topics to read, those that are added to the contract's too, and which kind of event each carries."""
     live = {kafka.topic(contract): lane for contract, lane in LANES.items()}
-    return live | {topic: LANES[contract] for topic, contract in kafka.backfill.items()}
+    return live | {topic: LANES[contract] for topic, contract in kafka.added_topics.items()}
 
 
 class Told(NamedTuple):

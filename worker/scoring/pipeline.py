@@ -151,7 +151,7 @@ def build(
 def check_topics(kafka: KafkaConfig) -> None:
     """Raises `TopicError` when a topic is missing or folds are not split into ``kafka.fold_shards`` partitions."""
     outputs = (SCORES_CTR, SCORES_SENTIMENT, SCORES_INTENT, OPINIONS, EVENTS_DEAD)
-    names = [*(kafka.topic(name) for name in (*INPUTS, *outputs, *FOLDS.values())), *kafka.backfill]
+    names = [*(kafka.topic(name) for name in (*INPUTS, *outputs, *FOLDS.values())), *kafka.added_topics]
     counts = partition_counts(kafka, names)
     for name in FOLDS.values():
         if (found := counts[kafka.topic(name)]) != kafka.fold_shards:

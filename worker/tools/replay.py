@@ -58,12 +58,12 @@ class Replay:
         limit: int | None = None,
         skip_bad: bool = False,
     ) -> None:
-        """``topic`` is a name of the contract or of the cluster, one of ``kafka.backfill`` too. Raises `InputError`."""
-        old = kafka.backfill.get(topic)
-        contract = old or kafka.contract_topic(topic)
+        """``topic`` is a name of the contract or of the cluster, added ones too. Raises `InputError`."""
+        added = kafka.added_topics.get(topic)
+        contract = added or kafka.contract_topic(topic)
         if contract not in INPUTS:
-            raise InputError(f"--topic {topic}: events go to {', '.join((*INPUTS, *kafka.backfill))}")
-        self._kafka, self._file, self._topic = kafka, file, topic if old else kafka.topic(contract)
+            raise InputError(f"--topic {topic}: events go to {', '.join((*INPUTS, *kafka.added_topics))}")
+        self._kafka, self._file, self._topic = kafka, file, topic if added else kafka.topic(contract)
         self._limit, self._skip_bad = limit, skip_bad
         self._mapping: EventMapping | OwnRows
         if self._topic in kafka.fields:

@@ -98,7 +98,7 @@ def _role(kafka: KafkaConfig, role: Role) -> RoleStatus:
     try:
         consumer = confluent_kafka.Consumer(consumer_config(kafka, group, enable_partition_eof=True))
         try:
-            names = [kafka.topic(name) for name in READS[role]] + (list(kafka.backfill) if role == "worker" else [])
+            names = [kafka.topic(name) for name in READS[role]] + (list(kafka.added_topics) if role == "worker" else [])
             known = consumer.list_topics(timeout=REQUEST_TIMEOUT_S).topics
             parts = [
                 confluent_kafka.TopicPartition(name, each)

@@ -15,6 +15,7 @@ KAFKA = KafkaConfig(
     bootstrap="k:9092",
     group_prefix="shop",
     topics={"events.click": "shop.clicks"},
+    further_topics={"app.clicks": "events.click"},
     backfill={"old.clicks": "events.click"},
 )
 
@@ -34,21 +35,23 @@ def test_every_topic_has_one_who_may_write_it_and_input_topics_only_the_operator
 
 
 def test_roles_read_what_they_consume_under_the_configured_names() -> None:
-    assert names("worker", "read") == {"shop.clicks", "old.clicks", "events.review", "events.service", "erasures"}
+    clicks = {"shop.clicks", "app.clicks", "old.clicks"}
+    assert names("worker", "read") == {*clicks, "events.review", "events.service", "erasures"}
     assert names("profiles", "read") == {*FOLDS.values(), *FEATURES.values(), "erasures"}
     assert "opinions" in names("alerts", "read")
     assert names("worker", "read", "group") == {"shop.worker"}
 
 
-def test_the_operator_sees_the_lag_of_backfill_and_may_send_every_kind_of_letter_back() -> None:
-    assert "old.clicks" in names("operator", "read")
-    came_from = {"old.clicks", "shop.clicks", "events.review", "events.service", *FOLDS.values(), "alerts.opinion"}
+def test_the_operator_sees_the_lag_of_added_topics_and_may_send_every_kind_of_letter_back() -> None:
+    assert {"old.clicks", "app.clicks"} <= names("operator", "read")
+    clicks = {"shop.clicks", "app.clicks", "old.clicks"}
+    came_from = {*clicks, "events.review", "events.service", *FOLDS.values(), "alerts.opinion"}
     assert names("operator", "write") >= came_from
     # What nobody buries a record of, the operator has no business in.
     assert names("operator", "write") - came_from == {"erasures", "events.dead", "alerts.control"}
 
 
-def test_the_operator_may_make_topics_of_backfill_and_look_at_their_settings_but_not_alter_them() -> None:
+def test_the_operator_may_make_added_topics_and_look_at_their_settings_but_not_alter_them() -> None:
     for operation in ("create", "describe-configs"):
         assert "old.clicks" in names("operator", operation)
     assert "old.clicks" not in names("operator", "alter-configs")

@@ -17,7 +17,9 @@ from worker.kafka import admin
 from worker.kafka.admin import contract_topics, create_topics, describe_topics, too_narrow
 
 OLD = KafkaConfig(
-    topics={EVENTS_CLICK: "shop.clicks"}, backfill={"clicks.2025": EVENTS_CLICK, "events.click": EVENTS_CLICK}
+    topics={EVENTS_CLICK: "shop.clicks"},
+    further_topics={"app.clicks": EVENTS_CLICK},
+    backfill={"clicks.2025": EVENTS_CLICK, "events.click": EVENTS_CLICK},
 )
 """A shop with topics of its own, one of which bears a name of the contract."""
 
@@ -87,11 +89,11 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cluster]:
     return of
 
 
-def test_topics_of_backfill_are_made_as_what_they_carry_and_never_altered(cluster: Callable[..., Cluster]) -> None:
+def test_added_topics_are_made_as_what_they_carry_and_never_altered(cluster: Callable[..., Cluster]) -> None:
     there = cluster()
     made = create_topics(OLD, partitions=24)
-    assert set(made) == {*OLD.backfill, *(OLD.topic(name) for name in TOPICS)}
-    for name in ("clicks.2025", "events.click", "shop.clicks"):
+    assert set(made) == {"app.clicks", *OLD.backfill, *(OLD.topic(name) for name in TOPICS)}
+    for name in ("clicks.2025", "events.click", "shop.clicks", "app.clicks"):
         assert there.made[name].num_partitions == 24
         assert there.made[name].config == {k: str(v) for k, v in TOPICS[EVENTS_CLICK].config(3).items()}
     assert create_topics(OLD, update=True) == []
