@@ -71,10 +71,8 @@ class MemorySource:
                     self.position[partition] = offset + 1
         return polled
 
-    def pause(self, topics: Container[str] | None = None) -> int:
-        fresh = {topic for topic, _ in self.position if topics is None or topic in topics} - self.paused
-        self.paused |= fresh
-        return sum(topic in fresh for topic, _ in self.position)
+    def pause(self, topics: Container[str] | None = None) -> None:
+        self.paused |= {topic for topic, _ in self.position if topics is None or topic in topics}
 
     def resume(self, topics: Container[str] | None = None) -> None:
         self.paused = {topic for topic in self.paused if topics is not None and topic not in topics}

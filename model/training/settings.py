@@ -52,7 +52,7 @@ class Training:
     passes_max: float = 8.0
     bag_drop: float = 0.15
     dropout: float = 0.1  # of an encoded row
-    body_dropout: float = 0.0  # of what each layer of the body adds to its input
+    body_dropout: float = 0.0  # of what each layer adds to its input; of a body that is run padded, its own dropouts
     token_drop: float = 0.0  # share of a text's tokens that are left out, anew each time
     r_drop: float = 0.0  # weight of the disagreement of two dropout masks (Liang et al. 2021); 0: one mask
     tokens_max: float = 1e12  # of one network's training, where the minutes would give more

@@ -48,8 +48,8 @@ class Source(Protocol):
         """At most ``max_records``, as soon as there is one. ``hand_over`` is called for partitions being revoked."""
         ...
 
-    def pause(self, topics: Container[str] | None = None) -> int:
-        """Fetch nothing more of these topics (None: of any); how many partitions were paused that were not before."""
+    def pause(self, topics: Container[str] | None = None) -> None:
+        """Fetch nothing more of these topics (None: of any)."""
         ...
 
     def resume(self, topics: Container[str] | None = None) -> None:
@@ -138,12 +138,11 @@ class KafkaSource:
         self._polled.records = self._records(messages)
         return self._polled
 
-    def pause(self, topics: Container[str] | None = None) -> int:
+    def pause(self, topics: Container[str] | None = None) -> None:
         fresh = {p for p in self._held - self._paused if topics is None or p[0] in topics}
         if fresh:
             self._consumer.pause([TopicPartition(*partition) for partition in sorted(fresh)])
             self._paused |= fresh
-        return len(fresh)
 
     def resume(self, topics: Container[str] | None = None) -> None:
         self._resume({partition for partition in self._paused if topics is None or partition[0] in topics})
