@@ -202,7 +202,11 @@ def own_label(label: str, known: Sequence[str]) -> str:
     """One of the ``known`` labels, for one that somebody typed: itself, or that which looks the same."""
     if label in known:
         return label
-    return {as_label(own): own for own in known}.get(as_label(label), label)
+    for score in (False, True):  # 4.50 is 4.5, whatever the head's kind
+        same = {as_label(own, score=score): own for own in known}
+        if (found := same.get(as_label(label, score=score))) is not None:
+            return found
+    return label
 
 
 def check_label(label: str, head: str, known: Collection[str], place: str) -> None:

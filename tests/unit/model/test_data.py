@@ -16,6 +16,7 @@ from model.data import (
     check_label,
     columns_of,
     fingerprint,
+    own_label,
     read_labelled,
     read_rows,
     read_split,
@@ -361,3 +362,19 @@ def test_whatever_a_recipe_says_it_is_read_or_refused_by_file(
         load(tmp_path, changed(*place, value=value))
     except DataError as error:
         assert "recipe.yaml" in str(error)  # noqa: PT017 - both ends are right
+
+
+@pytest.mark.parametrize(
+    ("typed", "known", "found"),
+    [
+        ("4.50", ["1", "4.5"], "4.5"),
+        ("1.0", ["1", "4.5"], "1"),
+        ("Ａ ", ["A", "B"], "A"),
+        ("4.5", ["4.5", "4.50"], "4.5"),
+        ("5", ["1", "4.5"], "5"),
+        ("", ["1"], ""),
+        ("nan", ["1", "nan"], "nan"),
+    ],
+)
+def test_a_label_that_somebody_typed_is_the_one_that_looks_the_same(typed: str, known: list[str], found: str) -> None:
+    assert own_label(typed, known) == found
