@@ -92,6 +92,8 @@ class Decoder:
         and the registry does not answer.
         """
         value = record.value
+        if value is None and record.topic in self.fields and self.fields[record.topic].passes_deletions:
+            return None
         if value is None:
             return dead_letter(record, "decode", "tombstone", "a record without value")
         if len(value) > MAX_EVENT_BYTES:

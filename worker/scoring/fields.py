@@ -4,6 +4,9 @@
 only what the rules read counts. Beside the record's own fields they know where it came from: ``@topic``,
 ``@partition``, ``@offset``, ``@key`` (as text) and ``@timestamp`` (Kafka's, ms); in templates, too:
 ``{@topic}-{@partition}-{@offset}``.
+
+``@when`` is no field: its rule alone says which records are events, ``map:op(c=true, r=true, *=-)``. Where it stands a
+record without value, the mark of a deletion, is passed over as well.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ import msgspec
 
 from worker.errors import ConfigError, InputError
 from worker.kafka.records import Record
-from worker.scoring.rules import PASSED_OVER, check_field, parse, put
+from worker.scoring.rules import PASSED_OVER, check_field, put, rule
 
+WHEN: Final = "@when"
 PLACE: Final = frozenset({"@topic", "@partition", "@offset", "@key", "@timestamp"})
 
 
@@ -26,9 +30,9 @@ class Fields:
     def __init__(self, topic: str, kind: type[msgspec.Struct], sources: Mapping[str, str]) -> None:
         where = f"kafka.fields.{topic}"
         try:
-            for field in sources:
+            for field in sources.keys() - {WHEN}:
                 check_field(field, where, kind)
-            rules = [parse(f"{field}={source}", where, kind, PLACE) for field, source in sources.items()]
+            rules = [rule(field, source, where, kind, PLACE) for field, source in sources.items()]
         except InputError as error:
             raise ConfigError(str(error)) from error
         required = [field.name for field in msgspec.structs.fields(kind) if field.required]
@@ -38,8 +42,9 @@ class Fields:
                 " event_id: '{@topic}-{@partition}-{@offset}', event_time_ms: '@timestamp'"
             )
         # First those that may pass a record over: another kind of record may not fit the others.
-        self._rules = sorted(rules, key=lambda rule: "=map:" not in rule.text)
-        self.names: Final = frozenset(name for rule in rules for name in rule.names)
+        self._rules = sorted(rules, key=lambda each: (each.field != WHEN, "=map:" not in each.text))
+        self.passes_deletions: Final = WHEN in sources
+        self.names: Final = frozenset(name for each in rules for name in each.names)
 
     def event(self, record: Record, value: bytes) -> bytes | None:
         """The event as JSON, of a record whose value is (or stands for) this JSON; None where a rule passes it over.
@@ -70,10 +75,10 @@ class Fields:
             "@timestamp": record.timestamp_ms if record.timestamp_ms > 0 else None,
         }
         event: dict[str, Any] = {}
-        for rule in self._rules:
-            found = rule.read(row, place)
+        for each in self._rules:
+            found = each.read(row, place)
             if found is PASSED_OVER:
                 return None
-            if found is not None:
-                put(event, rule.field, found)
+            if found is not None and each.field != WHEN:
+                put(event, each.field, found)
         return event

@@ -67,17 +67,23 @@ class Rule(NamedTuple):
     read: Read
 
 
-def parse(text: str, where: str, kind: type[msgspec.Struct], place: Collection[str] = OF_FILE) -> Rule:
-    """The rule that ``text`` says, for events of type ``kind``. Raises `InputError`, beginning with ``where``.
-
-    ``place``: what the caller knows of a row's place; the names in what `Rule.read` is given beside the row.
-    """
+def parse(text: str, where: str, kind: type[msgspec.Struct]) -> Rule:
+    """The rule that ``field=source`` says, for rows of a file. Raises `InputError`, beginning with ``where``."""
     match = _RULE.fullmatch(text)
     if match is None:
         raise InputError(f"{where} {text}: expected field=source, e.g. --map event_time_ms=ts*1000")
-    field = match["field"]
+    return rule(match["field"], match["source"], where, kind, OF_FILE)
+
+
+def rule(field: str, source: str, where: str, kind: type[msgspec.Struct], place: Collection[str]) -> Rule:
+    """The rule that fills ``field`` of events of type ``kind`` from ``source``.
+
+    ``place``: what the caller knows of a row's place; the names in what `Rule.read` is given beside the row. Raises
+    `InputError`, beginning with ``where``.
+    """
+    text = f"{field}={source}"
     types = {each.name: each.type for each in msgspec.structs.fields(kind)}
-    names, read = _source(match["source"], field, types.get(field), f"{where} {text}", place)
+    names, read = _source(source, field, types.get(field), f"{where} {text}", place)
 
     def fitting(row: Row, place: Row) -> Any:
         value = read(row, place)

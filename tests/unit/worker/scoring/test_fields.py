@@ -107,6 +107,30 @@ def test_another_kind_of_record_is_passed_over_whatever_else_is_in_it(kind: Any)
         assert decode(row) is None
 
 
+def test_a_change_log_tells_which_of_its_records_are_events() -> None:
+    rules = {
+        "@when": "map:op(c=true, r=true, *=-)",
+        "event_id": "review-{after.id}",
+        "event_time_ms": "ts_ms",
+        "text": "after.body",
+        "user_id": "str:after.customer_id",
+    }
+    reading = decoder(KafkaConfig(fields={"events.review": rules}))
+
+    def read(value: Any) -> Any:
+        return reading.decode(record(value, "events.review"), NOW_MS)
+
+    row = {"id": 5, "body": "质量很好", "customer_id": 9}
+    change = {"before": None, "after": row, "op": "c", "ts_ms": NOW_MS - 7, "source": {"table": "reviews"}}
+    told = ReviewEvent(event_id="review-5", event_time_ms=NOW_MS - 7, text="质量很好", user_id="9")
+    assert read(change) == read(change | {"op": "r"}) == told
+    assert read(change | {"op": "d", "before": row, "after": None}) is None
+    assert read(change | {"op": None}) is None
+    assert read(None) is None, "the mark of a deletion"
+    assert read(change | {"after": row | {"body": None}}).reason == "missing_field"
+    assert decode(None).reason == "tombstone", "where nothing says which records are events"
+
+
 BAD = [
     (b"no json", "not_json", "malformed"),
     (b'{"type":"\xff"}', "not_utf8", ""),
