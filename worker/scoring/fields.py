@@ -12,6 +12,7 @@ record without value, the mark of a deletion, is passed over as well.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -55,25 +56,21 @@ class Fields:
         return None if event is None else msgspec.json.encode(event)
 
     def told(self, record: Record, value: bytes) -> tuple[str | None, int | None]:
-        """Whose the record is and when it happened, ms, as far as its bytes tell it by the rules."""
-        try:
-            event = self._read(record, value) or {}
-        except (ValueError, RecursionError):
-            return None, None
-        user_id, time_ms = event.get("user_id"), event.get("event_time_ms")
+        """Whose the record is and when it happened, ms, as far as its bytes tell it by the rules, whatever else is
+        wrong with it."""
+        user_id = time_ms = None
+        with suppress(ValueError, RecursionError):
+            row, place = _row(value), _place(record)
+            for each in self._rules:
+                with suppress(ValueError):
+                    if each.field == "user_id":
+                        user_id = each.read(row, place)
+                    elif each.field == "event_time_ms":
+                        time_ms = each.read(row, place)
         return user_id if isinstance(user_id, str) else None, time_ms if isinstance(time_ms, int) else None
 
     def _read(self, record: Record, value: bytes) -> dict[str, Any] | None:
-        row = msgspec.json.decode(value)
-        if not isinstance(row, dict):
-            raise msgspec.ValidationError("Expected `object`, got something else")
-        place = {
-            "@topic": record.topic,
-            "@partition": record.partition,
-            "@offset": record.offset,
-            "@key": None if record.key is None else record.key.decode(errors="replace"),
-            "@timestamp": record.timestamp_ms if record.timestamp_ms > 0 else None,
-        }
+        row, place = _row(value), _place(record)
         event: dict[str, Any] = {}
         for each in self._rules:
             found = each.read(row, place)
@@ -82,3 +79,20 @@ class Fields:
             if found is not None and each.field != WHEN:
                 put(event, each.field, found)
         return event
+
+
+def _row(value: bytes) -> dict[str, Any]:
+    row = msgspec.json.decode(value)
+    if not isinstance(row, dict):
+        raise msgspec.ValidationError("Expected `object`, got something else")
+    return row
+
+
+def _place(record: Record) -> dict[str, Any]:
+    return {
+        "@topic": record.topic,
+        "@partition": record.partition,
+        "@offset": record.offset,
+        "@key": None if record.key is None else record.key.decode(errors="replace"),
+        "@timestamp": record.timestamp_ms if record.timestamp_ms > 0 else None,
+    }

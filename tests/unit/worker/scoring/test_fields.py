@@ -225,7 +225,8 @@ def test_a_letter_tells_whose_it_is_by_the_rules() -> None:
     assert (told.people, told.sure, told.time_ms) == ({"4711"}, True, 1_762_819_200_250)
     assert decoder().told(record(b'{"user_id": "x"', key=b"k")) == ({"x", "k"}, True, None)
     assert decoder().told(record(b"no json", key=b"k")).sure is False
-    assert decoder().told(record(ROW | {"type": "scroll"}, key=None)).people == set()
+    timeless = decoder().told(record(ROW | {"type": "scroll", "meta": {"at": "no time"}}, key=None))
+    assert timeless == ({"4711"}, True, None), "whatever else is wrong with it"
     erasures = Erasures()
     erasures.add("4711", NOW_MS, 0)
     intake = Intake(lanes_of(KAFKA), NullScorer(), VectorCache(1 << 20), erasures, decoder=decoder())
