@@ -1,28 +1,37 @@
 """Avro values as JSON, so that the decoder reads one form and a field means the same in both. Pure.
 
 Times of any resolution become milliseconds since 1970 UTC, as the contract has them (local ones are taken for UTC);
-dates and times of day ISO text, decimals numbers, UUIDs text, bytes lists of numbers. A field that is null is left out,
-and a number that is none becomes null: nothing is known. Everything else is what it is called.
+dates and times of day ISO text, decimals numbers (whole ones to the last digit), bytes lists of numbers. A field that
+is null is left out, and a number, date or time that is none becomes null: nothing is known. Everything else is what it
+is called.
 """
 
 from __future__ import annotations
 
 import io
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from schemas.dead import Reason
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND: Final = timedelta(milliseconds=1)
+MAX_DECIMAL_BYTES: Final = 64
+"""Of 154 digits. The cost of a longer one grows with the square of its bytes."""
+MAX_VALUES: Final = 100_000
+"""Of one value without its lists and maps: types that hold others twice double with every level."""
+
+_TOP: Final = "MillraceValue"  # in no namespace: names without one are looked for in that of the record
+_MIDNIGHT: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_UNIX_EPOCH: Final = _MIDNIGHT.toordinal()
+_DAY_MICROSECONDS: Final = 86_400_000_000
 _LEAST_BYTES: Final = {"null": 0, "float": 4, "double": 8} | dict.fromkeys(
     ("boolean", "int", "long", "bytes", "string", "enum", "array", "map"), 1
 )
+_WRONG: Final = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, MemoryError)
+"""What the library raises of bytes and schemas that are not what they should be, beside its own errors."""
 
 
 class AvroError(ValueError):
@@ -38,29 +47,37 @@ class AvroReader:
 
     ``schema`` as parsed JSON, ``needed`` the schemas that it refers to, each behind those that it needs itself.
     Raises `AvroError` for one that is no Avro, or that lets a few bytes stand for depth or length without end: types
-    that contain themselves (the library's reader ends the process on a deep value) and lists of what takes no bytes.
+    that contain themselves (the library's reader ends the process on a deep value), lists of what takes no bytes, and
+    more than `MAX_VALUES` in one.
     """
 
     def __init__(self, schema: Any, needed: Sequence[Any] = ()) -> None:
         import fastavro
 
+        fastavro.read.LOGICAL_READERS.update(_READERS)
         known: dict[str, Any] = {}
         try:
             for reference in needed:
-                fastavro.parse_schema(reference, named_schemas=known)
-            self._schema = fastavro.parse_schema(schema, named_schemas=known)
-        except (fastavro.schema.SchemaParseException, fastavro.schema.UnknownType, *_WRONG) as error:
+                fastavro.parse_schema(_with_ours(reference), named_schemas=known)
+            # A record of one field has the bytes of the field; in a record the library finds what is referred to.
+            top = {"type": "record", "name": _TOP, "fields": [{"name": "value", "type": _with_ours(schema)}]}
+            self._schema = fastavro.parse_schema(top, named_schemas=known)
+            _Walk(known).extent(self._schema)
+        except AvroError:
+            raise
+        except (fastavro.schema.SchemaParseException, fastavro.schema.UnknownType, RecursionError, *_WRONG) as error:
             raise AvroError("not_json", f"its schema is no Avro: {type(error).__name__}") from error
-        _Walk(known).least_bytes(self._schema)
         self._read: Callable[..., Any] = fastavro.schemaless_reader
 
     def json(self, body: bytes) -> bytes:
         """The value as JSON. Raises `AvroError` for bytes that are not of the schema."""
         stream = io.BytesIO(body)
         try:
-            value = self._read(stream, self._schema, None)
+            value = self._read(stream, self._schema, None)["value"]
         except UnicodeDecodeError as error:
             raise AvroError("not_utf8", "invalid UTF-8 in a string of the Avro value") from error
+        except AvroError:
+            raise
         except (EOFError, *_WRONG) as error:
             raise AvroError("not_json", f"no Avro value of its schema: {type(error).__name__}") from error
         if left := len(body) - stream.tell():
@@ -68,61 +85,109 @@ class AvroReader:
         return msgspec.json.encode(_plain(value))
 
 
-_WRONG: Final = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, MemoryError)
-"""What the library raises of bytes and schemas that are not what they should be, beside its own errors."""
-
-
 def _plain(value: Any) -> Any:
-    plain = _PLAIN.get(type(value))
-    return value if plain is None else plain(value)
+    kind = type(value)
+    if kind is dict:
+        return {name: _plain(each) for name, each in value.items() if each is not None}
+    if kind is list:
+        return [_plain(each) for each in value]
+    return list(value) if kind is bytes else value
 
 
-def _time_ms(value: datetime) -> int:
-    since = (value if value.tzinfo else value.replace(tzinfo=UTC)) - _EPOCH
-    return since // _MILLISECOND
+def _with_ours(schema: Any) -> Any:
+    """The schema with logical types of ours for the library's: its readers raise of one date too far, take time with
+    the square of a decimal's bytes, and make a float of a whole one."""
+    if isinstance(schema, list):
+        return [_with_ours(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    ours = {key: value if key == "default" else _with_ours(value) for key, value in schema.items()}
+    if isinstance(logical := ours.pop("logicalType", None), str):
+        ours["logicalType"] = f"millrace-{logical}"
+    return ours
 
 
-_PLAIN: Final[dict[type, Callable[[Any], Any]]] = {
-    dict: lambda value: {name: _plain(each) for name, each in value.items() if each is not None},
-    list: lambda value: [_plain(each) for each in value],
-    datetime: _time_ms,
-    date: date.isoformat,
-    time: time.isoformat,
-    Decimal: float,
-    uuid.UUID: str,
-    bytes: list,
+def _decimal(data: Any, schema: Any, _: Any = None) -> int | float:
+    if len(data) > MAX_DECIMAL_BYTES:
+        raise AvroError("too_large", f"a decimal of more than {MAX_DECIMAL_BYTES} bytes")
+    digits, scale = int.from_bytes(data, "big", signed=True), int(schema.get("scale", 0))
+    return float(Decimal(digits).scaleb(-scale)) if scale else digits
+
+
+def _date(days: int, *_: Any) -> str | None:
+    try:
+        return date.fromordinal(_UNIX_EPOCH + days).isoformat()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _time(unit: int) -> Callable[..., str | None]:
+    """Of so many microseconds."""
+
+    def read(count: int, *_: Any) -> str | None:
+        since = timedelta(microseconds=count * unit) if 0 <= count < _DAY_MICROSECONDS // unit else None
+        return None if since is None else (_MIDNIGHT + since).time().isoformat()
+
+    return read
+
+
+_READERS: Final[dict[str, Callable[..., Any]]] = {
+    "bytes-millrace-decimal": _decimal,
+    "fixed-millrace-decimal": _decimal,
+    "int-millrace-date": _date,
+    "int-millrace-time-millis": _time(1000),
+    "long-millrace-time-micros": _time(1),
+    **{
+        f"long-millrace-{where}timestamp-{name}": lambda count, *_, unit=unit: count // unit
+        for where in ("", "local-")
+        for name, unit in (("micros", 1000), ("nanos", 1_000_000))
+    },
 }
+"""By the type and the name that `_with_ours` gives. Milliseconds and UUIDs are told as they are written."""
+
+
+class _Extent(NamedTuple):
+    """How many bytes a value takes at least, and how many values may be in it, of lists and maps but themselves."""
+
+    least_bytes: int
+    values: int
 
 
 class _Walk:
-    """How many bytes a value takes at least, walking all of a schema. Raises `AvroError`, see `AvroReader`."""
+    """Goes through all of a schema. Raises `AvroError`, see `AvroReader`."""
 
     def __init__(self, known: Mapping[str, Any]) -> None:
         self._known = known
-        self._least: dict[str, int | None] = {}  # of the records; None while inside one
+        self._records: dict[str, _Extent | None] = {}  # None while inside one
 
-    def least_bytes(self, schema: Any) -> int:
+    def extent(self, schema: Any) -> _Extent:
         if isinstance(schema, list):
-            return 1 + min(map(self.least_bytes, schema), default=0)
+            branches = [self.extent(branch) for branch in schema]
+            least = 1 + min((branch.least_bytes for branch in branches), default=0)
+            return _Extent(least, max((branch.values for branch in branches), default=1))
         kind = schema if isinstance(schema, str) else schema["type"]
         if isinstance(kind, dict | list):
-            return self.least_bytes(kind)
+            return self.extent(kind)
         if kind in ("record", "error"):
             return self._record(schema)
-        if kind == "array" and self.least_bytes(schema["items"]) == 0:
+        if kind == "array" and self.extent(schema["items"]).least_bytes == 0:
             raise AvroError("not_json", "its schema has a list of what takes no bytes: it would have no bound")
         if kind == "map":
-            self.least_bytes(schema["values"])
+            self.extent(schema["values"])
         if kind == "fixed":
-            return int(schema["size"])
-        return _LEAST_BYTES[kind] if kind in _LEAST_BYTES else self.least_bytes(self._known[kind])
+            return _Extent(int(schema["size"]), 1)
+        return _Extent(_LEAST_BYTES[kind], 1) if kind in _LEAST_BYTES else self.extent(self._known[kind])
 
-    def _record(self, schema: Any) -> int:
+    def _record(self, schema: Any) -> _Extent:
         name = schema["name"]
-        if name not in self._least:
-            self._least[name] = None
-            self._least[name] = sum(self.least_bytes(field["type"]) for field in schema["fields"])
-        least = self._least[name]
-        if least is None:
+        if name not in self._records:
+            self._records[name] = None
+            fields = [self.extent(field["type"]) for field in schema["fields"]]
+            values = 1 + sum(field.values for field in fields)
+            if values > MAX_VALUES:
+                raise AvroError("not_json", f"its schema has more than {MAX_VALUES} values in one {name}")
+            self._records[name] = _Extent(sum(field.least_bytes for field in fields), values)
+        extent = self._records[name]
+        if extent is None:
             raise AvroError("not_json", f"its schema has a type that contains itself ({name}): no event does")
-        return least
+        return extent

@@ -79,6 +79,15 @@ MOMENT_MS = 1_795_737_599_999
         ({"type": "int", "logicalType": "date"}, date(2026, 11, 26), "2026-11-26"),
         ({"type": "int", "logicalType": "time-millis"}, time(23, 59), "23:59:00"),
         ({"type": "bytes", "logicalType": "decimal", "precision": 6, "scale": 2}, Decimal("19.90"), 19.9),
+        ({"type": "bytes", "logicalType": "decimal", "precision": 38}, Decimal(9007199254740993), 9007199254740993),
+        ({"type": "fixed", "name": "F", "size": 9, "logicalType": "decimal", "precision": 20}, Decimal(-7), -7),
+        ({"type": "int", "logicalType": "date"}, 2**31 - 1, "left out"),
+        ({"type": "int", "logicalType": "time-millis"}, -1, "left out"),
+        ({"type": "long", "logicalType": "time-micros"}, time(1, 2, 3), "01:02:03"),
+        ({"type": "long", "logicalType": "timestamp-micros"}, 9223372036825200000, 9223372036825200),
+        ({"type": "long", "logicalType": "timestamp-nanos"}, MOMENT_MS * 1_000_000 + 999, MOMENT_MS),
+        ({"type": "long", "logicalType": "local-timestamp-nanos"}, -1, -1),
+        ({"type": "string", "logicalType": "uuid"}, "no uuid", "no uuid"),
         ({"type": "string", "logicalType": "uuid"}, uuid.UUID(int=7), str(uuid.UUID(int=7))),
         ({"type": "fixed", "name": "F", "size": 2}, b"ab", [97, 98]),
         ("bytes", b"\xff", [255]),
@@ -141,6 +150,30 @@ def test_a_type_may_stand_in_several_places() -> None:
     schema = record("Order", price=money, paid="Money", back=optional("Money"))
     value = {"price": {"amount": 2.5}, "paid": {"amount": 1.0}}
     assert json.loads(AvroReader(schema).json(written(schema, value))) == value
+
+
+def test_a_long_decimal_is_refused_before_it_is_read() -> None:
+    schema = record("E", x={"type": "bytes", "logicalType": "decimal", "precision": 38})
+    body = written(record("E", x="bytes"), {"x": b"\x7f" * 65})
+    with pytest.raises(AvroError, match="more than 64 bytes") as told:
+        AvroReader(schema).json(body)
+    assert told.value.reason == "too_large"
+
+
+def test_what_stands_at_the_top_may_be_another_schema_or_one_of_several() -> None:
+    view, buy = record("shop.View", id="string"), record("shop.Buy", id="string", price="double")
+    several = AvroReader(["shop.View", "shop.Buy"], [view, buy])
+    assert several.json(b"\x00" + written(view, {"id": "a"})) == b'{"id":"a"}'
+    assert several.json(b"\x02" + written(buy, {"id": "a", "price": 2.5})) == b'{"id":"a","price":2.5}'
+    assert AvroReader("shop.View", [view]).json(written(view, {"id": "b"})) == b'{"id":"b"}'
+    assert AvroReader({"type": "array", "items": "shop.View"}, [view]).json(b"\x00") == b"[]"
+
+
+def test_types_that_double_with_every_level_are_refused() -> None:
+    needed = [record("R0", a="null")] + [record(f"R{n}", a=f"R{n - 1}", b=f"R{n - 1}") for n in range(1, 60)]
+    with pytest.raises(AvroError, match="more than 100000 values"):
+        AvroReader("R59", needed)
+    assert AvroReader("R9", needed[:10]).json(b"").count(b"{") == 2**10 - 1
 
 
 @pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"fields": []}, 5, "X"])
