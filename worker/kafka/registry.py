@@ -93,31 +93,32 @@ class SchemaRegistry:
             return _as_it_is
         if schema.schema_type not in (None, "AVRO"):
             raise AvroError("not_json", f"framed for schema {schema_id}, which is {schema.schema_type}: Avro is read")
-        named: dict[str, str] = {}
-        self._collect(schema, named)
+        needed: list[str] = []
+        self._collect(schema, needed, set())
         try:
-            parsed = [json.loads(text) for text in (*named.values(), schema.schema_str)]
+            parsed = [json.loads(text) for text in (*needed, schema.schema_str)]
             return AvroReader(parsed[-1], parsed[:-1]).json
-        except json.JSONDecodeError as error:
-            raise AvroError("not_json", f"schema {schema_id} is no JSON") from error
         except AvroError as error:
             raise AvroError(error.reason, f"schema {schema_id}: {error.detail}") from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise AvroError("not_json", f"schema {schema_id} is no JSON") from error
 
-    def _collect(self, schema: Any, named: dict[str, str]) -> None:
-        """Put the schemas that this one refers to into ``named``, each behind those that it needs itself."""
+    def _collect(self, schema: Any, needed: list[str], seen: set[str]) -> None:
+        """Put the schemas that this one refers to into ``needed``, each behind those that it needs itself."""
         for reference in schema.references or ():
-            if reference.name in named:
+            if reference.name in seen:
                 continue
-            if len(named) >= MAX_REFERENCES:
+            if len(seen) >= MAX_REFERENCES:
                 raise AvroError("too_large", f"a schema that refers to more than {MAX_REFERENCES} others")
+            seen.add(reference.name)
             found = self._ask(
                 partial(self._client.get_version, reference.subject, reference.version, deleted=True),
                 f"{reference.subject} version {reference.version}",
             )
             if found is None:
                 raise AvroError("not_json", f"a schema that refers to {reference.subject}, which the registry has not")
-            self._collect(found.schema, named)
-            named[reference.name] = found.schema.schema_str
+            self._collect(found.schema, needed, seen)
+            needed.append(found.schema.schema_str)
 
     def _ask(self, request: Callable[[], Any], what: str) -> Any:
         """The answer, None where the registry has no such thing. Raises `RegistryError`."""
@@ -147,8 +148,22 @@ def _as_it_is(body: bytes) -> bytes:
 
 
 def _host(url: str) -> str:
-    """Host and port of an address: never its password."""
-    return urlsplit(url.strip()).netloc.rpartition("@")[2]
+    """Host and port of an address: never its password. Raises `ConfigError`."""
+    try:
+        parts = urlsplit(url.strip())
+        # A / or # in a password ends the address for whoever reads it, and the rest would be told as its path.
+        if (
+            parts.scheme in ("http", "https")
+            and parts.hostname
+            and "@" not in parts.path + parts.query + parts.fragment
+        ):
+            return parts.hostname if parts.port is None else f"{parts.hostname}:{parts.port}"
+    except ValueError:
+        pass
+    raise ConfigError(
+        "registry.url: not http(s)://HOST:PORT with the path of the API. User and password go into registry.options,"
+        " basic.auth.user.info; in an address / # ? @ : and % of theirs are percent-encoded"
+    ) from None
 
 
 def _connect(config: RegistryConfig) -> Any:
@@ -168,6 +183,4 @@ def _connect(config: RegistryConfig) -> Any:
     except OSError as error:
         raise ConfigError(f"registry.options: a certificate or key, ssl.*.location: {error.strerror}") from error
     except (ValueError, TypeError) as error:
-        if "url" in str(error).lower():  # it quotes the address, in which there may be a password
-            raise ConfigError("registry.url: not http(s)://HOST:PORT with the path of the API") from None
         raise ConfigError(f"registry.options: {error}") from error

@@ -124,12 +124,27 @@ def test_more_references_than_any_schema_has_are_refused(at: Setting) -> None:
         at.registry.json_of(frame(1, b"\0"))
 
 
+def test_schemas_that_refer_to_each_other_end(at: Setting) -> None:
+    one, two = SchemaReference("n.One", "one", 1), SchemaReference("n.Two", "two", 1)
+    at.client.subjects = {
+        ("one", 1): avro(record("n.One", x="n.Two"), two),
+        ("two", 1): avro(record("n.Two", x="n.One"), one),
+    }
+    at.client.schemas = {1: avro(record("E", x="n.One"), one)}
+    with pytest.raises(AvroError, match="no Avro"):
+        at.registry.json_of(frame(1, b"x"))
+    assert at.client.asked.total() == 3
+
+
 @pytest.mark.parametrize(
     ("schema", "word"),
     [
         (None, "which the registry at registry.example.org:8081, second:8081 has not"),
         (Schema('syntax = "proto3";', "PROTOBUF"), "PROTOBUF"),
         (Schema("no json", "AVRO"), "no JSON"),
+        (Schema(None, "AVRO"), "no JSON"),
+        (Schema("[" * 100_000, "AVRO"), "no JSON"),
+        (Schema('{"type": "fixed", "name": "F", "size": "x"}', "AVRO"), "no Avro"),
         (Schema('{"type": "nonsense"}', "AVRO"), "no Avro"),
         (avro(record("E", x="E")), "contains itself"),
         (avro(record("E", x="a.B"), SchemaReference("a.B", "gone", 1)), "refers to gone, which the registry has not"),
@@ -195,6 +210,11 @@ def test_it_counts_subjects_and_closes_its_client(at: Setting) -> None:
     ("url", "options", "word"),
     [
         ("ftp://user:SECRET@a", {}, "registry.url"),
+        ("https://KEY:SECRET/x==@a:80", {}, "registry.url"),
+        ("https://KEY:SECRET#x==@a:80", {}, "registry.url"),
+        ("https://a, http://[SECRET", {}, "registry.url"),
+        ("https://a:SECRET", {}, "registry.url"),
+        ("a:8081", {}, "registry.url"),
         ("http://a", {"nonsense": "SECRET"}, "nonsense"),
         ("http://a", {"ssl.ca.location": "/not/there"}, "ssl.*.location"),
         ("http://a", {"basic.auth.user.info": "SECRET"}, "basic.auth.user.info"),
