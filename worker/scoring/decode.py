@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -25,7 +26,7 @@ from schemas.events import (
 )
 from schemas.topics import EVENTS_CLICK, EVENTS_REVIEW, EVENTS_SERVICE, MAX_EVENT_BYTES
 from worker.config import KafkaConfig, Lane
-from worker.errors import ConfigError
+from worker.errors import ConfigError, RegistryError
 from worker.kafka.avro import AvroError
 from worker.kafka.dead import dead_letter
 from worker.kafka.records import Record
@@ -118,11 +119,15 @@ class Decoder:
 
     def told(self, record: Record) -> Told:
         """What the bytes of a record tell that became no event; its key is an id, too."""
-        people, sure = people_of(record.key, record.value), names_somebody(record.key, record.value)
-        if (fields := self.fields.get(record.topic)) is None:
-            return Told(people, sure, time_of(record.value))
-        user_id, time_ms = fields.told(record, record.value or b"")
-        return Told(people if user_id is None else people | {user_id}, sure or user_id is not None, time_ms)
+        value = record.value or b""
+        with suppress(AvroError, RegistryError):  # bytes that nobody can read tell what they tell
+            value = self._unframed(value)
+        fields = self.fields.get(record.topic)
+        told = None if fields is None else fields.told(record, value)
+        if told is None:
+            return Told(people_of(record.key, value), names_somebody(record.key, value), time_of(value))
+        user_id, time_ms = told
+        return Told(people_of(record.key, None) if user_id is None else {user_id}, user_id is not None, time_ms)
 
     def _second_look(self, record: Record, value: bytes) -> Event | tuple[Reason, str] | None:
         """The event in bytes that failed for their frame or for what means absent, or whose fields are a shop's own;
@@ -130,20 +135,24 @@ class Decoder:
 
         Only what has failed once comes here: good events pay nothing for it.
         """
-        framed = value[:1] == b"\x00" and len(value) > FRAME_BYTES
+        framed = _is_framed(value)
         try:
-            if framed:
-                value = value[FRAME_BYTES:] if self._registry is None else self._registry.json_of(value)
+            value = self._unframed(value)
             if (fields := self.fields.get(record.topic)) is not None:
                 own = fields.event(record, value)
                 if own is None:
                     return None
                 value = own
             return self._typed(record.topic, value)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, ArithmeticError, RecursionError) as error:
             found = _why(error, value, record.topic)
         blind = framed and self._registry is None
         return ("not_json", _FRAMED) if blind and found[0] in {"not_json", "not_utf8"} else found
+
+    def _unframed(self, value: bytes) -> bytes:
+        if not _is_framed(value):
+            return value
+        return value[FRAME_BYTES:] if self._registry is None else self._registry.json_of(value)
 
     def _typed(self, topic: str, value: bytes) -> Event:
         try:
@@ -152,6 +161,10 @@ class Decoder:
             if b"null" not in value and b'""' not in value:
                 raise
             return self._decode[topic](without_absent(value, self._types[topic]))
+
+
+def _is_framed(value: bytes) -> bool:
+    return value[:1] == b"\x00" and len(value) > FRAME_BYTES
 
 
 def _in_time(record: Record, event: Event, now_ms: int) -> Event | DeadLetter:
@@ -174,7 +187,7 @@ def _mistimed(record: Record, time_ms: int, field: str) -> DeadLetter:
     return dead_letter(record, "decode", "future_time", detail)
 
 
-def _why(error: ValueError | RecursionError, value: bytes, topic: str) -> tuple[Reason, str]:
+def _why(error: Exception, value: bytes, topic: str) -> tuple[Reason, str]:
     """Reason and detail of what went wrong with a value."""
     if isinstance(error, AvroError):
         return error.reason, error.detail

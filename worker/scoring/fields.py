@@ -5,8 +5,8 @@ only what the rules read counts. Beside the record's own fields they know where 
 ``@partition``, ``@offset``, ``@key`` (as text) and ``@timestamp`` (Kafka's, ms); in templates, too:
 ``{@topic}-{@partition}-{@offset}``.
 
-``@when`` is no field: its rule alone says which records are events, ``map:op(c=true, r=true, *=-)``. Where it stands a
-record without value, the mark of a deletion, is passed over as well.
+``@when`` is no field: its rule alone says which records are events, those of which it is true: ``bool:valid``, or
+``map:op(c=true, r=true, *=-)``. Where it stands a record without value, the mark of a deletion, is passed over as well.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ import msgspec
 
 from worker.errors import ConfigError, InputError
 from worker.kafka.records import Record
-from worker.scoring.rules import PASSED_OVER, check_field, put, rule
+from worker.scoring.rules import PASSED_OVER, WHEN, Rule, check_field, put, rule
 
-WHEN: Final = "@when"
 PLACE: Final = frozenset({"@topic", "@partition", "@offset", "@key", "@timestamp"})
 
 
@@ -43,7 +42,11 @@ class Fields:
                 " event_id: '{@topic}-{@partition}-{@offset}', event_time_ms: '@timestamp'"
             )
         # First those that may pass a record over: another kind of record may not fit the others.
-        self._rules = sorted(rules, key=lambda each: (each.field != WHEN, "=map:" not in each.text))
+        self._passing: list[Rule] = sorted(
+            (each for each in rules if each.passes or each.field == WHEN), key=lambda each: each.field != WHEN
+        )
+        # And the context before what goes into it.
+        self._filling = sorted((each for each in rules if each.field != WHEN), key=lambda each: each.field != "context")
         self.passes_deletions: Final = WHEN in sources
         self.names: Final = frozenset(name for each in rules for name in each.names)
 
@@ -55,28 +58,33 @@ class Fields:
         event = self._read(record, value)
         return None if event is None else msgspec.json.encode(event)
 
-    def told(self, record: Record, value: bytes) -> tuple[str | None, int | None]:
-        """Whose the record is and when it happened, ms, as far as its bytes tell it by the rules, whatever else is
-        wrong with it."""
+    def told(self, record: Record, value: bytes) -> tuple[str | None, int | None] | None:
+        """Whose the record is and when it happened, ms, as far as its rules find it, whatever else is wrong with it;
+        None where the value is no JSON object."""
+        try:
+            row, place = _row(value), _Place(record)
+        except (ValueError, RecursionError):
+            return None
         user_id = time_ms = None
-        with suppress(ValueError, RecursionError):
-            row, place = _row(value), _place(record)
-            for each in self._rules:
-                with suppress(ValueError):
-                    if each.field == "user_id":
-                        user_id = each.read(row, place)
-                    elif each.field == "event_time_ms":
-                        time_ms = each.read(row, place)
+        for each in self._filling:
+            with suppress(ValueError):
+                if each.field == "user_id":
+                    user_id = each.read(row, place)
+                elif each.field == "event_time_ms":
+                    time_ms = each.read(row, place)
+        if isinstance(user_id, int) or (isinstance(user_id, float) and user_id.is_integer()):
+            user_id = str(int(user_id))  # no event takes it so, but it is meant
         return user_id if isinstance(user_id, str) else None, time_ms if isinstance(time_ms, int) else None
 
     def _read(self, record: Record, value: bytes) -> dict[str, Any] | None:
-        row, place = _row(value), _place(record)
-        event: dict[str, Any] = {}
-        for each in self._rules:
+        row, place = _row(value), _Place(record)
+        for each in self._passing:
             found = each.read(row, place)
-            if found is PASSED_OVER:
+            if found is PASSED_OVER or (each.field == WHEN and found is not True):
                 return None
-            if found is not None and each.field != WHEN:
+        event: dict[str, Any] = {}
+        for each in self._filling:
+            if (found := each.read(row, place)) is not None:
                 put(event, each.field, found)
         return event
 
@@ -88,11 +96,20 @@ def _row(value: bytes) -> dict[str, Any]:
     return row
 
 
-def _place(record: Record) -> dict[str, Any]:
-    return {
-        "@topic": record.topic,
-        "@partition": record.partition,
-        "@offset": record.offset,
-        "@key": None if record.key is None else record.key.decode(errors="replace"),
-        "@timestamp": record.timestamp_ms if record.timestamp_ms > 0 else None,
-    }
+class _Place(dict[str, Any]):
+    """Where a record came from. Raises UnicodeDecodeError when its key is asked for and is no text: two keys that look
+    alike would be one person."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__(
+            {
+                "@topic": record.topic,
+                "@partition": record.partition,
+                "@offset": record.offset,
+                "@timestamp": record.timestamp_ms if record.timestamp_ms > 0 else None,
+            }
+        )
+        self._key = record.key
+
+    def __missing__(self, name: str) -> str | None:
+        return None if self._key is None else self._key.decode()

@@ -10,7 +10,7 @@ A source is one of
     map:type(view=impression, buy=purchase, *=click)
                             what the row's value stands for; * is any other and none, an answer null sets nothing,
                             and - passes the row over
-    value:chat              the same in every event
+    value:chat              the same in every event; what stands here and in cases is YAML: '007' is a text, 007 none
     {order}-{line}          a template of the row's values
     @now                    what the caller knows of the row's place: its time, offset, file, ...; {n} in templates, too
 
@@ -40,6 +40,8 @@ Read = Callable[[Row, Row], Any]
 ABSENT: Final = object()
 PASSED_OVER: Final = object()
 """What a rule reads from a row that is no event of ours."""
+WHEN: Final = "@when"
+"""The target of a rule that alone says which rows are events: those of which it is true."""
 OF_FILE: Final = frozenset({"file", "n", "@now"})
 """What is known of a row's place in a file: its stem, the line number (from 1), and the time that the caller gives."""
 
@@ -53,18 +55,27 @@ _CAST = re.compile(rf"(?P<cast>str|int|float|bool|fit):(?P<name>{_PATH})")
 _TIME = re.compile(rf"time:(?P<name>{_PATH})(?:@(?P<zone>.+))?")
 _CASES = re.compile(rf"map:(?P<name>{_PATH})\((?P<cases>.+)\)", re.DOTALL)
 _CONSTANT = re.compile(r"value:(?P<value>.+)", re.DOTALL)
+_WHOLE_FLOAT = re.compile(r"^(-?\d+)\.0+$")
+_ODD = re.compile("[\uff0c\uff08\uff09\uff1d\u201c\u201d]|^\\s*['\"]")
+"""What Chinese input methods write for commas, brackets and quotes, and quotes around what is its."""
+_CUT: Final = 80
+_NULLS: Final = frozenset({"null", "~", "Null", "NULL"})
 _SLOT = re.compile(rf"\{{(@?{_PATH})\}}")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TRUE, _FALSE = frozenset({"1", "true", "yes", "y"}), frozenset({"0", "false", "no", "n"})
 
 
 class Rule(NamedTuple):
-    """One rule: ``names`` are the row's fields that it reads, ``read`` gives None where it sets nothing."""
+    """One rule: ``names`` are the row's fields that it reads, ``read`` gives None where it sets nothing.
+
+    ``passes``: whether it may pass a row over.
+    """
 
     text: str
     field: str
     names: tuple[str, ...]
     read: Read
+    passes: bool = False
 
 
 def parse(text: str, where: str, kind: type[msgspec.Struct]) -> Rule:
@@ -82,8 +93,9 @@ def rule(field: str, source: str, where: str, kind: type[msgspec.Struct], place:
     `InputError`, beginning with ``where``.
     """
     text = f"{field}={source}"
-    types = {each.name: each.type for each in msgspec.structs.fields(kind)}
-    names, read = _source(source, field, types.get(field), f"{where} {text}", place)
+    types = {each.name: each.type for each in msgspec.structs.fields(kind)} | {WHEN: bool}
+    type_ = float | str if field.startswith("context.") else types.get(field)
+    names, read, passes = _source(source, field, type_, f"{where} {text}", place)
 
     def fitting(row: Row, place: Row) -> Any:
         value = read(row, place)
@@ -91,7 +103,7 @@ def rule(field: str, source: str, where: str, kind: type[msgspec.Struct], place:
             return value if field in _TEXTS or value.strip() else None
         return round(value) if field in _WHOLE and isinstance(value, float) else value
 
-    return Rule(text, field, names, fitting)
+    return Rule(text, field, names, fitting, passes)
 
 
 def check_field(field: str, topic: str, kind: type[msgspec.Struct]) -> None:
@@ -122,12 +134,21 @@ def find(row: Row, path: str, default: Any = None) -> Any:
     return find(inner, rest, default) if isinstance(inner, dict) else default
 
 
-def _source(text: str, field: str, type_: Any, where: str, place: Collection[str]) -> tuple[tuple[str, ...], Read]:
+def _source(
+    text: str, field: str, type_: Any, where: str, place: Collection[str]
+) -> tuple[tuple[str, ...], Read, bool]:
     if constant := _CONSTANT.fullmatch(text):
-        value = _plain(constant["value"], where)
-        return (), lambda _, __: value
+        value = _answer(constant["value"], type_, where)
+        return (), lambda _, __: value, False
     if cases := _CASES.fullmatch(text):
-        return (cases["name"],), _mapped(cases["name"], cases["cases"], where)
+        table = _table(cases["cases"], type_, where)
+        return (cases["name"],), _mapped(cases["name"], table), PASSED_OVER in table.values()
+    return *_plain_source(text, field, type_, where, place), False
+
+
+def _plain_source(
+    text: str, field: str, type_: Any, where: str, place: Collection[str]
+) -> tuple[tuple[str, ...], Read]:
     if scaled := _SCALED.fullmatch(text):
         factor = float(scaled["factor"])
         return _converted(scaled["name"], lambda value, name: _number(_number(value, name) * factor, name))
@@ -159,31 +180,49 @@ def _converted(name: str, convert: Callable[[Any, str], Any]) -> tuple[tuple[str
     return (name,), read
 
 
-def _mapped(name: str, cases: str, where: str) -> Read:
-    """``its=ours, its=ours, *=ours``: what is ours is YAML, so that true is true."""
+def _table(cases: str, type_: Any, where: str) -> dict[str, Any]:
+    """``its=ours, its=ours, *=ours``, by what is its."""
     table: dict[str, Any] = {}
     for case in cases.split(","):
         its, equals, ours = (part.strip() for part in case.partition("="))
-        if not equals or not its or not ours or its in table:
-            raise InputError(f"{where}: cases are its=ours, each once, with commas between: map:type(view=impression)")
-        table[its] = PASSED_OVER if ours == "-" else _plain(ours, where)
-    other = table.pop("*", ABSENT)
+        its = _WHOLE_FLOAT.sub(r"\1", its.lower() if its in ("True", "False") else its)
+        if not equals or not its or not ours or its in table or _ODD.search(case):
+            raise InputError(
+                f"{where}: cases are its=ours, each once, with commas between and without quotes: map:type(a=click)"
+            )
+        table[its] = PASSED_OVER if ours == "-" else _answer(ours, type_, where)
+    return table
+
+
+def _mapped(name: str, table: Mapping[str, Any]) -> Read:
+    listed = {its: ours for its, ours in table.items() if its != "*"}
+    other = table.get("*", ABSENT)
 
     def read(row: Row, _: Row) -> Any:
         value = find(row, name)
-        found = other if value is None else table.get(_word(value, name), other)
-        if found is ABSENT and value is not None:
-            raise ValueError(f"{name} is none of {', '.join(table)}")
+        word = "" if value is None else _word(value, name)
+        found = listed.get(word, other)
+        if found is ABSENT and word:
+            raise ValueError(f"{name} is none of {', '.join(listed)}")
         return None if found is ABSENT else found
 
     return read
 
 
-def _plain(text: str, where: str) -> Any:
+def _answer(text: str, type_: Any, where: str) -> Any:
+    """What stands for a value, as YAML has it, where the field can be it; None, for null, sets nothing."""
+    if text in _NULLS:
+        return None
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{where}: {text!r} is not a YAML value") from error
+        value = yaml.safe_load(text)
+        if value is not None:
+            return msgspec.convert(value, type_)
+        why = "it is nothing"
+    except msgspec.ValidationError as error:
+        why = str(error)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        why = "no YAML value"
+    raise InputError(f"{where}: {text[:_CUT]!r} cannot stand there ({why}); a text may need quotes")
 
 
 def _template(text: str, field: str, where: str, place: Collection[str]) -> tuple[tuple[str, ...], Read]:

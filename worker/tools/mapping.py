@@ -110,10 +110,11 @@ class EventMapping:
         event: dict[str, Any] = dict(row) if self._keep_row else {}
         start_ms = self._start_time_ms
         place = {"file": file, "n": n, "@now": now_ms if start_ms is None else start_ms}
+        # First what may pass the row over: another kind of row may not fit the other rules.
+        if any(rule.passes and rule.read(row, place) is PASSED_OVER for rule in self._rules):
+            return None
         for rule in self._rules:
             value = rule.read(row, place)
-            if value is PASSED_OVER:
-                return None
             if value is not None:
                 put(event, rule.field, value)
         if not self._content & event.keys():
@@ -145,7 +146,12 @@ class OwnRows:
     """
 
     def __init__(self, kafka: KafkaConfig, topic: str) -> None:
-        """Raises `ConfigError` for rules that cannot be used."""
+        """Raises `ConfigError` for rules that cannot be used, `InputError` for those that no row of a file can feed."""
+        if any("@key" in source for source in kafka.fields[topic].values()):
+            raise InputError(
+                f"--topic {topic}: its rules read @key, and rows of a file have none; send records with their keys by"
+                " another tool, or to a topic of kafka.backfill with rules that do without"
+            )
         self._topic = topic
         self._decoder = Decoder(lanes_of(kafka), fields=kafka.fields)
         names = self._decoder.fields[topic].names

@@ -204,6 +204,47 @@ def test_numbers_of_any_size_are_no_defect(value: Any, large: float) -> None:
         scaled.decode(record({"x": x}, "events.click"), NOW_MS)
 
 
+@pytest.mark.parametrize(
+    ("source", "kept"),
+    [
+        ("bool:valid", [{"valid": True}, {"valid": "yes"}]),
+        ("map:op(c=true, d=false)", [{"op": "c"}]),
+        ("map:op(c=true, *=null)", [{"op": "c"}]),
+        ("map:op(1.0=true, True=true, *=-)", [{"op": 1}, {"op": 1.0}, {"op": "1"}, {"op": True}, {"op": "true"}]),
+        ("map:op(d=-, *=true)", [{}, {"op": "c"}, {"op": ""}]),
+    ],
+)
+def test_only_what_is_true_of_when_is_an_event(source: str, kept: list[dict[str, Any]]) -> None:
+    rules = {"event_id": "{@offset}", "event_time_ms": "@timestamp", "@when": source}
+    reading = decoder(KafkaConfig(fields={"events.click": rules}))
+    others: list[dict[str, Any]] = [{"op": "d"}, {"valid": False, "op": "d"}, {"op": "d", "valid": None}]
+    for row in kept:
+        assert isinstance(reading.decode(record(row, "events.click"), NOW_MS), ClickEvent), row
+    for row in others:
+        assert reading.decode(record(row, "events.click"), NOW_MS) is None, row
+
+
+def test_the_order_of_rules_is_no_matter() -> None:
+    first = {"context.device": "map:app(ios=phone)", "context.price": "price", "context": "props"}
+    rules = {
+        **first,
+        "event_id": "{@offset}",
+        "event_time_ms": "@timestamp",
+        "action": "map:type(view=impression, *=-)",
+    }
+    reading = decoder(KafkaConfig(fields={"events.click": rules}))
+    row = {"type": "view", "app": "ios", "price": 2, "props": {"os": "x", "price": 1}}
+    found = reading.decode(record(row, "events.click"), NOW_MS)
+    assert isinstance(found, ClickEvent)
+    assert found.context == {"os": "x", "price": 2.0, "device": "phone"}
+    assert reading.decode(record(row | {"type": "scroll", "app": "web"}, "events.click"), NOW_MS) is None
+
+
+def test_a_key_that_is_no_text_is_nobodys() -> None:
+    for key in (b"\xff\xfe", b"\xfe\xff"):
+        assert decode({"id": "r1", "body": "很好"}, "cms.reviews", key).reason == "not_utf8"
+
+
 def test_what_is_passed_over_is_finished_counted_and_costs_no_letter() -> None:
     passed: list[str] = []
     intake = Intake(
@@ -224,6 +265,12 @@ def test_a_letter_tells_whose_it_is_by_the_rules() -> None:
     told = decoder().told(record(broken, key=None))
     assert (told.people, told.sure, told.time_ms) == ({"4711"}, True, 1_762_819_200_250)
     assert decoder().told(record(b'{"user_id": "x"', key=b"k")) == ({"x", "k"}, True, None)
+    assert decoder().told(record(b"\0\0\0\0\7" + json.dumps(broken).encode())).people == {"4711"}, "in a frame, too"
+    others = broken | {"seller": {"user_id": "A"}}
+    assert decoder().told(record(others)).people == {"4711"}, "what the rules find, and nobody else"
+    assert decoder().told(record(others | {"customer": None}, key=None)) == (set(), False, 1_762_819_200_250)
+    number = decoder(KafkaConfig(fields={"events.review": REVIEWS | {"user_id": "who"}}))
+    assert number.told(record({"who": 12.0}, "events.review", None)).people == {"12"}
     assert decoder().told(record(b"no json", key=b"k")).sure is False
     timeless = decoder().told(record(ROW | {"type": "scroll", "meta": {"at": "no time"}}, key=None))
     assert timeless == ({"4711"}, True, None), "whatever else is wrong with it"
@@ -256,7 +303,20 @@ def test_a_topic_for_backfill_has_fields_of_its_own() -> None:
         ("web.tracking", "action", "map:type(view)", "its=ours"),
         ("web.tracking", "action", "map:type(view=impression, view=click)", "its=ours, each once"),
         ("web.tracking", "action", "map:type()", "a source is a field"),
-        ("web.tracking", "action", "value:{", "is not a YAML value"),
+        ("web.tracking", "action", "value:{", "no YAML value"),
+        ("web.tracking", "action", "value:view", "Invalid enum value 'view'"),
+        ("web.tracking", "action", "map:type(pay=buy, *=-)", "Invalid enum value 'buy'"),
+        ("web.tracking", "action", "map:类型(浏览=impression，点击=click, *=-)", "with commas between"),
+        ("web.tracking", "action", "map:type('view'=click, *=-)", "without quotes"),
+        ("web.tracking", "experiment_id", "value:007", "Expected `str | null`, got `int`"),
+        ("web.tracking", "experiment_id", "value:#1", "it is nothing"),
+        ("web.tracking", "experiment_id", "value:2025-02-30", "no YAML value"),
+        ("web.tracking", "experiment_id", "value:" + "[" * 9999, "no YAML value"),
+        ("web.tracking", "context.country", "value:NO", "Expected `float | str`, got `bool`"),
+        ("web.tracking", "title", "map:type(a=1:30)", "Expected `str`, got `int`"),
+        ("web.tracking", "event_time_ms", "value:.inf", "Expected `int`, got `float`"),
+        ("web.tracking", "context", "value:{null: 2}", "Expected `str`"),
+        ("web.tracking", "@when", "map:op(c=yes please)", "Expected `bool`"),
         ("web.tracking", "event_time_ms", "time:at@Mars", "is no zone"),
         ("web.tracking", "title", "name", "kafka.fields.web.tracking fills no event_id, event_time_ms"),
     ],

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from worker.config import KafkaConfig
@@ -203,5 +204,8 @@ def test_rows_of_a_topic_with_fields_of_its_own_go_as_they_are_once_its_rules_ca
         assert job.unused == ["more"]
     with pytest.raises(InputError, match=r"rows.jsonl:2: .*text"):
         Replay(kafka, written(tmp_path, lines([rows[0], {"id": 3, "ts": TS}])), "cms.reviews").check()
+    keyed = msgspec.structs.replace(kafka, fields={"cms.reviews": OWN | {"user_id": "@key"}})
+    with pytest.raises(InputError, match="@key"):
+        Replay(keyed, written(tmp_path, lines(rows)), "cms.reviews")
     with pytest.raises(InputError, match=r"read by kafka\.fields"):
         Replay(kafka, written(tmp_path, lines(rows)), "cms.reviews", rules=("text=body",))
