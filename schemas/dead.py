@@ -38,6 +38,8 @@ HEADER_TOPIC: Final = "millrace-source-topic"
 HEADER_PARTITION: Final = "millrace-source-partition"
 HEADER_OFFSET: Final = "millrace-source-offset"
 HEADER_KEY: Final = "millrace-source-key"
+HEADER_TIMESTAMP: Final = "millrace-source-timestamp"
+"""On a letter and on what is replayed of it: Kafka's time of the record as it first came, ms."""
 HEADER_SINK: Final = "millrace-sink"
 HEADER_NULL: Final = "millrace-null"
 HEADER_TRUNCATED: Final = "millrace-truncated"
@@ -69,6 +71,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     source_headers: Headers = ()
     truncated: bool = False
     sink: str = ""
+    timestamp_ms: int | None = None
 
     @property
     def letter_id(self) -> str:
@@ -92,6 +95,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         ]
         if self.sink:
             pairs.append((HEADER_SINK, self.sink.encode()))
+        if self.timestamp_ms is not None:
+            pairs.append((HEADER_TIMESTAMP, str(self.timestamp_ms).encode()))
         if self.key is not None:
             pairs.append((HEADER_KEY, self.key))
         if self.value is None:
@@ -121,6 +126,7 @@ def read_letter(value: bytes, headers: Headers) -> DeadLetter:
             ],
             truncated=HEADER_TRUNCATED in own,
             sink=own.get(HEADER_SINK, b"").decode(),
+            timestamp_ms=int(own[HEADER_TIMESTAMP]) if HEADER_TIMESTAMP in own else None,  # none of an older release
         )
     except (KeyError, ValueError) as error:
         raise FormatError(f"dead letter: header missing or malformed ({error})") from error

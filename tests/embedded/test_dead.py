@@ -128,6 +128,7 @@ def test_a_replay_gives_back_what_came_marks_it_and_happens_once(
         ("trace", b"2"),
         ("empty", None),
         ("millrace-replay-of", letter.encode()),
+        ("millrace-source-timestamp", b"1700000000000"),
         ("millrace-replay-count", b"1"),
     ]
 
@@ -138,7 +139,11 @@ def test_a_replay_gives_back_what_came_marks_it_and_happens_once(
     assert relapsed["replays"] == 1
     answer(options, "dead", "replay", relapsed["id"])
     headers = reader.wait(2)[1].headers()
-    assert headers[3:] == [("millrace-replay-of", relapsed["id"].encode()), ("millrace-replay-count", b"2")]
+    assert headers[3:] == [
+        ("millrace-replay-of", relapsed["id"].encode()),
+        ("millrace-source-timestamp", b"1700000000000"),
+        ("millrace-replay-count", b"2"),
+    ]
 
     assert answer(options, "dead", "replay", f"{topic}/2/8")["replayed"] == 1
     tombstone = reader.wait(3)[2]

@@ -91,7 +91,7 @@ def tail(config: Config, names: tuple[str, ...], json_: bool, **options: Any) ->
     from worker.tools.tail import DEFAULT_TOPICS, as_json, follow
 
     try:
-        for line in follow(config.kafka, names or DEFAULT_TOPICS, **options):
+        for line in follow(config, names or DEFAULT_TOPICS, **options):
             if json_:
                 click.echo(as_json(line))
             else:

@@ -89,8 +89,11 @@ def run_demo(
     """
     if exit_ and events is None:
         raise InputError("--exit needs --events: how many events should the demo end after?")
-    if picture is not None and not picture.absolute().parent.is_dir():
-        raise InputError(f"--picture {picture}: there is no folder {picture.parent}")
+    if picture is not None:
+        try:
+            picture.touch()  # now, not when all is over
+        except OSError as error:
+            raise InputError(f"--picture {picture}: {error.strerror}") from error
     rate = rate or RATE
     with ExitStack() as stack:
         stack.enter_context(_interruptible())

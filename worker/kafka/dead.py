@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
-from schemas.dead import HEADER_KEY, HEADER_OF_SOURCE, HEADER_TRUNCATED, DeadLetter, Reason, Stage
+from schemas.dead import HEADER_KEY, HEADER_OF_SOURCE, HEADER_TIMESTAMP, HEADER_TRUNCATED, DeadLetter, Reason, Stage
 from schemas.scores import SourcePosition
 from schemas.topics import EVENTS_DEAD, TOPICS
 from worker.kafka.records import OutMessage, Record
 
+_WHOLE: Final = re.compile(rb"\d{1,15}")
 RECORD_OVERHEAD_BYTES: Final = 1024
 """Room for what the client adds to a record's own bytes."""
 
@@ -24,7 +26,16 @@ def dead_letter(record: Record, stage: Stage, reason: Reason, detail: str, sink:
         value=record.value,
         source_headers=record.headers or (),
         sink=sink,
+        timestamp_ms=first_written_ms(record),
     )
+
+
+def first_written_ms(record: Record) -> int | None:
+    """Kafka's time of the record, ms; of what was replayed from a dead letter that of the record as it first came."""
+    for name, data in record.headers or ():
+        if name == HEADER_TIMESTAMP and data is not None and _WHOLE.fullmatch(data):
+            return int(data)
+    return record.timestamp_ms if record.timestamp_ms > 0 else None
 
 
 def dead_message(letter: DeadLetter, limit_bytes: int = TOPICS[EVENTS_DEAD].max_message_bytes) -> OutMessage:

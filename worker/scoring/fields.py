@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from worker.errors import ConfigError, InputError
+from worker.kafka.dead import first_written_ms
 from worker.kafka.records import Record
 from worker.scoring.rules import PASSED_OVER, WHEN, Rule, check_field, put, rule
 
@@ -106,7 +107,7 @@ class _Place(dict[str, Any]):
                 "@topic": record.topic,
                 "@partition": record.partition,
                 "@offset": record.offset,
-                "@timestamp": record.timestamp_ms if record.timestamp_ms > 0 else None,
+                "@timestamp": first_written_ms(record),
             }
         )
         self._key = record.key

@@ -10,7 +10,7 @@ from model.scoring import Prepared, Scorer
 from schemas.dead import DeadLetter
 from schemas.events import ClickEvent, Event, ReviewEvent, ServiceEvent
 from worker.config import Lane
-from worker.kafka.dead import dead_letter
+from worker.kafka.dead import dead_letter, first_written_ms
 from worker.kafka.ledger import OffsetLedger, Ticket
 from worker.kafka.records import Record
 from worker.privacy.erasures import NOBODY, Erasures
@@ -113,7 +113,7 @@ class Intake:
             return self._erasures.cover(event.user_id, event.event_time_ms)
         # It is from when it says, but not from later than when it was written.
         people, _, told_ms = self._decoder.told(record)
-        times = (told_ms, record.timestamp_ms if record.timestamp_ms > 0 else None)
+        times = (told_ms, first_written_ms(record))
         known = [time_ms for time_ms in times if time_ms is not None]
         return bool(known) and any(self._erasures.cover(user_id, min(known)) for user_id in people)
 

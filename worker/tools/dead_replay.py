@@ -16,7 +16,7 @@ import msgspec
 from confluent_kafka import KafkaError as ClientError
 from confluent_kafka import KafkaException, Producer
 
-from schemas.dead import HEADER_REPLAY_COUNT, HEADER_REPLAY_OF, HEADER_TOMBSTONE, DeadLetter
+from schemas.dead import HEADER_REPLAY_COUNT, HEADER_REPLAY_OF, HEADER_TIMESTAMP, HEADER_TOMBSTONE, DeadLetter
 from schemas.topics import EVENTS_DEAD
 from worker.config import KafkaConfig
 from worker.errors import InputError, KafkaError
@@ -30,7 +30,7 @@ BATCH_BYTES: Final = 8 * 1024 * 1024
 DELIVERY_TIMEOUT_S: Final = 30.0
 ATTEMPTS: Final = 5
 _BY_KEY: Final = -1
-_MARKS: Final = frozenset({HEADER_REPLAY_OF, HEADER_REPLAY_COUNT})
+_MARKS: Final = frozenset({HEADER_REPLAY_OF, HEADER_REPLAY_COUNT, HEADER_TIMESTAMP})
 
 
 class ReplayedLetters(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +95,9 @@ class DeadReplay:
         own = letter.source.partition if topic == letter.source.topic else _BY_KEY
         headers = [(name, data) for name, data in letter.source_headers if name not in _MARKS]
         headers.append((HEADER_REPLAY_OF, letter.record_key()))
+        if letter.timestamp_ms is not None:
+            # Told, not set: the broker deletes by a record's own time, and would by that of long ago.
+            headers.append((HEADER_TIMESTAMP, str(letter.timestamp_ms).encode()))
         headers.append((HEADER_REPLAY_COUNT, str(replays_of(letter) + 1).encode()))
         return [
             {

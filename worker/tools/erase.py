@@ -7,9 +7,10 @@ stands, or else whoever came back since would be forgotten again.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any, Final
 
 import msgspec
@@ -23,11 +24,12 @@ from schemas.shards import shard_of
 from schemas.states import FENCE_RECORD_KEY, decode_fence, decode_state
 from schemas.topics import ERASURES, EVENTS_DEAD, FEATURES_USER, INPUTS, TOPICS
 from worker.config import Config
-from worker.errors import InputError, StoreError
+from worker.errors import InputError, RegistryError, StoreError
 from worker.kafka.admin import all_topics, partition_counts, topic_ids, topic_settings
 from worker.kafka.clients import consumer_config, translate, watermarks
 from worker.kafka.readback import Readback
 from worker.kafka.records import Record
+from worker.kafka.registry import SchemaRegistry
 from worker.kafka.single import write_one
 from worker.privacy.person import names_somebody
 from worker.profiles.features import SPACE_HEADER
@@ -37,6 +39,7 @@ from worker.scoring.decode import Decoder, lanes_of
 from worker.tools.dead_letters import Letters
 from worker.tools.receipt import NOTES, PENDING, Receipt, TopicReceipt, standing_note, topic_receipt
 
+_log = logging.getLogger(__name__)
 DELIVERY_TIMEOUT_S: Final = 30.0
 REDIS_TIMEOUT_S: Final = 5.0
 TAIL_RECORDS: Final = 5000
@@ -211,7 +214,27 @@ class Erase:
     def _letters_of_person(self, letters: Letters) -> tuple[dict[bytes, int], set[bytes], set[bytes]]:
         """Keys of the person's letters with their partitions, of those that may be anybody's, and of the newer ones."""
         events = {name for name, contract in all_topics(self._kafka).items() if contract in INPUTS}
-        decoder = Decoder(lanes_of(self._kafka), fields=self._kafka.fields)
+        with ExitStack() as stack:
+            decoder = Decoder(lanes_of(self._kafka), self._registry(stack), self._kafka.fields)
+            return self._sorted(letters, decoder, events)
+
+    def _registry(self, stack: ExitStack) -> SchemaRegistry | None:
+        """The schema registry, closed with ``stack``; None where none is configured or it does not answer: what only
+        it can read then counts among what nobody can tell of."""
+        if not self._config.registry.url:
+            return None
+        registry = SchemaRegistry(self._config.registry)
+        stack.callback(registry.close)
+        try:
+            registry.examine()
+        except RegistryError as error:
+            _log.warning("dead letters are read without the schema registry: %s", error)
+            return None
+        return registry
+
+    def _sorted(
+        self, letters: Letters, decoder: Decoder, events: set[str]
+    ) -> tuple[dict[bytes, int], set[bytes], set[bytes]]:
         meant: dict[bytes, int] = {}
         unread: set[bytes] = set()
         newer: set[bytes] = set()
@@ -265,7 +288,8 @@ def _record(letter: Any) -> Record:
     except FormatError:
         return Record("", -1, -1, -1, None, letter.value())
     source = found.source
-    return Record(source.topic, source.partition, source.offset, -1, found.key, letter.value())
+    written_ms = -1 if found.timestamp_ms is None else found.timestamp_ms
+    return Record(source.topic, source.partition, source.offset, written_ms, found.key, letter.value())
 
 
 def _literally(text: str) -> str:

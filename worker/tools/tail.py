@@ -19,10 +19,13 @@ from schemas.folds import decode_block
 from schemas.scores import Alert, CtrScore, IntentScore, Opinion, SentimentScore
 from schemas.states import FENCE_RECORD_KEY, decode_fence, decode_state
 from schemas.trends import TrendBucket
-from worker.config import KafkaConfig
+from worker.config import Config, KafkaConfig
 from worker.errors import InputError, TopicError
 from worker.kafka.clients import REQUEST_TIMEOUT_S, consumer_config, translate, watermarks
+from worker.kafka.records import Record
+from worker.kafka.registry import SchemaRegistry
 from worker.logs import pseudonym
+from worker.scoring.decode import Decoder, lanes_of
 
 Fields = dict[str, Any]
 DEFAULT_TOPICS: Final = (topics.SCORES_CTR, topics.SCORES_SENTIMENT, topics.SCORES_INTENT, topics.ALERTS_OPINION)
@@ -71,7 +74,10 @@ def decode(
         return _folds(value)
     if topic in topics.FEATURES.values():
         return _features(key, value, show_ids)
-    decoded: Any = msgspec.json.decode(value, type=_TYPES[topic])
+    return _shown(msgspec.json.decode(value, type=_TYPES[topic]), show_ids)
+
+
+def _shown(decoded: Any, show_ids: bool) -> Fields:
     fields: Fields = msgspec.to_builtins(decoded)
     for name in _TEXTS & fields.keys():
         fields[f"{name}_chars"] = len(fields.pop(name))
@@ -87,7 +93,7 @@ def decode(
 
 
 def follow(
-    kafka: KafkaConfig,
+    config: Config,
     names: tuple[str, ...],
     *,
     from_beginning: bool = False,
@@ -97,21 +103,27 @@ def follow(
 ) -> Iterator[Line]:
     """Records of the topics as they come, until ``count`` were seen or ``stop`` says so. Commits nothing.
 
-    ``names`` are names of the contract or of the cluster. Raises `InputError`, `TopicError`, `KafkaError`.
+    ``names`` are names of the contract or of the cluster. Events are read as the worker reads them. Raises
+    `InputError`, `TopicError`, `KafkaError`, `RegistryError`, and `ConfigError` for rules that cannot be used.
     """
-    contracts = {kafka.topic(_contract(kafka, name)): _contract(kafka, name) for name in names}
+    kafka = config.kafka
+    contracts = dict(_place(kafka, name) for name in names)
+    registry = SchemaRegistry(config.registry) if config.registry.url else None
+    events = Decoder(lanes_of(kafka), registry, kafka.fields)
     consumer = confluent_kafka.Consumer(consumer_config(kafka, f"{kafka.group_prefix}.tail-{uuid.uuid4().hex[:8]}"))
     try:
         _assign(consumer, list(contracts), from_beginning)
         seen = 0
         while not stop() and (count is None or seen < count):
             for message in consumer.consume(min(500, (count or 500) - seen if count else 500), 0.2):
-                yield _line(contracts, message, show_ids)
+                yield _line(contracts[message.topic()], events, message, show_ids)
                 seen += 1
     except confluent_kafka.KafkaException as error:
         raise translate(error, doing="following topics") from error
     finally:
         consumer.close()
+        if registry is not None:
+            registry.close()
 
 
 def summary(line: Line) -> str:
@@ -131,11 +143,25 @@ def as_json(line: Line) -> str:
     return msgspec.json.encode(line).decode()
 
 
-def _contract(kafka: KafkaConfig, name: str) -> str:
+def _place(kafka: KafkaConfig, name: str) -> tuple[str, str]:
+    """A topic's name on the cluster, and what it carries, from either name. Raises `InputError`."""
+    if (added := kafka.added_topics.get(name)) is not None:
+        return name, added
     contract = kafka.contract_topic(name)
     if contract not in topics.TOPICS:
-        raise InputError(f"no topic {name!r} in the contract; it has {', '.join(topics.TOPICS)}")
-    return contract
+        known = ", ".join((*topics.TOPICS, *kafka.added_topics))
+        raise InputError(f"no topic {name!r} in the contract; it has {known}")
+    return kafka.topic(contract), contract
+
+
+def _event(events: Decoder, message: Any, show_ids: bool) -> Fields:
+    """An event as the worker reads it, or what it says in its letter. Raises ValueError."""
+    place = message.topic(), message.partition(), message.offset()
+    record = Record(*place, message.timestamp()[1], message.key(), message.value(), message.headers())
+    found = events.decode(record, time.time_ns() // 1_000_000)
+    if isinstance(found, dead.DeadLetter):
+        raise ValueError(f"{found.reason}, {found.detail}")  # noqa: TRY004 as all that cannot be read
+    return {"passed_over": True} if found is None else _shown(found, show_ids)
 
 
 def _assign(consumer: confluent_kafka.Consumer, names: list[str], from_beginning: bool) -> None:
@@ -151,15 +177,16 @@ def _assign(consumer: confluent_kafka.Consumer, names: list[str], from_beginning
     consumer.assign(parts)
 
 
-def _line(contracts: dict[str, str], message: Any, show_ids: bool) -> Line:
+def _line(contract: str, events: Decoder, message: Any, show_ids: bool) -> Line:
     if message.error() is not None:
         raise translate(message.error(), doing="following topics")
     fields: Fields = {}
     error = None
     try:
-        fields = decode(
-            contracts[message.topic()], message.key(), message.value(), message.headers(), show_ids=show_ids
-        )
+        if contract in topics.INPUTS and message.value() is not None:
+            fields = _event(events, message, show_ids)
+        else:
+            fields = decode(contract, message.key(), message.value(), message.headers(), show_ids=show_ids)
     except ValueError as problem:  # msgspec's errors and FormatError are ValueErrors
         error = f"cannot be read as the contract says: {problem}"
     kind, timestamp_ms = message.timestamp()

@@ -169,5 +169,5 @@ def test_the_summary_has_every_topic_also_when_nothing_came():
 
 
 def test_a_picture_that_could_not_be_written_is_refused_before_the_demo(tmp_path):
-    with pytest.raises(InputError, match="there is no folder"):
+    with pytest.raises(InputError, match="No such file or directory"):
         module.run_demo(Config(), picture=tmp_path / "gone" / "demo.svg")

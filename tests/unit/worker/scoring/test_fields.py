@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from model.null import NullScorer
-from schemas.dead import DeadLetter
+from schemas.dead import HEADER_TIMESTAMP, DeadLetter, read_letter
 from schemas.events import ClickEvent, ReviewEvent
 from worker.config import KafkaConfig, load_config
 from worker.errors import ConfigError
@@ -280,6 +280,17 @@ def test_a_letter_tells_whose_it_is_by_the_rules() -> None:
     ledger: OffsetLedger[Any] = OffsetLedger()
     ledger.assign([("web.tracking", 3)])
     assert intake.admit([record(broken, key=None)], ledger, 0.0, NOW_MS) == ([], []), "forgotten, so no letter either"
+
+
+def test_what_is_replayed_from_a_letter_keeps_the_time_at_which_it_first_came() -> None:
+    letter = decode({"id": "r1", "body": None}, "cms.reviews")
+    assert letter.timestamp_ms == NOW_MS - 5
+    again = read_letter(letter.value, letter.headers())
+    assert again.timestamp_ms == NOW_MS - 5
+    later = Record("cms.reviews", 3, 99, NOW_MS - 1, b"u", b'{"id":"r1","body":"fine"}')
+    for headers, at_ms in ((None, 1), ([(HEADER_TIMESTAMP, b"1799999999000")], 1000), ([(HEADER_TIMESTAMP, b"x")], 1)):
+        event = decoder().decode(msgspec.structs.replace(later, headers=headers), NOW_MS)
+        assert event.event_time_ms == NOW_MS - at_ms  # type: ignore[union-attr]
 
 
 def test_a_topic_for_backfill_has_fields_of_its_own() -> None:

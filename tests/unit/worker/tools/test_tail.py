@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -13,10 +14,11 @@ from schemas.events import Candidate, ClickEvent, ServiceEvent
 from schemas.folds import FoldBlock, encode_block
 from schemas.scores import CtrScore, IntentScore, SourcePosition
 from schemas.states import FENCE_RECORD_KEY, Fence, State, encode_fence, encode_state
-from worker.config import KafkaConfig
+from worker.config import Config, KafkaConfig
 from worker.errors import InputError
 from worker.logs import pseudonym
-from worker.tools.tail import Line, decode, follow, summary
+from worker.scoring.decode import Decoder, lanes_of
+from worker.tools.tail import Line, _line, _place, decode, follow, summary
 
 SOURCE = SourcePosition("events.click", 1, 2)
 COMMON: dict[str, Any] = {
@@ -119,7 +121,7 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 
 def test_a_topic_outside_the_contract_is_refused() -> None:
     with pytest.raises(InputError, match=r"scores\.ctr"):
-        next(follow(KafkaConfig(bootstrap="127.0.0.1:1"), ("scores",)))
+        next(follow(Config(kafka=KafkaConfig(bootstrap="127.0.0.1:1")), ("scores",)))
 
 
 def test_the_erased_are_pseudonyms_too() -> None:
@@ -130,3 +132,55 @@ def test_the_erased_are_pseudonyms_too() -> None:
         "v": 1,
     }
     assert decode("erasures", b"anna", None, None, show_ids=False) == {"tombstone": True}
+
+
+class Message:
+    """Of a client's message what the tail asks for."""
+
+    def __init__(self, topic: str, value: Any) -> None:
+        self._topic, self._value = topic, json.dumps(value).encode()
+
+    def topic(self) -> str:
+        return self._topic
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return 7
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 1_700_000_000_000
+
+    def key(self) -> bytes:
+        return b"k"
+
+    def value(self) -> bytes:
+        return self._value
+
+    def headers(self) -> None:
+        return None
+
+    def error(self) -> None:
+        return None
+
+
+def test_events_are_read_as_the_worker_reads_them() -> None:
+    rules = {"event_id": "id", "event_time_ms": "@timestamp", "text": "body", "user_id": "who", "@when": "bool:live"}
+    kafka = KafkaConfig(further_topics={"cms.reviews": "events.review"}, fields={"cms.reviews": rules})
+    assert dict(_place(kafka, name) for name in ("cms.reviews", "events.click")) == {
+        "cms.reviews": "events.review",
+        "events.click": "events.click",
+    }
+    events = Decoder(lanes_of(kafka), fields=kafka.fields)
+
+    def shown(value: dict[str, Any]) -> Line:
+        return _line("events.review", events, Message("cms.reviews", value), False)
+
+    row = {"id": "r", "body": "secret", "who": "anna", "live": True}
+    line = shown(row)
+    assert (line.fields["event_id"], line.fields["text_chars"], line.fields["user_id"]) == ("r", 6, pseudonym("anna"))
+    assert shown(row | {"live": False}).fields == {"passed_over": True}
+    assert shown(row | {"body": 5}).error == (
+        "cannot be read as the contract says: wrong_type, Expected `str`, got `int` - at `$.text`"
+    )
