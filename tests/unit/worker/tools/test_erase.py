@@ -11,7 +11,9 @@ from schemas.dead import DeadLetter
 from schemas.erasures import Erasure, decode_erasure, encode_erasure
 from schemas.scores import SourcePosition
 from schemas.topics import TOPICS
-from worker.config import Config, KafkaConfig
+from worker.config import Config, KafkaConfig, RegistryConfig
+from worker.errors import RegistryError
+from worker.kafka.avro import AvroError
 from worker.tools import erase
 from worker.tools.dead_letters import Letters
 from worker.tools.erase import NOTICE_MS, Erase
@@ -149,3 +151,47 @@ def test_a_record_that_is_no_erasure_is_replaced_by_one(monkeypatch: pytest.Monk
 
 def test_a_cut_off_beyond_all_calendars_is_told_as_it_is() -> None:
     assert f"{2**62} ms" in standing_note(2**62, FIRST_MS, 0)
+
+
+AVRO = b"\x00\x00\x00\x00\x07" + b"\x08anna"
+
+
+class Registry:
+    """As the schema registry: schema 7 is an event of one field, and nothing else is there."""
+
+    closed = 0
+
+    def __init__(self, config: RegistryConfig) -> None:
+        self.away = "away" in config.url
+
+    def examine(self) -> int:
+        if self.away:
+            raise RegistryError("away")
+        return 1
+
+    def json_of(self, framed: bytes) -> bytes:
+        if framed[:5] != AVRO[:5]:
+            raise AvroError("not_json", "no such schema")
+        return b'{"user_id":"anna","text":""}'
+
+    def close(self) -> None:
+        Registry.closed += 1
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_letters_in_avro_are_read_with_the_registry_and_counted_where_it_is_away(
+    monkeypatch: pytest.MonkeyPatch, away: bool
+) -> None:
+    monkeypatch.setattr(erase, "SchemaRegistry", Registry)
+    monkeypatch.setattr(Registry, "closed", 0)
+    rules = {"event_id": "id", "event_time_ms": "ts", "user_id": "str:who"}
+    kafka = KafkaConfig(topics={"events.click": "shop.clicks"}, fields={"shop.clicks": rules})
+    config = Config(kafka=kafka, registry=RegistryConfig(url="http://away" if away else "http://there"))
+    framed = record(1, b"evt-1", AVRO, "events.review")
+    unknown = record(2, b"evt-2", b"\x00\x00\x00\x00\x08 x", "events.review")
+    own = record(3, b"evt-3", b'{"who": "anna", "ts": "no time"}')
+    letters = cast("Letters", SimpleNamespace(read=lambda: iter([framed, unknown, own])))
+    meant, unread, _ = Erase(config, "anna", 1)._letters_of_person(letters)
+    assert set(meant) == ({own.key()} if away else {framed.key(), own.key()})
+    assert unread == ({framed.key(), unknown.key()} if away else {unknown.key()})
+    assert Registry.closed == 1
