@@ -97,7 +97,8 @@ class View:
             width, height = PICTURE_SIZE
             paper = Console(record=True, file=StringIO(), width=width, force_terminal=True, color_system="truecolor")
             paper.print(self.screen(self._phase, time.monotonic(), height))
-            paper.save_svg(str(self._picture), title="millrace demo", code_format=_SVG)
+            drawing = paper.export_svg(title="millrace demo", code_format=_SVG)
+            self._picture.write_text(_SQUEEZED.sub("", drawing), encoding="utf-8")
             self._picture = None
 
     def refresh(self, phase: str) -> None:
@@ -290,6 +291,8 @@ class View:
 
 # Rich's own asks another site for its font wherever the picture is shown.
 _SVG: Final = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+# Rich counts a Chinese character, two cells wide, as one, and squeezes what holds some.
+_SQUEEZED: Final = re.compile(r' textLength="[^"]*"(?=[^>]*>[^<]*[\u2e80-\uffef])')
 _KINDS: Final = ("user", "item")
 _STATE_READS: Final = "millrace_worker_state_reads_total"
 _SHOWN_ACTIONS: Final = frozenset({"impression", "search", "purchase"})

@@ -124,6 +124,11 @@ def test_a_picture_is_the_last_screen_and_asks_nobody_for_anything(meter, catalo
     said = " ".join("".join(drawing.itertext()).replace("\xa0", " ").split())
     for expected in ("running", "model starter", "clicks > scores.ctr", "encoder 87%", catalogue.surge.titles["zh"]):
         assert expected in said
+    wide = [
+        each for each in drawing.iter() if re.search(r"[\u4e00-\u9fff]", each.text or "") and each.tag.endswith("text")
+    ]
+    assert wide
+    assert not any("textLength" in each.attrib for each in wide), "no character over another"
     assert re.findall(r"https?://[^\s\"')]+", file.read_text()) == ["http://www.w3.org/2000/svg", RICH]
 
 
