@@ -63,6 +63,14 @@ class KafkaConfig(Section, frozen=True, kw_only=True):
         """Topics of events beside the contract's, live and for backfill, by what they carry."""
         return self.further_topics | self.backfill
 
+    def resolved(self, name: str) -> tuple[str, str]:
+        """The cluster's name of a topic and what it carries, from either name; what nobody knows carries itself."""
+        contract = self.added_topics.get(name)
+        if contract is not None:
+            return name, contract
+        contract = self.contract_topic(name)
+        return self.topic(contract), contract
+
     def contract_topic(self, cluster_name: str) -> str:
         """The contract's name of a topic of the cluster; the inverse of `topic`."""
         return {name: contract for contract, name in self.topics.items()}.get(cluster_name, cluster_name)

@@ -5,7 +5,7 @@ A later rule for the same field wins where it sets something; the earlier one st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -57,6 +57,21 @@ _UNITS: Final = (
 )
 
 
+class _Names:
+    """Fields of rows beside the paths that are ``read`` of them."""
+
+    def __init__(self, read: Iterable[str]) -> None:
+        self._used = {name for path in read for name in (path, path.partition(".")[0])}
+        self._seen: dict[str, None] = {}  # a set that keeps the order
+
+    def see(self, row: Row) -> None:
+        self._seen.update(dict.fromkeys(row))
+
+    @property
+    def unused(self) -> list[str]:
+        return [name for name in self._seen if name not in self._used]
+
+
 class EventMapping:
     """Rules of one replay. ``event`` turns one row into one event of the topic, or says why it cannot.
 
@@ -90,22 +105,21 @@ class EventMapping:
         self._content = fields - {"event_id", "event_time_ms", "user_id", "action", "experiment_id", "context"}
         known = [] if self._keep_row else [parse(text, "preset", self._type) for text in PRESETS[preset]]
         self._rules: list[Rule] = [*(rule for rule in known if rule.field in fields), *own]
-        self._used = {name for rule in self._rules for path in rule.names for name in (path, path.partition(".")[0])}
-        self._used |= fields if self._keep_row else set()
-        self._seen: dict[str, None] = {}  # a set that keeps the order
+        read = {name for rule in self._rules for name in rule.names}
+        self._names = _Names(read | fields if self._keep_row else read)
         self.unmet: list[tuple[str, str]] = [(rule.text, name) for rule in own for name in rule.names]
 
     @property
     def unused(self) -> list[str]:
         """Fields of the rows so far that nothing reads, as they came."""
-        return [name for name in self._seen if name not in self._used]
+        return self._names.unused
 
     def event(self, row: Row, *, file: str, n: int, now_ms: int) -> tuple[str, bytes] | None:
         """Kafka key (user, else event id) and JSON bytes of the row's event, None where a rule passes the row over.
 
         Raises ValueError saying what is wrong.
         """
-        self._seen.update(dict.fromkeys(row))
+        self._names.see(row)
         self.unmet = [each for each in self.unmet if find(row, each[1], ABSENT) is ABSENT]
         event: dict[str, Any] = dict(row) if self._keep_row else {}
         start_ms = self._start_time_ms
@@ -154,22 +168,20 @@ class OwnRows:
             )
         self._topic = topic
         self._decoder = Decoder(lanes_of(kafka), fields=kafka.fields)
-        names = self._decoder.fields[topic].names
-        self._used = names | {name.partition(".")[0] for name in names}
-        self._seen: dict[str, None] = {}
+        self._names = _Names(self._decoder.fields[topic].names)
         self.unmet: list[tuple[str, str]] = []
 
     @property
     def unused(self) -> list[str]:
         """Fields of the rows so far that no rule reads, as they came."""
-        return [name for name in self._seen if name not in self._used]
+        return self._names.unused
 
     def event(self, row: Row, *, file: str, n: int, now_ms: int) -> tuple[str, bytes] | None:
         """Kafka key (user, else event id) and the row's JSON bytes, None where the rules pass it over.
 
         Raises ValueError saying what is wrong.
         """
-        self._seen.update(dict.fromkeys(row))
+        self._names.see(row)
         value = msgspec.json.encode(row)
         found = self._decoder.decode(Record(self._topic, 0, n, now_ms, None, value), now_ms)
         if isinstance(found, DeadLetter):

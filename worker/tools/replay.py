@@ -59,11 +59,10 @@ class Replay:
         skip_bad: bool = False,
     ) -> None:
         """``topic`` is a name of the contract or of the cluster, added ones too. Raises `InputError`."""
-        added = kafka.added_topics.get(topic)
-        contract = added or kafka.contract_topic(topic)
+        name, contract = kafka.resolved(topic)
         if contract not in INPUTS:
             raise InputError(f"--topic {topic}: events go to {', '.join((*INPUTS, *kafka.added_topics))}")
-        self._kafka, self._file, self._topic = kafka, file, topic if added else kafka.topic(contract)
+        self._kafka, self._file, self._topic = kafka, file, name
         self._limit, self._skip_bad = limit, skip_bad
         self._mapping: EventMapping | OwnRows
         if self._topic in kafka.fields:

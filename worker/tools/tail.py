@@ -145,13 +145,11 @@ def as_json(line: Line) -> str:
 
 def _place(kafka: KafkaConfig, name: str) -> tuple[str, str]:
     """A topic's name on the cluster, and what it carries, from either name. Raises `InputError`."""
-    if (added := kafka.added_topics.get(name)) is not None:
-        return name, added
-    contract = kafka.contract_topic(name)
-    if contract not in topics.TOPICS:
+    place = kafka.resolved(name)
+    if place[1] not in topics.TOPICS:
         known = ", ".join((*topics.TOPICS, *kafka.added_topics))
         raise InputError(f"no topic {name!r} in the contract; it has {known}")
-    return kafka.topic(contract), contract
+    return place
 
 
 def _event(events: Decoder, message: Any, show_ids: bool) -> Fields:
